@@ -1,0 +1,123 @@
+from moshimesh.audio.v1 import audio_pb2 as _audio_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetInfoResponse(_message.Message):
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    codebooks: int
+    cardinality: int
+    encode_slots_total: int
+    encode_slots_free: int
+    decode_slots_total: int
+    decode_slots_free: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ...) -> None: ...
+
+class EncodeConfig(_message.Message):
+    __slots__ = ("session_id", "reset_after_first_frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    RESET_AFTER_FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    reset_after_first_frame: bool
+    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: _Optional[bool] = ...) -> None: ...
+
+class EncodeRequest(_message.Message):
+    __slots__ = ("config", "frame")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    config: EncodeConfig
+    frame: _audio_pb2.PcmFrame
+    def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ...) -> None: ...
+
+class EncodeReady(_message.Message):
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    codebooks: int
+    cardinality: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ...) -> None: ...
+
+class EncodeSummary(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    def __init__(self, frames: _Optional[int] = ...) -> None: ...
+
+class EncodeResponse(_message.Message):
+    __slots__ = ("ready", "frame", "summary")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ready: EncodeReady
+    frame: _audio_pb2.CodeFrame
+    summary: EncodeSummary
+    def __init__(self, ready: _Optional[_Union[EncodeReady, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ..., summary: _Optional[_Union[EncodeSummary, _Mapping]] = ...) -> None: ...
+
+class DecodeConfig(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("config", "frame")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    config: DecodeConfig
+    frame: _audio_pb2.CodeFrame
+    def __init__(self, config: _Optional[_Union[DecodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ...) -> None: ...
+
+class DecodeReady(_message.Message):
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    codebooks: int
+    cardinality: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ...) -> None: ...
+
+class DecodeSummary(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    def __init__(self, frames: _Optional[int] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("ready", "frame", "summary")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ready: DecodeReady
+    frame: _audio_pb2.PcmFrame
+    summary: DecodeSummary
+    def __init__(self, ready: _Optional[_Union[DecodeReady, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ..., summary: _Optional[_Union[DecodeSummary, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,121 @@
+from moshimesh.audio.v1 import audio_pb2 as _audio_pb2
+from moshimesh.lm.v1 import lm_pb2 as _lm_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Pacing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PACING_UNSPECIFIED: _ClassVar[Pacing]
+    PACING_LIVE: _ClassVar[Pacing]
+    PACING_OFFLINE: _ClassVar[Pacing]
+PACING_UNSPECIFIED: Pacing
+PACING_LIVE: Pacing
+PACING_OFFLINE: Pacing
+
+class GetInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetInfoResponse(_message.Message):
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    slots_total: int
+    slots_free: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
+
+class ConverseConfig(_message.Message):
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent")
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    PACING_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    sample_rate_hertz: int
+    encoding: _audio_pb2.AudioEncoding
+    pacing: Pacing
+    sampling: _lm_pb2.Sampling
+    traceparent: str
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+
+class AudioChunk(_message.Message):
+    __slots__ = ("pcm",)
+    PCM_FIELD_NUMBER: _ClassVar[int]
+    pcm: bytes
+    def __init__(self, pcm: _Optional[bytes] = ...) -> None: ...
+
+class ConverseRequest(_message.Message):
+    __slots__ = ("config", "audio")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
+    config: ConverseConfig
+    audio: AudioChunk
+    def __init__(self, config: _Optional[_Union[ConverseConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
+
+class ConverseReady(_message.Message):
+    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    codebooks: int
+    delay_frames: int
+    sampling: _lm_pb2.Sampling
+    resume_handle: str
+    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ...) -> None: ...
+
+class SpeechFrame(_message.Message):
+    __slots__ = ("context", "pcm", "text", "text_token", "codes", "frames_skipped")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    PCM_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    context: _audio_pb2.FrameContext
+    pcm: bytes
+    text: str
+    text_token: int
+    codes: _containers.RepeatedScalarFieldContainer[int]
+    frames_skipped: int
+    def __init__(self, context: _Optional[_Union[_audio_pb2.FrameContext, _Mapping]] = ..., pcm: _Optional[bytes] = ..., text: _Optional[str] = ..., text_token: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ..., frames_skipped: _Optional[int] = ...) -> None: ...
+
+class ConverseSummary(_message.Message):
+    __slots__ = ("frames_in", "frames_out", "frames_skipped")
+    FRAMES_IN_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_OUT_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    frames_in: int
+    frames_out: int
+    frames_skipped: int
+    def __init__(self, frames_in: _Optional[int] = ..., frames_out: _Optional[int] = ..., frames_skipped: _Optional[int] = ...) -> None: ...
+
+class ConverseResponse(_message.Message):
+    __slots__ = ("ready", "speech", "summary")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    SPEECH_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ready: ConverseReady
+    speech: SpeechFrame
+    summary: ConverseSummary
+    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,109 @@
+from moshimesh.audio.v1 import audio_pb2 as _audio_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetInfoResponse(_message.Message):
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    TEXT_CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    user_codebooks: int
+    own_codebooks: int
+    cardinality: int
+    text_cardinality: int
+    delay_frames: int
+    context_frames: int
+    slots_total: int
+    slots_free: int
+    weights_bytes: int
+    kv_bytes_per_frame: int
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ...) -> None: ...
+
+class Sampling(_message.Message):
+    __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed")
+    TEXT_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    text_temperature: float
+    text_top_k: int
+    audio_temperature: float
+    audio_top_k: int
+    seed: int
+    def __init__(self, text_temperature: _Optional[float] = ..., text_top_k: _Optional[int] = ..., audio_temperature: _Optional[float] = ..., audio_top_k: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class StepConfig(_message.Message):
+    __slots__ = ("session_id", "sampling")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    sampling: Sampling
+    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+
+class StepRequest(_message.Message):
+    __slots__ = ("config", "frame")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    config: StepConfig
+    frame: _audio_pb2.CodeFrame
+    def __init__(self, config: _Optional[_Union[StepConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ...) -> None: ...
+
+class StepReady(_message.Message):
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    user_codebooks: int
+    own_codebooks: int
+    cardinality: int
+    delay_frames: int
+    sampling: Sampling
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+
+class StepFrame(_message.Message):
+    __slots__ = ("frame", "text_token", "text")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    frame: _audio_pb2.CodeFrame
+    text_token: int
+    text: str
+    def __init__(self, frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ..., text_token: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class StepSummary(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    def __init__(self, frames: _Optional[int] = ...) -> None: ...
+
+class StepResponse(_message.Message):
+    __slots__ = ("ready", "step", "summary")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ready: StepReady
+    step: StepFrame
+    summary: StepSummary
+    def __init__(self, ready: _Optional[_Union[StepReady, _Mapping]] = ..., step: _Optional[_Union[StepFrame, _Mapping]] = ..., summary: _Optional[_Union[StepSummary, _Mapping]] = ...) -> None: ...

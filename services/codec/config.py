@@ -1,0 +1,17 @@
+"""What can be set about the codec service."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.mesh.config import Port, ServiceConfig
+
+
+class CodecConfig(ServiceConfig):
+    """Flags of `python -m services.codec`; each is also MOSHIMESH_NAME in the environment."""
+
+    port: Port = Field(50051, description="port to listen on; 0 takes a free one")
+    checkpoint: str = Field("checkpoints/talker", description="folder or hub id of a checkpoint in Moshi's format")
+    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1 ...")
+    slots: int = Field(8, ge=1, le=256, description="sessions that can encode, and as many that can decode, at once")
+    threads: int = Field(1, ge=1, le=64, description="CPU threads of one step")

@@ -1,0 +1,168 @@
+"""From the caller's pieces of audio, in any size, to the model's frames.
+
+A live caller who gets ahead of the mesh must hear the present, not the past: the queue here holds what one of the
+caller's pieces brings plus a little slack, and drops the oldest frames beyond that. An offline caller is held back
+instead, and loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from moshimesh.audio.v1 import audio_pb2
+
+from services.mesh.clock import now_unix_nanos
+from services.mesh.errors import InvalidRequest
+
+SHORTEST_PIECE_MS = 10
+LONGEST_PIECE_MS = 1000
+# Frames that may wait beyond those of one piece before a live call skips: 160 ms, about what a listener forgives.
+LIVE_SLACK_FRAMES = 2
+# Frames that may be in the mesh at once. Three hops, each busy with one frame, keep the engines fed; one more covers
+# the hand-overs. Beyond that a queue only adds delay.
+IN_FLIGHT_FRAMES = 4
+
+_SAMPLE_BYTES = {audio_pb2.AUDIO_ENCODING_PCM_F32LE: 4, audio_pb2.AUDIO_ENCODING_PCM_S16LE: 2}
+_S16_SCALE = 32768.0
+
+Pcm = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AudioFormat:
+    """What the caller sends and gets: rate, layout, and the model's frame."""
+
+    sample_rate_hertz: int
+    samples_per_frame: int
+    encoding: audio_pb2.AudioEncoding
+
+    @property
+    def frame_nanos(self) -> int:
+        """Length of a frame."""
+        return self.samples_per_frame * 1_000_000_000 // self.sample_rate_hertz
+
+    def decode(self, data: bytes) -> Pcm:
+        """A piece of the caller's audio as floats [samples].
+
+        Raises:
+            InvalidRequest: an odd byte count, NaN or infinity, or a piece that is too long or empty.
+        """
+        width = _SAMPLE_BYTES[self.encoding]
+        if len(data) % width:
+            raise InvalidRequest("BAD_PCM", f"a piece must have whole samples of {width} bytes, got {len(data)} bytes",
+                                 field="audio.pcm", accepted=f"a multiple of {width} bytes")
+        samples = len(data) // width
+        longest = self.sample_rate_hertz * LONGEST_PIECE_MS // 1000
+        if not 0 < samples <= longest:
+            raise InvalidRequest("BAD_PCM", f"a piece must have 1 to {longest} samples ({LONGEST_PIECE_MS} ms), got "
+                                 f"{samples}", field="audio.pcm", accepted=f"1..{longest} samples")
+        if self.encoding == audio_pb2.AUDIO_ENCODING_PCM_S16LE:
+            return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(_S16_SCALE)
+        pcm = np.frombuffer(data, dtype="<f4")
+        if not np.isfinite(pcm).all():
+            raise InvalidRequest("BAD_PCM", "samples must be finite, got NaN or infinity", field="audio.pcm")
+        return pcm
+
+    def encode(self, pcm: bytes) -> bytes:
+        """One frame of the model's audio, little-endian floats, in the caller's layout."""
+        if self.encoding == audio_pb2.AUDIO_ENCODING_PCM_F32LE:
+            return pcm
+        scaled = np.rint(np.frombuffer(pcm, dtype="<f4") * np.float32(_S16_SCALE))
+        return np.clip(scaled, -_S16_SCALE, _S16_SCALE - 1).astype("<i2").tobytes()
+
+
+@dataclass(frozen=True)
+class CallerFrame:
+    """One frame as it was cut: its number, its audio [samples_per_frame], and when its last sample arrived."""
+
+    sequence: int
+    pcm: bytes
+    received: int
+
+
+class Ingest:
+    """The queue between the caller's audio and the mesh."""
+
+    def __init__(self, audio: AudioFormat, live: bool, delay_frames: int) -> None:
+        self.frames_skipped = 0
+        self.failure: Exception | None = None
+        self._audio = audio
+        self._live = live
+        self._delay_frames = delay_frames
+        self._rest = np.zeros(0, dtype=np.float32)  # less than a frame
+        self._cut_frames = 0
+        self._frames: deque[CallerFrame] = deque()
+        self._largest_piece_frames = 1
+        self._ended = False
+        self._changed = asyncio.Event()
+        self._in_flight = asyncio.Semaphore(IN_FLIGHT_FRAMES)
+
+    @property
+    def frames_heard(self) -> int:
+        """Frames of the caller's own audio that went, or wait to go, to the model."""
+        return self._cut_frames - self.frames_skipped
+
+    async def read(self, pieces: AsyncIterator[bytes]) -> None:
+        """Take the caller's audio until it ends, then add the silence that flushes the model's delay line."""
+        try:
+            async for data in pieces:
+                piece = self._audio.decode(data)
+                frame = self._audio.samples_per_frame
+                self._largest_piece_frames = max(self._largest_piece_frames, -(-len(piece) // frame))
+                self._rest = np.concatenate((self._rest, piece))
+                while len(self._rest) >= frame:
+                    await self._add(self._rest[:frame])
+                    self._rest = self._rest[frame:]
+            await self._flush()
+        except Exception as error:
+            self.failure = error
+        finally:
+            self._ended = True
+            self._changed.set()
+
+    async def frames(self) -> AsyncIterator[CallerFrame]:
+        """The frames to send, never more than IN_FLIGHT_FRAMES ahead of `answered`. Raises what `read` failed with."""
+        while True:
+            await self._in_flight.acquire()
+            while not self._frames and not self._ended:
+                await self._wait_for_change()
+            if self.failure:
+                raise self.failure
+            if not self._frames:
+                return
+            yield self._frames.popleft()
+            self._changed.set()
+
+    def answered(self) -> None:
+        """One frame has left the mesh."""
+        self._in_flight.release()
+
+    async def _add(self, pcm: Pcm) -> None:
+        frame = CallerFrame(self._cut_frames, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
+        while not self._live and len(self._frames) >= IN_FLIGHT_FRAMES:
+            await self._wait_for_change()
+        self._cut_frames += 1
+        self._frames.append(frame)
+        while self._live and len(self._frames) > self._largest_piece_frames + LIVE_SLACK_FRAMES:
+            self._frames.popleft()
+            self.frames_skipped += 1
+        self._changed.set()
+
+    async def _flush(self) -> None:
+        """Fill up the last frame, and follow it with as many frames of silence as the delay line is long."""
+        if len(self._rest):
+            await self._add(np.pad(self._rest, (0, self._audio.samples_per_frame - len(self._rest))))
+        if not self._cut_frames:
+            return
+        silence = bytes(4 * self._audio.samples_per_frame)
+        for sequence in range(self._cut_frames, self._cut_frames + self._delay_frames):
+            self._frames.append(CallerFrame(sequence, silence, now_unix_nanos()))
+
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -1,0 +1,41 @@
+"""`python -m services.lm`: load Moshi's language model, warm it up, serve it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+
+from services.lm.config import LmConfig
+from services.lm.engine import LmEngine
+from services.lm.server import LmServer
+from services.mesh.checkpoint import load_lm, load_tokenizer, model_id, resolve
+from services.mesh.config import read_config
+from services.mesh.serving import MeshServer, run
+from services.mesh.telemetry import FrameTracer
+
+log = logging.getLogger("lm")
+
+
+async def main(config: LmConfig) -> None:
+    """Serve until a signal."""
+    server = MeshServer(config, "lm")
+    began = time.monotonic()
+    torch.set_num_threads(config.threads)
+    checkpoint = resolve(config.checkpoint)
+    model = model_id(config.checkpoint, checkpoint)
+    dtype = torch.float32 if torch.device(config.device).type == "cpu" else torch.bfloat16
+    engine = LmEngine(load_lm(checkpoint, config.device, dtype), config.slots, device=config.device)
+    tokenizer = load_tokenizer(checkpoint)
+    engine.warm_up()
+    tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
+    await server.start(LmServer(engine, tokenizer, model, tracer, config.stall_s))
+    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began,
+             model, config.device, config.slots)
+    await server.run_until_signal()
+
+
+if __name__ == "__main__":
+    settings = read_config(LmConfig, "lm")
+    run("lm", settings, lambda: main(settings))

@@ -1,0 +1,145 @@
+"""The language model's gRPC face: the user's codes in, the model's text and codes out."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+import numpy as np
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+
+from services.lm.engine import LmEngine
+from services.lm.sampling import Sampling
+from services.mesh.batching import Batcher
+from services.mesh.errors import InvalidRequest
+from services.mesh.serving import Context, check_frame_codes, check_session_id, read_config_message, read_payloads, stream
+from services.mesh.telemetry import FrameTracer
+from services.mesh.timings import answer_context
+
+FULL_NAME = lm_pb2.DESCRIPTOR.services_by_name["LmService"].full_name
+# Moshi's text stream: the end of padding and padding say nothing.
+SILENT_TEXT_TOKENS = (0, 3)
+
+
+class PieceTable(Protocol):
+    """What the text tokenizer must do: turn one token into its piece."""
+
+    def id_to_piece(self, token: int) -> str:
+        """The piece, with U+2581 for a space."""
+
+
+@dataclass(frozen=True)
+class CodesItem:
+    """One frame of the user's codes [user_codebooks] and its context."""
+
+    codes: Sequence[int]
+    context: audio_pb2.FrameContext
+
+
+class LmStepper:
+    """Lets a batcher drive the model."""
+
+    def __init__(self, engine: LmEngine) -> None:
+        self.slots = engine.slots
+        self._engine = engine
+
+    def open(self, row: int, settings: Sampling) -> None:
+        """Clear a row and give it its sampling."""
+        self._engine.open(row, settings)
+
+    def step(self, rows: Sequence[int], items: Sequence[CodesItem]) -> Sequence[tuple[CodesItem, list[int]]]:
+        """Each item with its tokens, text first; negative while the delay line fills."""
+        tokens: list[list[int]] = self._engine.step(
+            rows, np.array([item.codes for item in items], dtype=np.int64)).tolist()
+        return list(zip(items, tokens, strict=True))
+
+
+class LmServer(lm_pb2_grpc.LmServiceServicer):
+    """Step over one engine."""
+
+    full_name = FULL_NAME
+
+    def __init__(self, engine: LmEngine, tokenizer: PieceTable, model_id: str, tracer: FrameTracer,
+                 stall_s: float) -> None:
+        self.stall_s = stall_s
+        self.facts = engine.facts
+        self._model_id = model_id
+        self._tokenizer = tokenizer
+        self._tracer = tracer
+        self._batcher: Batcher[Sampling, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the handlers to a server."""
+        lm_pb2_grpc.add_LmServiceServicer_to_server(self, server)
+
+    def drain(self) -> None:
+        """Take nobody new."""
+        self._batcher.draining = True
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        await self._batcher.close()
+        self._tracer.close()
+
+    async def GetInfo(self, request: lm_pb2.GetInfoRequest, context: Context) -> lm_pb2.GetInfoResponse:
+        """Facts about the model, and its room."""
+        facts = self.facts
+        return lm_pb2.GetInfoResponse(
+            model_id=self._model_id, user_codebooks=facts.user_codebooks, own_codebooks=facts.own_codebooks,
+            cardinality=facts.cardinality, text_cardinality=facts.text_cardinality, delay_frames=facts.delay_frames,
+            context_frames=facts.context_frames, slots_total=self._batcher.total, slots_free=self._batcher.free,
+            weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame)
+
+    @stream
+    async def Step(self, requests: AsyncIterator[lm_pb2.StepRequest], context: Context
+                   ) -> AsyncIterator[lm_pb2.StepResponse]:
+        """One session's steps."""
+        config: lm_pb2.StepConfig = await read_config_message(requests)
+        session_id = check_session_id(config.session_id)
+        sampling = read_sampling(config.sampling)
+        frames = 0
+        with self._batcher.lease(session_id, sampling) as slot:
+            yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
+                model_id=self._model_id, user_codebooks=self.facts.user_codebooks,
+                own_codebooks=self.facts.own_codebooks, cardinality=self.facts.cardinality,
+                delay_frames=self.facts.delay_frames, sampling=lm_pb2.Sampling(
+                    text_temperature=sampling.text_temperature, text_top_k=sampling.text_top_k,
+                    audio_temperature=sampling.audio_temperature, audio_top_k=sampling.audio_top_k,
+                    seed=sampling.seed)))
+            async for answer in slot.serve(self._items(requests)):
+                item, (text_token, *codes) = answer.result
+                frames += 1
+                self._tracer.hop("lm.step", item.context.traceparent, answer.timing,
+                                 **{"moshimesh.sequence": item.context.sequence})
+                frame = audio_pb2.CodeFrame(context=answer_context(item.context, audio_pb2.HOP_LM_STEP, answer.timing))
+                step = lm_pb2.StepFrame(frame=frame)
+                if text_token >= 0:
+                    step.frame.codes.extend(codes)
+                    step.text_token = text_token
+                    step.text = self._text(text_token)
+                yield lm_pb2.StepResponse(step=step)
+        yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))
+
+    async def _items(self, requests: AsyncIterator[lm_pb2.StepRequest]) -> AsyncIterator[CodesItem]:
+        async for frame in read_payloads(requests, "frame"):
+            check_frame_codes(frame.codes, self.facts.user_codebooks, self.facts.cardinality)
+            yield CodesItem(frame.codes, frame.context)
+
+    def _text(self, token: int) -> str:
+        if token in SILENT_TEXT_TOKENS:
+            return ""
+        return self._tokenizer.id_to_piece(token).replace("▁", " ")
+
+
+def read_sampling(wire: lm_pb2.Sampling) -> Sampling:
+    """The sampling that a caller asked for, with the model's defaults for what is unset and a drawn seed."""
+    asked: dict[str, float | int] = {field.name: value for field, value in wire.ListFields()}
+    asked.setdefault("seed", secrets.randbits(32))
+    try:
+        return Sampling(**asked)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InvalidRequest("BAD_SAMPLING", str(error), field="config.sampling") from None

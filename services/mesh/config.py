@@ -1,0 +1,39 @@
+"""Configuration: one frozen class per service, read from flags and environment, refused at the start when wrong."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ServiceConfig(BaseSettings):
+    """What every service has. Flags beat environment variables (MOSHIMESH_ + the name), which beat defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="MOSHIMESH_", frozen=True, cli_kebab_case=True,
+                                      cli_hide_none_type=True, cli_avoid_json=True, extra="ignore")
+
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: Port = Field(0, description="port to listen on; 0 takes a free one")
+    drain_s: float = Field(25.0, ge=0, le=3600, description="how long running calls may go on after SIGTERM")
+    stall_s: float = Field(10.0, gt=0, le=600, description="end a call whose caller has not read for this long")
+    otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint for traces, such as http://localhost:4317; "
+                                               "empty: no traces")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe log lines to print")
+
+
+Config = TypeVar("Config", bound=ServiceConfig)
+
+
+def read_config(kind: type[Config], program: str) -> Config:
+    """The configuration from the command line and the environment; ends the process with one line when it is wrong."""
+    try:
+        return CliApp.run(kind, cli_args=sys.argv[1:])
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise SystemExit(f"{program}: {name}: {first['msg']}, got {first['input']!r}") from None

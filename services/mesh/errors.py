@@ -1,0 +1,153 @@
+"""What can go wrong in the mesh, in the domain's words, and the one place where it becomes a gRPC status.
+
+    MeshError
+    +-- InvalidRequest      the caller sent something that the contract forbids
+    +-- UnknownSession      there is no such session (any more)
+    +-- NoFreeSlot          every slot of this replica is taken; another replica may have one
+    +-- Draining            this replica takes nobody new; another one does
+    +-- SlowCaller          the caller does not read its answers, or never sends its config
+    +-- PeerLost            a service further down the mesh is unreachable or ended the call
+    +-- PeerRefused         another service's refusal, passed on as it is
+    +-- ModelMismatch       two services of the mesh serve different checkpoints
+    +-- EngineFailed        a step of the engine failed; our bug
+
+Codes follow https://google.aip.dev/193; reasons are listed in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "moshimesh"
+# Readable without google.rpc's messages, so that a caller in any language can switch on it.
+REASON_KEY = "moshimesh-reason"
+RETRY_AFTER_KEY = "moshimesh-retry-after-ms"
+DETAILS_KEY = "grpc-status-details-bin"  # where gRPC puts google.rpc.Status
+
+
+class MeshError(Exception):
+    """A failure with a gRPC code, a reason for machines, and a message that says what to do."""
+
+    code = grpc.StatusCode.INTERNAL
+    reason = "INTERNAL"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+    async def abort(self, context: grpc.aio.ServicerContext) -> NoReturn:
+        """End a call with this error."""
+        await context.abort(self.code, self.message, _to_trailers(self))
+        raise AssertionError("abort always raises")
+
+
+class InvalidRequest(MeshError):
+    """The caller broke the contract; metadata names the field and the accepted range."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, reason: str, message: str, **metadata: object) -> None:
+        super().__init__(message, **metadata)
+        self.reason = reason
+
+
+class UnknownSession(MeshError):
+    """No session has this id or handle."""
+
+    code, reason = grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION"
+
+
+class NoFreeSlot(MeshError):
+    """Every slot of this replica is taken; another replica may have one."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_FREE_SLOT"
+    retry_after_s = 1.0
+
+
+class Draining(MeshError):
+    """This replica is about to stop and takes nobody new."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "DRAINING"
+    retry_after_s = 1.0
+
+
+class SlowCaller(MeshError):
+    """The caller kept the mesh waiting for longer than it may."""
+
+    code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_CALLER"
+
+
+class PeerLost(MeshError):
+    """A service that the call needs can't be reached or ended it."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "PEER_LOST"
+    retry_after_s = 1.0
+
+
+class ModelMismatch(MeshError):
+    """Codec and language model were started with different checkpoints."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH"
+
+
+class EngineFailed(MeshError):
+    """A step of the engine raised."""
+
+    code, reason = grpc.StatusCode.INTERNAL, "ENGINE_FAILED"
+
+
+class PeerRefused(MeshError):
+    """Another service's refusal, passed on with its own code and reason."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str],
+                 retry_after_s: float | None) -> None:
+        super().__init__(message, **metadata)
+        self.code, self.reason, self.retry_after_s = code, reason, retry_after_s
+
+
+def _to_trailers(error: MeshError) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that carries an error's details."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=[_pack(info)])
+    trailers: list[tuple[str, str | bytes]] = [(REASON_KEY, error.reason)]
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        trailers.append((RETRY_AFTER_KEY, str(round(error.retry_after_s * 1000))))
+    trailers.append((DETAILS_KEY, status.SerializeToString()))
+    return tuple(trailers)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> MeshError:
+    """What a call to `peer` failed with: the peer's own refusal, or that the peer was lost."""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY:
+            return _from_status(error.code(), status_pb2.Status.FromString(value))
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return PeerLost(f"{peer} can't be reached: {error.details()}", peer=peer)
+    return PeerRefused(error.code(), "PEER_FAILED", f"{peer}: {error.details()}", {"peer": peer}, None)
+
+
+def _from_status(code: grpc.StatusCode, status: status_pb2.Status) -> MeshError:
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    retry_after_s = None
+    for detail in status.details:
+        detail.Unpack(info)
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return PeerRefused(code, info.reason, status.message, dict(info.metadata), retry_after_s)
+
+
+def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

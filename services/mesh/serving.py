@@ -1,0 +1,240 @@
+"""How every service speaks gRPC: one server with health and reflection, streams that open with a config, clean ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.mesh.config import ServiceConfig
+from services.mesh.errors import InvalidRequest, MeshError, SlowCaller
+
+log = logging.getLogger(__name__)
+
+# One second of float audio at 48 kHz is 192 kB; nothing in the contracts is larger than a few of those.
+MAX_MESSAGE_BYTES = 1 << 20
+# A caller that opens a stream sends its config with it; this only has to cover a slow network.
+CONFIG_WAIT_S = 10.0
+
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a busy port must be an error, not a silent split of the callers
+    # A caller whose network vanished without a goodbye is noticed after 15 s at the most, and its slot comes back.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # lets clients ping as often
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext
+
+
+class Servable(Protocol):
+    """A gRPC service of ours."""
+
+    full_name: str
+    stall_s: float
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the handlers to a server."""
+
+    def drain(self) -> None:
+        """Take nobody new."""
+
+    async def close(self) -> None:
+        """Give back what the service holds, after the last call has ended."""
+
+
+def stream(handler: Callable[[Any, AsyncIterator[Request], Context], AsyncIterator[Response]]
+           ) -> Callable[[Any, AsyncIterator[Request], Context], AsyncIterator[Response]]:
+    """Turn errors of a bidi handler (an async generator) into statuses, and end it when its call ends or stalls.
+
+    grpc.aio only drops the generator of a call that was cancelled, and waits without limit for a caller that does not
+    read. The generator's `finally` blocks give back slots, so both cases close it here.
+    """
+
+    @functools.wraps(handler)
+    async def wrapped(self: Any, requests: AsyncIterator[Request], context: Context) -> AsyncIterator[Response]:
+        responses = handler(self, requests, context)
+        watch = _Watch(self.stall_s)
+        context.add_done_callback(lambda _: watch.ended.set())
+        watcher = asyncio.create_task(watch.close(responses, context))
+        _watchers.add(watcher)  # the event loop itself keeps only a weak reference
+        watcher.add_done_callback(_watchers.discard)
+        try:
+            async for response in responses:
+                watch.writing_since = watch.now()
+                yield response
+                watch.writing_since = None
+        except MeshError as error:
+            await error.abort(context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            log.exception("%s failed", handler.__qualname__)
+            await MeshError(f"internal error ({type(error).__name__}); the service's log has the details").abort(context)
+
+    return wrapped
+
+
+_watchers: set[asyncio.Task[None]] = set()
+
+
+class _Watch:
+    """Looks after one call from outside."""
+
+    def __init__(self, stall_s: float) -> None:
+        self.ended = asyncio.Event()
+        self.writing_since: float | None = None
+        self.now = asyncio.get_running_loop().time
+        self._stall_s = stall_s
+
+    async def close(self, responses: AsyncIterator[Any], context: Context) -> None:
+        """Close the handler's generator when the call has ended, or when its caller has not read for stall_s."""
+        stalled = False
+        while not self.ended.is_set() and not stalled:
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), self._stall_s / 4)
+            stalled = self.writing_since is not None and self.now() - self.writing_since > self._stall_s
+        await _close(responses)
+        if stalled and not self.ended.is_set():
+            with contextlib.suppress(grpc.aio.AbortError, Exception):
+                await SlowCaller(f"no answer was read for {self._stall_s:.0f} s").abort(context)
+
+
+async def _close(responses: AsyncIterator[Any]) -> None:
+    for _ in range(100):  # 1 s: a cancelled handler may still be in its own `finally`
+        try:
+            await responses.aclose()  # type: ignore[attr-defined]
+            return
+        except RuntimeError:  # it is running
+            await asyncio.sleep(0.01)
+
+
+async def read_config_message(requests: AsyncIterator[Any]) -> Any:
+    """The first message's config.
+
+    Raises:
+        InvalidRequest: something else came first, or nothing.
+        SlowCaller: nothing came for CONFIG_WAIT_S.
+    """
+    try:
+        first = await asyncio.wait_for(requests.__anext__(), CONFIG_WAIT_S)
+    except StopAsyncIteration:
+        raise InvalidRequest("CONFIG_MISSING", "the stream ended before its config; send the config first") from None
+    except (asyncio.TimeoutError, TimeoutError):
+        raise SlowCaller(f"no config within {CONFIG_WAIT_S:.0f} s; send it with the first message") from None
+    if first.WhichOneof("request") != "config":
+        raise InvalidRequest("CONFIG_MISSING", "the first message must be the config", field="config")
+    return first.config
+
+
+async def read_payloads(requests: AsyncIterator[Any], field: str) -> AsyncIterator[Any]:
+    """The messages after the config, each of which must have `field` set."""
+    async for request in requests:
+        kind = request.WhichOneof("request")
+        if kind == "config":
+            raise InvalidRequest("CONFIG_TWICE", "the config may be sent only once", field="config")
+        if kind != field:
+            raise InvalidRequest("EMPTY_REQUEST", f"a message after the config must have {field} set", field=field)
+        yield getattr(request, field)
+
+
+def check_session_id(session_id: str) -> str:
+    """Refuse an id that would not do in a log line or a key."""
+    if not 1 <= len(session_id) <= 128 or not session_id.isprintable():
+        raise InvalidRequest("BAD_SESSION_ID", "session_id must have 1 to 128 printable characters, got "
+                             f"{len(session_id)}", field="config.session_id")
+    return session_id
+
+
+class MeshServer:
+    """A bound port that becomes ready when its service is."""
+
+    def __init__(self, config: ServiceConfig, program: str) -> None:
+        """Bind at once, so that a busy port is known before a model is loaded."""
+        self.program = program
+        self._drain_s = config.drain_s
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        try:
+            self.port: int = self._server.add_insecure_port(f"{config.host}:{config.port}")
+        except RuntimeError:
+            raise SystemExit(f"{program}: can't listen on {config.host}:{config.port}; is it taken? "
+                             "Choose another with --port") from None
+        self.address = f"{config.host}:{self.port}"
+
+    async def start(self, service: Servable) -> None:
+        """Serve, and say that it is ready."""
+        self._service = service
+        service.register(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME),
+                                            self._server)
+        await self._server.start()
+        for name in ("", service.full_name):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nobody new, let running calls end for `grace_s`, then end them."""
+        self._service.drain()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        await self._service.close()
+
+    async def run_until_signal(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(1)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await stop.wait()
+        log.info("draining for at most %.0f s; a second signal ends at once", self._drain_s)
+        await self.stop(self._drain_s)
+        log.info("stopped")
+
+
+def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
+    """Run a service's main coroutine with logs set up; known failures end with one line and exit code 1."""
+    logging.basicConfig(level=config.log_level.upper(), stream=sys.stderr, datefmt="%H:%M:%S",
+                        format=f"%(asctime)s.%(msecs)03d {program:<8} %(levelname)-7s %(message)s")
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(main())
+        except (MeshError, OSError, ValueError) as error:
+            log.debug("start-up failed", exc_info=True)
+            raise SystemExit(f"{program}: {error}") from None
+
+
+def check_frame_codes(codes: Sequence[int], codebooks: int, cardinality: int) -> None:
+    """Refuse a frame of codes that the model can't take."""
+    if len(codes) != codebooks:
+        raise InvalidRequest("BAD_CODES", f"a frame must have {codebooks} codes, got {len(codes)}",
+                             field="frame.codes", accepted=codebooks)
+    if max(codes) >= cardinality:
+        raise InvalidRequest("BAD_CODES", f"codes must be between 0 and {cardinality - 1}, got {max(codes)}",
+                             field="frame.codes", accepted=f"0..{cardinality - 1}")
