@@ -1,0 +1,145 @@
+"""Every caller's codes and PCM through the batched engines equal those of a Mimi of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from moshi.models.compression import MimiModel
+
+from scripts.random_checkpoint import random_mimi, speech_like
+from services.codec.engine import DecodeEngine, EncodeEngine, build_engines
+
+SLOTS, CALLS, FRAMES = 8, 9, 24
+LONG_FRAMES = 140  # past the attention's context of 250 steps, 125 frames
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Half:
+    """One engine, what each call feeds it [FRAMES, ...], and what the call must get back [FRAMES, ...]."""
+
+    engine: EncodeEngine | DecodeEngine
+    inputs: list[Array]
+    expected: list[Array]
+
+    def play(self, ticks: Iterable[dict[int, int]]) -> None:
+        """Each tick maps the rows that have a frame to their calls; a call's first frame opens its row."""
+        position: dict[int, int] = {}
+        for tick in ticks:
+            for row, call in tick.items():
+                if call not in position:
+                    self.engine.open(row)
+            frames = np.stack([self.inputs[call][position.get(call, 0)] for call in tick.values()])
+            answers = self.engine.step(list(tick), frames)
+            for call, answer in zip(tick.values(), answers, strict=True):
+                same(answer, self.expected[call][position.get(call, 0)])
+                position[call] = position.get(call, 0) + 1
+
+
+def same(answer: Array, expected: Array) -> None:
+    assert answer.dtype == expected.dtype
+    if expected.dtype == np.int64:
+        np.testing.assert_array_equal(answer, expected)
+    else:
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+def encode_alone(mimi: MimiModel, pcm: Array) -> Array:
+    """moshi's own loop over frames, float32 [frames, samples] to int64 [frames, codebooks]."""
+    with torch.no_grad(), mimi.streaming(1):
+        return np.stack([mimi.encode(torch.from_numpy(frame)[None, None])[0, :, 0].numpy() for frame in pcm])
+
+
+def decode_alone(mimi: MimiModel, codes: Array) -> Array:
+    """moshi's own loop over frames, int64 [frames, codebooks] to float32 [frames, samples]."""
+    with torch.no_grad(), mimi.streaming(1):
+        return np.stack([mimi.decode(torch.from_numpy(frame)[None, :, None])[0, 0].numpy() for frame in codes])
+
+
+@pytest.fixture(scope="module")
+def mimi() -> MimiModel:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return random_mimi()
+
+
+@pytest.fixture(scope="module")
+def sounds(mimi: MimiModel) -> list[Array]:
+    torch.manual_seed(1)
+    lengths = [FRAMES] * (CALLS - 1) + [LONG_FRAMES]
+    return [speech_like(12)[0, 0, :frames * mimi.frame_size].numpy().reshape(frames, -1) for frames in lengths]
+
+
+@pytest.fixture(scope="module")
+def codes(mimi: MimiModel, sounds: list[Array]) -> list[Array]:
+    return [encode_alone(mimi, sound) for sound in sounds]
+
+
+@pytest.fixture(scope="module", params=["encode", "decode"])
+def half(request: pytest.FixtureRequest, mimi: MimiModel, sounds: list[Array], codes: list[Array]) -> Half:
+    encoder, decoder = build_engines(copy.deepcopy(mimi), SLOTS)
+    if request.param == "encode":
+        return Half(encoder, sounds, codes)
+    return Half(decoder, codes, [decode_alone(mimi, call) for call in codes])
+
+
+def test_alone(half: Half) -> None:
+    half.play({3: 0} for _ in range(FRAMES))
+
+
+def test_past_the_attention_context(half: Half) -> None:
+    half.play({5: CALLS - 1} for _ in range(LONG_FRAMES))
+
+
+def test_eight_rows_that_start_at_different_moments(half: Half) -> None:
+    half.play({row: row for row in range(SLOTS) if row <= tick < row + FRAMES} for tick in range(FRAMES + SLOTS - 1))
+
+
+def test_a_row_that_is_leased_again(half: Half) -> None:
+    half.play({2: tick // FRAMES} for tick in range(3 * FRAMES))
+
+
+def test_rows_that_are_not_named_keep_their_state(half: Half) -> None:
+    random = np.random.default_rng(0)
+    left = dict.fromkeys(range(SLOTS), FRAMES)
+    ticks = []
+    while left:
+        rows = [int(row) for row in random.permutation(list(left)) if random.random() < 0.4]
+        for row in rows:
+            left[row] -= 1
+            if not left[row]:
+                del left[row]
+        if rows:
+            ticks.append({row: SLOTS - 1 - row for row in rows})
+    half.play(ticks)
+
+
+def test_opening_a_row_leaves_its_neighbours_alone(half: Half) -> None:
+    half.play({1: 1} if tick % 3 else {0: tick // 3 + 2, 1: 1} for tick in range(12))
+
+
+def test_warm_up_leaves_cleared_rows(half: Half) -> None:
+    half.engine.warm_up()
+    answer = half.engine.step([4], half.inputs[4][:1])
+    same(answer[0], half.expected[4][0])
+
+
+def test_both_halves_share_their_weights(mimi: MimiModel) -> None:
+    encoder, decoder = build_engines(copy.deepcopy(mimi), 1)
+    assert encoder.facts == decoder.facts
+    assert (encoder.facts.sample_rate_hertz, encoder.facts.samples_per_frame) == (24_000, 1920)
+    assert (encoder.facts.codebooks, encoder.facts.cardinality) == (8, 1024)
+
+
+def test_speech_gives_varied_codes(codes: list[Array]) -> None:
+    for codebook in np.concatenate(codes).T:
+        assert len(np.unique(codebook)) > 50
