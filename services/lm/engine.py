@@ -1,0 +1,112 @@
+"""The language model's engine: many sessions' steps as one, on one device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from services.lm.delays import DelayLine, Ints
+from services.lm.network import Draws, Network
+from services.lm.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class LmFacts:
+    """What the loaded model is, and what a session of it costs in memory."""
+
+    user_codebooks: int
+    own_codebooks: int
+    cardinality: int
+    text_cardinality: int
+    delay_frames: int
+    context_frames: int
+    weights_bytes: int
+    kv_bytes_per_frame: int
+
+    @property
+    def kv_bytes_per_slot(self) -> int:
+        """The ring of one slot: it is allocated whole, whatever the length of the call."""
+        return self.kv_bytes_per_frame * self.context_frames
+
+
+class LmEngine:
+    """Steps sessions of a Moshi model; every session has a row.
+
+    All methods belong to one thread. Nothing here is shared between rows but the weights: a row's tokens depend on
+    its own codes and sampling alone.
+    """
+
+    def __init__(self, lm: Any, slots: int, *, device: str = "cpu") -> None:
+        """`lm` is a `moshi.models.LMModel`; its weights are copied to `device`, packed, and it is not needed after."""
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        self.slots = slots
+        self._device = torch.device(device)
+        with torch.no_grad():
+            self._network = Network(lm, self._device).eval()
+        attention = lm.transformer.layers[0].self_attn
+        kv_heads, head_dim = attention.num_heads // attention.kv_repeat, attention.embed_dim // attention.num_heads
+        # [layers, slots, keys and values, heads, ring of frames, head_dim]
+        self._rings = torch.zeros(
+            len(lm.transformer.layers), slots, 2, kv_heads, lm.context, head_dim, device=self._device)
+        self.facts = LmFacts(
+            user_codebooks=lm.n_q - lm.dep_q, own_codebooks=lm.dep_q, cardinality=lm.card,
+            text_cardinality=self._network.head_sizes[0], delay_frames=max(lm.delays), context_frames=lm.context,
+            weights_bytes=sum(buffer.nbytes for buffer in self._network.buffers()),
+            kv_bytes_per_frame=self._rings[:, 0, :, :, 0].numel() * self._rings.element_size())
+        self._line = DelayLine(
+            slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
+        self._temperature = np.zeros((slots, 2), np.float32)
+        self._top_k = np.zeros((slots, 2), np.int64)
+        self._seed = np.zeros(slots, np.int64)
+
+    def warm_up(self) -> None:
+        """Make the first steps slow now, before there are sessions, rather than when somebody waits."""
+        for sampling in (Sampling(text_temperature=0, audio_temperature=0), Sampling()):
+            self.open(0, sampling)
+            self.step([0], np.zeros((1, self.facts.user_codebooks), np.int64))
+
+    def open(self, row: int, sampling: Sampling) -> None:
+        """Clear a row and give it its sampling."""
+        if not 0 <= row < self.slots:
+            raise ValueError(f"row must be between 0 and {self.slots - 1}, got {row}")
+        self._line.open(row)
+        facts = self.facts
+        self._temperature[row] = sampling.text_temperature, sampling.audio_temperature
+        # Top-k 0 keeps every entry.
+        self._top_k[row] = sampling.text_top_k or facts.text_cardinality, sampling.audio_top_k or facts.cardinality
+        self._seed[row] = sampling.seed
+
+    def step(self, rows: Sequence[int], codes: NDArray[np.int64]) -> Ints:
+        """One frame of each named row: codes int64 [n, user_codebooks] -> tokens int64 [n, 1 + own_codebooks].
+
+        Tokens are text, then own codes; all `delays.UNGENERATED` while the row's delay line fills. Rows not named
+        are untouched.
+        """
+        facts = self.facts
+        if codes.shape != (len(rows), facts.user_codebooks):
+            raise ValueError(f"codes must be [{len(rows)}, {facts.user_codebooks}], got {list(codes.shape)}")
+        if len(set(rows)) != len(rows) or not all(0 <= row < self.slots for row in rows):
+            raise ValueError(f"rows must be different and between 0 and {self.slots - 1}, got {list(rows)}")
+        if not len(rows):
+            return np.empty((0, 1 + facts.own_codebooks), np.int64)
+        if codes.min() < 0 or codes.max() >= facts.cardinality:
+            raise ValueError(f"codes must be between 0 and {facts.cardinality - 1}, "
+                             f"got {codes.min()} to {codes.max()}")
+        index = np.array(rows)
+        tokens = self._line.feed(index, codes)
+        return self._line.take(index, self._generate(index, tokens))
+
+    @torch.inference_mode()
+    def _generate(self, rows: Ints, tokens: Ints) -> Ints:
+        """The model's next tokens [n, 1 + own_codebooks] after tokens [n, streams]."""
+        draws = None
+        if self._temperature[rows].any():
+            draws = Draws(*(torch.from_numpy(values[rows]) for values in (self._temperature, self._top_k, self._seed)))
+        generated: Ints = self._network(
+            torch.from_numpy(tokens), self._rings, torch.from_numpy(rows),
+            torch.from_numpy(self._line.positions[rows]), draws, None).numpy()
+        return generated

@@ -1,0 +1,141 @@
+"""Moshi's RQ-Transformer, one step of many rows.
+
+The same function as `moshi.models.lm.LMModel` in streaming mode followed by a draw of every token (the tests hold
+it to that), arranged for steps of few rows, where the number of operator calls costs as much as the arithmetic:
+
+- the embeddings of a step's 17 tokens are one lookup and sum;
+- the text head and the inputs of the depth transformer's eight steps are one matrix product;
+- queries and keys are rotated by one complex product;
+- the depth transformer's first position attends to itself alone, so it needs no query and no softmax.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.lm import sampler
+from services.lm.layers import DepthLayer, Norm, TemporalLayer, Unsupported, table_of, weight_of
+from services.lm.linear import Linear
+
+
+class Draws(NamedTuple):
+    """How each of n rows draws: temperature float32 [n, 2] and top_k int64 [n, 2] (text, audio), seed int64 [n]."""
+
+    temperature: Tensor
+    top_k: Tensor
+    seed: Tensor
+
+
+class Temporal(nn.Module):
+    """The main transformer: what all streams said at this step, in the light of what they said before."""
+
+    offsets: Tensor
+    table: Tensor
+    frequencies: Tensor
+    one: Tensor
+
+    def __init__(self, lm: Any, device: torch.device) -> None:
+        super().__init__()
+        tables = [table_of(embedding) for embedding in (lm.text_emb, *lm.emb)]
+        sizes = [len(table) for table in tables]
+        self.register_buffer("offsets", torch.tensor([sum(sizes[:k]) for k in range(len(sizes))], device=device))
+        self.register_buffer("table", torch.cat(tables).to(device))
+        attention = lm.transformer.layers[0].self_attn
+        if lm.transformer.positional_embedding not in ("rope", "rope_concat"):
+            raise Unsupported(f"positional_embedding must be rope, got {lm.transformer.positional_embedding}")
+        dim = attention.embed_dim // attention.num_heads
+        rotated = attention.num_heads + attention.num_heads // attention.kv_repeat
+        frequencies = torch.exp(torch.arange(dim // 2).float() * (-math.log(lm.transformer.max_period) * 2 / dim))
+        kinds = [frequencies] * rotated + [torch.zeros(dim // 2)] * (attention.num_heads // attention.kv_repeat)
+        self.register_buffer("frequencies", torch.stack(kinds).to(device))
+        self.register_buffer("one", torch.ones((), device=device))
+        self.layers = nn.ModuleList(TemporalLayer(layer, device) for layer in lm.transformer.layers)
+
+    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, filled: int | None) -> Tensor:
+        """tokens [n, streams], rings [layers, slots, 2, kv_heads, context, head_dim] -> [n, dim], not normed."""
+        x = functional.embedding_bag(tokens + self.offsets, self.table, mode="sum")
+        angle = positions[:, None, None].float() * self.frequencies
+        rotation = torch.polar(self.one.expand_as(angle), angle)
+        for ring, layer in zip(rings.unbind(), self.layers, strict=True):
+            x = layer(x, rotation, ring, rows, positions, filled)
+        return x
+
+
+class DepthStep(nn.Module):
+    """The depth transformer at one codebook: the previous token in, the codebook's logits out."""
+
+    table: Tensor
+
+    def __init__(self, lm: Any, codebook: int, device: torch.device) -> None:
+        super().__init__()
+        embedding = lm.depformer_text_emb if codebook == 0 else lm.depformer_emb[codebook - 1]
+        self.register_buffer("table", table_of(embedding).to(device))
+        self.layers = nn.ModuleList(DepthLayer(layer, codebook, device) for layer in lm.depformer.layers)
+        norm, head = lm.depformer_norms[codebook], weight_of(lm.linears[codebook])
+        self.norm = None if isinstance(norm, nn.Identity) else Norm(norm, device)
+        self.head = Linear(head if self.norm is None else head * self.norm.fold, device)
+
+    def forward(self, previous: Tensor, context: Tensor, past: Tensor) -> Tensor:
+        """previous [n], context [n, dim], past [layers, 2, n * heads, codebooks, head_dim] -> [n, cardinality]."""
+        x = context + self.table.index_select(0, previous)
+        for layer, layer_past in zip(self.layers, past.unbind(), strict=True):
+            x = layer(x, layer_past)
+        logits: Tensor = self.head(x if self.norm is None else self.norm(x))
+        return logits
+
+
+class Network(nn.Module):
+    """One step: every stream's token in, the next text token and own codes out."""
+
+    table: Tensor
+    streams: Tensor
+
+    def __init__(self, lm: Any, device: torch.device) -> None:
+        super().__init__()
+        if lm.depformer is None:
+            raise Unsupported("a model without depth transformer is not supported")
+        if lm.fuser is not None or lm.condition_provider is not None:
+            raise Unsupported("conditioned models are not supported")
+        if lm.depformer.positional_embedding != "none":
+            raise Unsupported(f"depformer_pos_emb must be none, got {lm.depformer.positional_embedding}")
+        self.temporal = Temporal(lm, device)
+        self.norm = Norm(lm.out_norm, device)
+        schedule = lm.depformer_weights_per_step_schedule or range(lm.dep_q)
+        inputs = [lm.depformer_in[k if lm.depformer_multi_linear else 0] for k in schedule]
+        heads = [weight_of(linear) for linear in (lm.text_linear, *inputs)]
+        self.heads = Linear(torch.cat(heads) * self.norm.fold, device)
+        self.head_sizes = [len(head) for head in heads]
+        self.depth = nn.ModuleList(DepthStep(lm, k, device) for k in range(lm.dep_q))
+        attention = lm.depformer.layers[0].self_attn
+        self.depth_shape = (len(lm.depformer.layers), attention.num_heads, attention.embed_dim // attention.num_heads)
+        self.register_buffer("table", sampler.gumbel_table(max(lm.card, self.head_sizes[0])).to(device))
+        self.register_buffer("streams", torch.arange(1 + lm.dep_q, device=device))
+
+    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, draws: Draws | None,
+                filled: int | None) -> Tensor:
+        """tokens [n, streams], positions [n] -> [n, 1 + own_codebooks]; without `draws`, every token is greedy."""
+        layers, heads, dim = self.depth_shape
+        context = self.norm(self.temporal(tokens, rings, rows, positions, filled))
+        text_logits, *contexts = self.heads(context).split(self.head_sizes, dim=-1)
+        starts = None if draws is None else sampler.window_starts(draws.seed, positions, self.streams)
+        token = self._draw(0, text_logits, draws, starts)
+        drawn = [token]
+        past = context.new_empty((layers, 2, len(tokens) * heads, len(self.depth), dim))
+        for codebook, step in enumerate(self.depth):
+            logits = step(token.squeeze(1), contexts[codebook], past)
+            token = self._draw(codebook + 1, logits, draws, starts)
+            drawn.append(token)
+        return torch.cat(drawn, dim=1)
+
+    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, starts: Tensor | None) -> Tensor:
+        """Tokens [n, 1] of one stream from its logits [n, entries]."""
+        if draws is None or starts is None:
+            return sampler.largest(logits)
+        kind = min(stream, 1)
+        noise = sampler.noise(self.table, starts[:, stream], logits.shape[-1])
+        token: Tensor = sampler.draw_by_rejection(
+            logits, noise, draws.temperature[:, kind : kind + 1], draws.top_k[:, kind : kind + 1])
+        return token

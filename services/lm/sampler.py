@@ -1,0 +1,86 @@
+"""Drawing tokens, for many sessions at once, without a global random generator.
+
+A draw adds Gumbel noise to the logits and takes the largest: argmax(logits + temperature * gumbel) follows
+softmax(logits / temperature), and temperature 0 is greedy. The noise of an entry is a function of (seed, step,
+codebook, entry) alone, so a session's tokens never depend on who shares its batch.
+
+Hashing every entry would cost more than the model's own small layers. Instead the hash of (seed, step, codebook)
+picks two windows of a fixed table of Gumbel values, and an entry's noise is the larger of its two values: the
+maximum of two Gumbel variables is a Gumbel variable again (moved by log 2, which an argmax does not see). The table
+holds each of its quantiles once, in random order, and is long enough that 200 000 draws from 64 entries can't be told
+from the softmax by a chi-square test (with 2^18 values in plain random order they can: 1.4 to 2.2 per degree).
+"""
+
+import torch
+from torch import Tensor
+
+WINDOWS = 2**20
+"""Places a window can start at; two windows make 2^40 different vectors of noise."""
+
+# The constants of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), as int64.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def gumbel_table(entries: int) -> Tensor:
+    """The fixed noise, float32 [WINDOWS + entries]: the same on every machine and in every version."""
+    length = WINDOWS + entries
+    uniform = (torch.arange(length, dtype=torch.float64) + 0.5) / length
+    table = torch.empty(length)
+    table[torch.argsort(mix(torch.arange(length) * _GAMMA))] = -torch.log(-torch.log(uniform)).float()
+    return table
+
+
+def mix(key: Tensor) -> Tensor:
+    """SplitMix64's output function on int64, any shape. Shifts are masked since torch shifts in the sign."""
+    key = (key ^ ((key >> 30) & (2**34 - 1))) * _MIX_1
+    key = (key ^ ((key >> 27) & (2**37 - 1))) * _MIX_2
+    return key ^ ((key >> 31) & (2**33 - 1))
+
+
+def window_starts(seed: Tensor, step: Tensor, streams: Tensor) -> Tensor:
+    """Where the windows of a step begin, int64 [n, streams, 2], from seed [n], step [n] and stream numbers."""
+    key = mix(mix(seed + _GAMMA) + step * _GAMMA)
+    key = mix(key[:, None] + streams * _GAMMA)
+    return torch.stack((key & (WINDOWS - 1), (key >> 32) & (WINDOWS - 1)), dim=-1)
+
+
+def noise(table: Tensor, starts: Tensor, entries: int) -> Tensor:
+    """Gumbel noise [n, entries] from starts [n, 2] of windows."""
+    windows = table.as_strided((WINDOWS, entries), (1, 1))
+    return torch.maximum(windows.index_select(0, starts[:, 0]), windows.index_select(0, starts[:, 1]))
+
+
+def largest(values: Tensor) -> Tensor:
+    """Index of each row's largest value, int64 [n, 1]; the first of equals."""
+    return values.argmax(dim=-1, keepdim=True)
+
+
+def draw_by_threshold(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, max_top_k: int) -> Tensor:
+    """Tokens int64 [n, 1] from logits and noise [n, entries], temperature and top_k [n, 1].
+
+    No decision on the host, hence fit for a CUDA graph. `max_top_k` bounds every row's top_k, a shape of the graph.
+    """
+    kept = logits.topk(max_top_k, dim=-1).values.gather(-1, top_k - 1)
+    score = torch.addcmul(logits, temperature, noise)
+    return largest(score.masked_fill(logits < kept, -torch.inf))
+
+
+@torch.jit.script
+def draw_by_rejection(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor) -> Tensor:
+    """As `draw_by_threshold`, same tokens, without looking for the k largest logits: the fast way on a CPU.
+
+    The winner among all entries is the winner among the top-k if it is one of them. If it is not, neither is any
+    entry with a smaller logit, so all those leave and the rest try again.
+    """
+    score = torch.addcmul(logits, temperature, noise)
+    token = score.argmax(dim=-1, keepdim=True)
+    reached = logits.gather(-1, token)
+    outside = (logits > reached).sum(dim=-1, keepdim=True) >= top_k
+    while bool(outside.any()):
+        score = score.masked_fill(outside & (logits <= reached), float("-inf"))
+        token = score.argmax(dim=-1, keepdim=True)
+        reached = logits.gather(-1, token)
+        outside = (logits > reached).sum(dim=-1, keepdim=True) >= top_k
+    return token
