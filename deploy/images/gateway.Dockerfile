@@ -1,0 +1,21 @@
+# The door of the mesh: no torch, no moshi, no model. Build from the repository's root:
+#   docker build -f deploy/images/gateway.Dockerfile -t moshi-mesh/gateway .
+FROM python:3.11-slim
+
+WORKDIR /app
+COPY requirements/gateway.txt requirements/
+RUN pip install --no-cache-dir -r requirements/gateway.txt
+
+COPY protos/python protos/python
+COPY services/__init__.py services/
+COPY services/mesh services/mesh
+COPY services/gateway services/gateway
+
+ENV PYTHONPATH=/app:/app/protos/python \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+RUN useradd --uid 10001 --user-group --no-create-home moshi
+USER 10001:10001
+EXPOSE 50050
+ENTRYPOINT ["python", "-m", "services.gateway"]

