@@ -158,7 +158,7 @@ class LocalMesh:
     async def _start_redis(self) -> None:
         socket_path = Path(self._folder.name) / "redis.sock"
         redis = Process("redis", [redis_executable(), "--port", "0", "--unixsocket", str(socket_path), "--save", "",
-                                  "--appendonly", "no"], {}, self.on_line)
+                                  "--appendonly", "no", "--loglevel", "warning"], {}, self.on_line)
         self.processes["redis"] = redis
         await redis.start()
         for _ in range(100):

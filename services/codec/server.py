@@ -12,9 +12,16 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 
 from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine
-from services.mesh.batching import Answer, Batcher, Timing
+from services.mesh.batching import Batcher, Timing
 from services.mesh.errors import InvalidRequest
-from services.mesh.serving import Context, check_frame_codes, check_session_id, read_config_message, read_payloads, stream
+from services.mesh.serving import (
+    Context,
+    check_frame_codes,
+    check_session_id,
+    read_config_message,
+    read_payloads,
+    stream,
+)
 from services.mesh.telemetry import FrameTracer
 from services.mesh.timings import answer_context
 
@@ -130,7 +137,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
                 item, codes = answer.result
                 frames += 1
                 yield codec_pb2.EncodeResponse(frame=audio_pb2.CodeFrame(
-                    context=self._record("codec.encode", audio_pb2.HOP_CODEC_ENCODE, item.context, answer),
+                    context=self._record("codec.encode", audio_pb2.HOP_CODEC_ENCODE, item.context, answer.timing),
                     codes=codes))
         yield codec_pb2.EncodeResponse(summary=codec_pb2.EncodeSummary(frames=frames))
 
@@ -150,7 +157,8 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
                 item, pcm = answer.result
                 frames += 1
                 yield codec_pb2.DecodeResponse(frame=audio_pb2.PcmFrame(
-                    context=self._record("codec.decode", audio_pb2.HOP_CODEC_DECODE, item.context, answer), pcm=pcm))
+                    context=self._record("codec.decode", audio_pb2.HOP_CODEC_DECODE, item.context, answer.timing),
+                    pcm=pcm))
         yield codec_pb2.DecodeResponse(summary=codec_pb2.DecodeSummary(frames=frames))
 
     async def _pcm_items(self, requests: AsyncIterator[codec_pb2.EncodeRequest], reset_after_first: bool
@@ -176,8 +184,8 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
             raise InvalidRequest("BAD_PCM", "samples must be finite, got NaN or infinity", field="frame.pcm")
         return pcm
 
-    def _record(self, name: str, hop: audio_pb2.Hop, context: audio_pb2.FrameContext, answer: Answer[object]
+    def _record(self, name: str, hop: audio_pb2.Hop, context: audio_pb2.FrameContext, timing: Timing
                 ) -> audio_pb2.FrameContext:
-        timing: Timing = answer.timing
-        self._tracer.hop(name, context.traceparent, timing, **{"moshimesh.sequence": context.sequence})
+        """The answer's context, after a span for the hop if the frame is traced."""
+        self._tracer.hop(name, context, timing)
         return answer_context(context, hop, timing)

@@ -94,7 +94,7 @@ class Ingest:
         self._audio = audio
         self._live = live
         self._delay_frames = delay_frames
-        self._rest = np.zeros(0, dtype=np.float32)  # less than a frame
+        self._rest: Pcm = np.zeros(0, dtype=np.float32)  # less than a frame
         self._cut_frames = 0
         self._frames: deque[CallerFrame] = deque()
         self._largest_piece_frames = 1

@@ -79,13 +79,15 @@ class Stage(Generic[Ready, Frame]):
         code = await self.call.code()
         if code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
             return None
-        return from_rpc_error(grpc.aio.AioRpcError(code, await self.call.initial_metadata(),
-                                                   await self.call.trailing_metadata(), await self.call.details()),
-                              self.peer)
+        error = grpc.aio.AioRpcError(code, await self.call.initial_metadata(), await self.call.trailing_metadata(),
+                                     await self.call.details())
+        return from_rpc_error(error, self.peer)
 
     async def _requests(self, config_request: Any) -> AsyncIterator[Any]:
         yield config_request
         async for request in await self._source:
+            if self.call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
+                return
             yield request
 
 

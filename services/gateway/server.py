@@ -18,7 +18,15 @@ from services.gateway.ingest import AudioFormat, Ingest
 from services.gateway.pipeline import Pipeline
 from services.gateway.sessions import SessionStore
 from services.gateway.tracing import CallTrace
-from services.mesh.errors import Draining, InvalidRequest, MeshError, ModelMismatch, PeerLost, from_rpc_error
+from services.mesh.errors import (
+    Draining,
+    InvalidRequest,
+    MeshError,
+    ModelMismatch,
+    PeerLost,
+    UnknownSession,
+    from_rpc_error,
+)
 from services.mesh.serving import Context, read_config_message, read_payloads, stream
 from services.mesh.telemetry import FrameTracer
 
@@ -73,6 +81,9 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         """One conversation."""
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
         encoding = _checked_encoding(config)
+        if config.resume_handle:
+            raise UnknownSession("this mesh keeps no conversation with that resume_handle; open a new one without it",
+                                 field="config.resume_handle")
         if self._draining:
             raise Draining("this gateway is stopping; connect again to reach another one")
         session_id = secrets.token_hex(16)
@@ -136,7 +147,7 @@ def _checked_encoding(config: conversation_pb2.ConverseConfig) -> audio_pb2.Audi
 
 def _check_match(config: conversation_pb2.ConverseConfig, codec: codec_pb2.EncodeReady, lm: lm_pb2.StepReady) -> None:
     if codec.model_id != lm.model_id:
-        raise ModelMismatch(f"codec serves {codec.model_id} but lm serves {lm.model_id}; start both with one checkpoint")
+        raise ModelMismatch(f"codec serves {codec.model_id} but lm serves {lm.model_id}; start both with one")
     if config.sample_rate_hertz != codec.sample_rate_hertz:
         raise InvalidRequest("BAD_SAMPLE_RATE", f"the mesh speaks {codec.sample_rate_hertz} Hz, got "
                              f"{config.sample_rate_hertz}; resample your audio", field="config.sample_rate_hertz",

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -37,7 +38,7 @@ class SessionStore:
         self._redis = redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S,
                                            decode_responses=True)
         self._url = url
-        self._notes: dict[str, dict[str, str | int | float]] = {}
+        self._notes: dict[str, dict[Any, Any]] = {}  # as redis-py types a hash
         self._away = False
         self._writer: asyncio.Task[None] | None = None
 

@@ -7,7 +7,7 @@ from opentelemetry.trace import Span
 
 from services.mesh.batching import Timing
 from services.mesh.clock import now_unix_nanos
-from services.mesh.telemetry import FrameTracer, traceparent_of
+from services.mesh.telemetry import Attributes, FrameTracer, traceparent_of
 
 _HOP_NAMES = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_GATEWAY_EMIT: "gateway.emit"}
 
@@ -19,15 +19,16 @@ class CallTrace:
         self._tracer = tracer
         self._one_in = one_in
         self._session_id = session_id
-        self._session = tracer.start("session", now_unix_nanos(), traceparent, **{"moshimesh.session": session_id})
+        self._session = tracer.start("session", now_unix_nanos(), {"moshimesh.session": session_id},
+                                     traceparent=traceparent)
         self._frames: dict[int, Span] = {}  # at most the frames in flight
 
     def begin(self, sequence: int, received: int) -> str:
         """Start a frame's trace; its traceparent, or nothing when it is not sampled."""
         if not self._tracer.enabled or sequence % self._one_in:
             return ""
-        span = self._tracer.start("frame", received, links=self._session,
-                                  **{"moshimesh.session": self._session_id, "moshimesh.sequence": sequence})
+        attributes: Attributes = {"moshimesh.session": self._session_id, "moshimesh.sequence": sequence}
+        span = self._tracer.start("frame", received, attributes, link=self._session)
         assert span is not None
         self._frames[sequence] = span
         return traceparent_of(span)
@@ -41,7 +42,7 @@ class CallTrace:
             if hop.hop in _HOP_NAMES:
                 timing = Timing(hop.received_unix_nanos, hop.dequeued_unix_nanos, hop.started_unix_nanos,
                                 hop.finished_unix_nanos, hop.batch_size, hop.tick)
-                self._tracer.hop(_HOP_NAMES[hop.hop], context.traceparent, timing)
+                self._tracer.hop(_HOP_NAMES[hop.hop], context, timing)
         span.end(now_unix_nanos())
 
     def close(self) -> None:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-import torch
-
 from services.lm.config import LmConfig
-from services.lm.engine import LmEngine
-from services.lm.server import LmServer
-from services.mesh.checkpoint import load_lm, load_tokenizer, model_id, resolve
 from services.mesh.config import read_config
 from services.mesh.serving import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -22,6 +17,13 @@ async def main(config: LmConfig) -> None:
     """Serve until a signal."""
     server = MeshServer(config, "lm")
     began = time.monotonic()
+    # torch takes seconds to import: bad flags and a busy port are refused before.
+    import torch
+
+    from services.lm.engine import LmEngine
+    from services.lm.server import LmServer
+    from services.mesh.checkpoint import load_lm, load_tokenizer, model_id, resolve
+
     torch.set_num_threads(config.threads)
     checkpoint = resolve(config.checkpoint)
     model = model_id(config.checkpoint, checkpoint)
@@ -31,8 +33,8 @@ async def main(config: LmConfig) -> None:
     engine.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
     await server.start(LmServer(engine, tokenizer, model, tracer, config.stall_s))
-    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began,
-             model, config.device, config.slots)
+    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
+             config.device, config.slots)
     await server.run_until_signal()
 
 

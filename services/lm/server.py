@@ -16,7 +16,14 @@ from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling
 from services.mesh.batching import Batcher
 from services.mesh.errors import InvalidRequest
-from services.mesh.serving import Context, check_frame_codes, check_session_id, read_config_message, read_payloads, stream
+from services.mesh.serving import (
+    Context,
+    check_frame_codes,
+    check_session_id,
+    read_config_message,
+    read_payloads,
+    stream,
+)
 from services.mesh.telemetry import FrameTracer
 from services.mesh.timings import answer_context
 
@@ -113,8 +120,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
             async for answer in slot.serve(self._items(requests)):
                 item, (text_token, *codes) = answer.result
                 frames += 1
-                self._tracer.hop("lm.step", item.context.traceparent, answer.timing,
-                                 **{"moshimesh.sequence": item.context.sequence})
+                self._tracer.hop("lm.step", item.context, answer.timing)
                 frame = audio_pb2.CodeFrame(context=answer_context(item.context, audio_pb2.HOP_LM_STEP, answer.timing))
                 step = lm_pb2.StepFrame(frame=frame)
                 if text_token >= 0:

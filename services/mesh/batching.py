@@ -182,7 +182,7 @@ class Batcher(Generic[Settings, Payload, Result]):
                     self._thread, self._tick, opening, [slot.row for slot in served], [p for p, _ in frames])
             except Exception as error:
                 log.exception("a step of %s with rows %s failed", self.name, [slot.row for slot in served])
-                failure = EngineFailed(f"a step of {self.name} failed ({type(error).__name__}); its log has the details")
+                failure = EngineFailed(f"a step of {self.name} failed ({type(error).__name__}); see its log")
                 for slot in {*served, *(slot for slot, _ in opening)}:
                     slot.deliver(failure)
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
@@ -23,7 +23,7 @@ class ServiceConfig(BaseSettings):
     stall_s: float = Field(10.0, gt=0, le=600, description="end a call whose caller has not read for this long")
     otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint for traces, such as http://localhost:4317; "
                                                "empty: no traces")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe log lines to print")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
 
 
 Config = TypeVar("Config", bound=ServiceConfig)

@@ -132,7 +132,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> MeshError:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
             return _from_status(error.code(), status_pb2.Status.FromString(value))
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    ended_while_writing = error.details() == "Internal error from Core"  # https://github.com/grpc/grpc/issues/36066
+    if ended_while_writing or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return PeerLost(f"{peer} can't be reached: {error.details()}", peer=peer)
     return PeerRefused(error.code(), "PEER_FAILED", f"{peer}: {error.details()}", {"peer": peer}, None)
 

@@ -8,9 +8,10 @@ import functools
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -44,7 +45,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = grpc.aio.ServicerContext
 
 
 class Servable(Protocol):
@@ -84,13 +85,16 @@ def stream(handler: Callable[[Any, AsyncIterator[Request], Context], AsyncIterat
                 watch.writing_since = watch.now()
                 yield response
                 watch.writing_since = None
+                if watch.stalled:  # the watch has closed `responses` and ended the call
+                    return
         except MeshError as error:
             await error.abort(context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:
             log.exception("%s failed", handler.__qualname__)
-            await MeshError(f"internal error ({type(error).__name__}); the service's log has the details").abort(context)
+            internal = MeshError(f"internal error ({type(error).__name__}); the service's log has the details")
+            await internal.abort(context)
 
     return wrapped
 
@@ -103,19 +107,19 @@ class _Watch:
 
     def __init__(self, stall_s: float) -> None:
         self.ended = asyncio.Event()
+        self.stalled = False
         self.writing_since: float | None = None
         self.now = asyncio.get_running_loop().time
         self._stall_s = stall_s
 
     async def close(self, responses: AsyncIterator[Any], context: Context) -> None:
         """Close the handler's generator when the call has ended, or when its caller has not read for stall_s."""
-        stalled = False
-        while not self.ended.is_set() and not stalled:
+        while not self.ended.is_set() and not self.stalled:
             with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), self._stall_s / 4)
-            stalled = self.writing_since is not None and self.now() - self.writing_since > self._stall_s
+            self.stalled = self.writing_since is not None and self.now() - self.writing_since > self._stall_s
         await _close(responses)
-        if stalled and not self.ended.is_set():
+        if self.stalled and not self.ended.is_set():
             with contextlib.suppress(grpc.aio.AbortError, Exception):
                 await SlowCaller(f"no answer was read for {self._stall_s:.0f} s").abort(context)
 
@@ -173,13 +177,14 @@ class MeshServer:
         """Bind at once, so that a busy port is known before a model is loaded."""
         self.program = program
         self._drain_s = config.drain_s
+        try:
+            _probe(config.host, config.port)  # gRPC would say it in several lines of its own
+        except OSError as error:
+            raise SystemExit(f"{program}: can't listen on {config.host}:{config.port} ({error.strerror}); choose "
+                             "another port with --port") from None
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
-        try:
-            self.port: int = self._server.add_insecure_port(f"{config.host}:{config.port}")
-        except RuntimeError:
-            raise SystemExit(f"{program}: can't listen on {config.host}:{config.port}; is it taken? "
-                             "Choose another with --port") from None
+        self.port: int = self._server.add_insecure_port(f"{config.host}:{config.port}")
         self.address = f"{config.host}:{self.port}"
 
     async def start(self, service: Servable) -> None:
@@ -216,6 +221,13 @@ class MeshServer:
         log.info("draining for at most %.0f s; a second signal ends at once", self._drain_s)
         await self.stop(self._drain_s)
         log.info("stopped")
+
+
+def _probe(host: str, port: int) -> None:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:

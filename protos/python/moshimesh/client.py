@@ -140,6 +140,8 @@ class Mesh:
             yield conversation_pb2.ConverseRequest(config=config)
             pieces = _cut(pcm, sample_rate_hertz * width * _PIECE_MS // 1000) if isinstance(pcm, bytes) else pcm
             async for piece in pieces:
+                if call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
+                    return
                 yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
 
         call = self._stub.Converse(requests())

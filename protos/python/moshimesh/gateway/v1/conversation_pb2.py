@@ -26,33 +26,33 @@ from moshimesh.audio.v1 import audio_pb2 as moshimesh_dot_audio_dot_v1_dot_audio
 from moshimesh.lm.v1 import lm_pb2 as moshimesh_dot_lm_dot_v1_dot_lm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'moshimesh/gateway/v1/conversation.proto\x12\x14moshimesh.gateway.v1\x1a\x1emoshimesh/audio/v1/audio.proto\x1a\x18moshimesh/lm/v1/lm.proto\"\x10\n\x0eGetInfoRequest\"\x82\x01\n\x0fGetInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x13\n\x0bslots_total\x18\x04 \x01(\r\x12\x12\n\nslots_free\x18\x05 \x01(\r\"\xd0\x01\n\x0e\x43onverseConfig\x12\x19\n\x11sample_rate_hertz\x18\x01 \x01(\r\x12\x33\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32!.moshimesh.audio.v1.AudioEncoding\x12,\n\x06pacing\x18\x03 \x01(\x0e\x32\x1c.moshimesh.gateway.v1.Pacing\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\x19\n\nAudioChunk\x12\x0b\n\x03pcm\x18\x01 \x01(\x0c\"\x87\x01\n\x0f\x43onverseRequest\x12\x36\n\x06\x63onfig\x18\x01 \x01(\x0b\x32$.moshimesh.gateway.v1.ConverseConfigH\x00\x12\x31\n\x05\x61udio\x18\x02 \x01(\x0b\x32 .moshimesh.gateway.v1.AudioChunkH\x00\x42\t\n\x07request\"\xd8\x01\n\rConverseReady\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x03 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x04 \x01(\r\x12\x11\n\tcodebooks\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12+\n\x08sampling\x18\x07 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x15\n\rresume_handle\x18\x08 \x01(\t\"\x96\x01\n\x0bSpeechFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ntext_token\x18\x04 \x01(\r\x12\r\n\x05\x63odes\x18\x05 \x03(\r\x12\x16\n\x0e\x66rames_skipped\x18\x06 \x01(\x04\"P\n\x0f\x43onverseSummary\x12\x11\n\tframes_in\x18\x01 \x01(\x04\x12\x12\n\nframes_out\x18\x02 \x01(\x04\x12\x16\n\x0e\x66rames_skipped\x18\x03 \x01(\x04\"\xc3\x01\n\x10\x43onverseResponse\x12\x34\n\x05ready\x18\x01 \x01(\x0b\x32#.moshimesh.gateway.v1.ConverseReadyH\x00\x12\x33\n\x06speech\x18\x02 \x01(\x0b\x32!.moshimesh.gateway.v1.SpeechFrameH\x00\x12\x38\n\x07summary\x18\x03 \x01(\x0b\x32%.moshimesh.gateway.v1.ConverseSummaryH\x00\x42\n\n\x08response*E\n\x06Pacing\x12\x16\n\x12PACING_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPACING_LIVE\x10\x01\x12\x12\n\x0ePACING_OFFLINE\x10\x02\x32\xcc\x01\n\x13\x43onversationService\x12V\n\x07GetInfo\x12$.moshimesh.gateway.v1.GetInfoRequest\x1a%.moshimesh.gateway.v1.GetInfoResponse\x12]\n\x08\x43onverse\x12%.moshimesh.gateway.v1.ConverseRequest\x1a&.moshimesh.gateway.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'moshimesh/gateway/v1/conversation.proto\x12\x14moshimesh.gateway.v1\x1a\x1emoshimesh/audio/v1/audio.proto\x1a\x18moshimesh/lm/v1/lm.proto\"\x10\n\x0eGetInfoRequest\"\x82\x01\n\x0fGetInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x13\n\x0bslots_total\x18\x04 \x01(\r\x12\x12\n\nslots_free\x18\x05 \x01(\r\"\xe7\x01\n\x0e\x43onverseConfig\x12\x19\n\x11sample_rate_hertz\x18\x01 \x01(\r\x12\x33\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32!.moshimesh.audio.v1.AudioEncoding\x12,\n\x06pacing\x18\x03 \x01(\x0e\x32\x1c.moshimesh.gateway.v1.Pacing\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x15\n\rresume_handle\x18\x06 \x01(\t\"\x19\n\nAudioChunk\x12\x0b\n\x03pcm\x18\x01 \x01(\x0c\"\x87\x01\n\x0f\x43onverseRequest\x12\x36\n\x06\x63onfig\x18\x01 \x01(\x0b\x32$.moshimesh.gateway.v1.ConverseConfigH\x00\x12\x31\n\x05\x61udio\x18\x02 \x01(\x0b\x32 .moshimesh.gateway.v1.AudioChunkH\x00\x42\t\n\x07request\"\xd8\x01\n\rConverseReady\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x03 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x04 \x01(\r\x12\x11\n\tcodebooks\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12+\n\x08sampling\x18\x07 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x15\n\rresume_handle\x18\x08 \x01(\t\"\x96\x01\n\x0bSpeechFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ntext_token\x18\x04 \x01(\r\x12\r\n\x05\x63odes\x18\x05 \x03(\r\x12\x16\n\x0e\x66rames_skipped\x18\x06 \x01(\x04\"P\n\x0f\x43onverseSummary\x12\x11\n\tframes_in\x18\x01 \x01(\x04\x12\x12\n\nframes_out\x18\x02 \x01(\x04\x12\x16\n\x0e\x66rames_skipped\x18\x03 \x01(\x04\"\xc3\x01\n\x10\x43onverseResponse\x12\x34\n\x05ready\x18\x01 \x01(\x0b\x32#.moshimesh.gateway.v1.ConverseReadyH\x00\x12\x33\n\x06speech\x18\x02 \x01(\x0b\x32!.moshimesh.gateway.v1.SpeechFrameH\x00\x12\x38\n\x07summary\x18\x03 \x01(\x0b\x32%.moshimesh.gateway.v1.ConverseSummaryH\x00\x42\n\n\x08response*E\n\x06Pacing\x12\x16\n\x12PACING_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPACING_LIVE\x10\x01\x12\x12\n\x0ePACING_OFFLINE\x10\x02\x32\xcc\x01\n\x13\x43onversationService\x12V\n\x07GetInfo\x12$.moshimesh.gateway.v1.GetInfoRequest\x1a%.moshimesh.gateway.v1.GetInfoResponse\x12]\n\x08\x43onverse\x12%.moshimesh.gateway.v1.ConverseRequest\x1a&.moshimesh.gateway.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moshimesh.gateway.v1.conversation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PACING']._serialized_start=1302
-  _globals['_PACING']._serialized_end=1371
+  _globals['_PACING']._serialized_start=1325
+  _globals['_PACING']._serialized_end=1394
   _globals['_GETINFOREQUEST']._serialized_start=123
   _globals['_GETINFOREQUEST']._serialized_end=139
   _globals['_GETINFORESPONSE']._serialized_start=142
   _globals['_GETINFORESPONSE']._serialized_end=272
   _globals['_CONVERSECONFIG']._serialized_start=275
-  _globals['_CONVERSECONFIG']._serialized_end=483
-  _globals['_AUDIOCHUNK']._serialized_start=485
-  _globals['_AUDIOCHUNK']._serialized_end=510
-  _globals['_CONVERSEREQUEST']._serialized_start=513
-  _globals['_CONVERSEREQUEST']._serialized_end=648
-  _globals['_CONVERSEREADY']._serialized_start=651
-  _globals['_CONVERSEREADY']._serialized_end=867
-  _globals['_SPEECHFRAME']._serialized_start=870
-  _globals['_SPEECHFRAME']._serialized_end=1020
-  _globals['_CONVERSESUMMARY']._serialized_start=1022
-  _globals['_CONVERSESUMMARY']._serialized_end=1102
-  _globals['_CONVERSERESPONSE']._serialized_start=1105
-  _globals['_CONVERSERESPONSE']._serialized_end=1300
-  _globals['_CONVERSATIONSERVICE']._serialized_start=1374
-  _globals['_CONVERSATIONSERVICE']._serialized_end=1578
+  _globals['_CONVERSECONFIG']._serialized_end=506
+  _globals['_AUDIOCHUNK']._serialized_start=508
+  _globals['_AUDIOCHUNK']._serialized_end=533
+  _globals['_CONVERSEREQUEST']._serialized_start=536
+  _globals['_CONVERSEREQUEST']._serialized_end=671
+  _globals['_CONVERSEREADY']._serialized_start=674
+  _globals['_CONVERSEREADY']._serialized_end=890
+  _globals['_SPEECHFRAME']._serialized_start=893
+  _globals['_SPEECHFRAME']._serialized_end=1043
+  _globals['_CONVERSESUMMARY']._serialized_start=1045
+  _globals['_CONVERSESUMMARY']._serialized_end=1125
+  _globals['_CONVERSERESPONSE']._serialized_start=1128
+  _globals['_CONVERSERESPONSE']._serialized_end=1323
+  _globals['_CONVERSATIONSERVICE']._serialized_start=1397
+  _globals['_CONVERSATIONSERVICE']._serialized_end=1601
 # @@protoc_insertion_point(module_scope)

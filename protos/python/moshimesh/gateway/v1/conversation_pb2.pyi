@@ -37,18 +37,20 @@ class GetInfoResponse(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
 
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
     sampling: _lm_pb2.Sampling
     traceparent: str
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    resume_handle: str
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)

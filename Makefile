@@ -1,0 +1,46 @@
+# `make help` lists the targets. Everything runs from a virtual environment that `make env` makes on first use.
+PYTHON ?= python3
+VENV ?= .venv
+PY := PYTHONPATH=.:protos/python $(VENV)/bin/python
+CHECKPOINT ?= checkpoints/talker
+WAV ?= samples/demo.wav
+TRACE ?=
+DEVICE ?= cpu
+SLOTS ?= 8
+STAMP := $(VENV)/.installed
+
+.PHONY: help env run demo test lint stubs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+env: $(STAMP) ## make the virtual environment (about 7 GB, because torch comes with CUDA)
+
+$(STAMP): requirements/gateway.txt requirements/engine.txt requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "moshi-mesh needs Python 3.10 to 3.12; name one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar on -r requirements/dev.txt
+	@touch $@
+
+run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, TRACE)
+	@$(PY) -m scripts.run --checkpoint $(CHECKPOINT) --device $(DEVICE) --slots $(SLOTS) --trace "$(TRACE)"
+
+demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
+	@$(PY) -m scripts.demo --wav $(WAV) --checkpoint $(CHECKPOINT)
+
+test: env ## run the tests
+	$(PY) -m pytest
+
+lint: env ## ruff, mypy, protos, stubs, manifests
+	$(VENV)/bin/ruff check .
+	$(PY) -m mypy
+	cd protos && $(abspath $(VENV))/bin/buf lint
+	$(PY) -m scripts.stubs --check
+	$(PY) -m scripts.check_manifests
+
+stubs: env ## generate the Python stubs from the protos
+	$(PY) -m scripts.stubs
+
+clean: ## remove what was built, but not the environment
+	rm -rf build out .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,66 @@
+"""`make run`: the mesh on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+
+from scripts.local_mesh import LocalMesh, MeshDown
+
+COLOURS = {"redis": 31, "codec": 36, "lm": 35, "gateway": 32}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--checkpoint", default="checkpoints/talker",
+                        help="folder or hub id, such as kyutai/moshiko-pytorch-bf16")
+    parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda ...")
+    parser.add_argument("--slots", type=int, default=8, help="callers at once")
+    parser.add_argument("--port", type=int, default=50050, help="the gateway's port; codec and lm take the next two")
+    parser.add_argument("--redis-url", default="", help="a running Redis; empty: start one")
+    parser.add_argument("--trace", default="", metavar="ENDPOINT", help="OTLP/gRPC endpoint for traces")
+    return parser.parse_args()
+
+
+def show(name: str, line: str) -> None:
+    mark = f"\033[{COLOURS[name]}m{name:>8}\033[0m" if sys.stdout.isatty() else f"{name:>8}"
+    print(f"{mark} | {line}", flush=True)
+
+
+async def main() -> None:
+    options = arguments()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    began = time.monotonic()
+    mesh = LocalMesh(options.checkpoint, options.device, options.slots, options.port, options.port + 1,
+                     options.port + 2, options.redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
+    stopping = asyncio.ensure_future(stop.wait())
+    starting = asyncio.ensure_future(mesh.__aenter__())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return
+    await starting
+    try:
+        print(f"\nThe mesh is ready after {time.monotonic() - began:.1f} s: gRPC on {mesh.target}. "
+              "Try `make demo` in another terminal; Ctrl-C stops everything.\n", flush=True)
+        ended = asyncio.ensure_future(mesh.wait_ended())
+        await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if ended.done() and not stop.is_set():
+            raise MeshDown(f"{ended.result().name} ended: {ended.result().last_line}")
+        ended.cancel()
+        print("\nstopping", flush=True)
+    finally:
+        await mesh.__aexit__()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except MeshDown as error:
+        raise SystemExit(f"mesh: {error}") from None

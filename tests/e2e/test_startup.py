@@ -1,0 +1,90 @@
+"""Services that can't start say why in one line; those that can, stop cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from scripts.local_mesh import LocalMesh, free_port
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+async def outcome(service: str, *flags: str) -> tuple[int, str]:
+    """Exit code and output of a service that should not start."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1", *flags, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos" / "python")])},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def assert_one_clear_line(result: tuple[int, str], words: Sequence[str]) -> None:
+    code, output = result
+    assert code != 0
+    assert len(output.strip().splitlines()) == 1, output
+    for word in words:
+        assert word in output
+
+
+@pytest.mark.parametrize("service", ["codec", "lm"])
+async def test_a_missing_checkpoint(service: str, tmp_path: Path) -> None:
+    result = await outcome(service, "--port", "0", "--checkpoint", str(tmp_path))
+    assert_one_clear_line(result, [f"{service}:", "config.json is missing"])
+
+
+async def test_a_mismatched_checkpoint(checkpoint: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "wrong")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"text_card": config["text_card"] + 8}))
+    assert_one_clear_line(await outcome("lm", "--port", "0", "--checkpoint", str(folder)), ["lm:", "text_card"])
+
+
+@pytest.mark.parametrize("service", ["codec", "lm", "gateway"])
+async def test_a_busy_port(service: str) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert_one_clear_line(await outcome(service, "--port", str(port)), [f"{service}:", str(port), "--port"])
+
+
+async def test_redis_down() -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    assert_one_clear_line(await outcome("gateway", "--port", "0", "--redis-url", url), ["gateway:", url, "--redis-url"])
+
+
+async def test_peers_that_are_not_there(mesh: LocalMesh) -> None:
+    flags = ["--redis-url", mesh.redis_url, "--lm", f"localhost:{mesh.lm_port}", "--peers-wait-s", "1"]
+    result = await outcome("gateway", "--port", "0", "--codec", f"localhost:{free_port()}", *flags)
+    assert_one_clear_line(result, ["gateway:", "codec service", "--codec"])
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--slots", "0"], ["codec: --slots", "greater than or equal to 1", "'0'"]),
+    (["--slots", "many"], ["codec: --slots", "'many'"]),
+    (["--port", "70000"], ["codec: --port", "65535"]),
+    (["--log-level", "loud"], ["codec: --log-level", "'loud'"]),
+])
+async def test_a_setting_out_of_range(flags: list[str], words: list[str]) -> None:
+    assert_one_clear_line(await outcome("codec", *flags), words)
+
+
+async def test_sigterm_drains_and_exits_with_0(checkpoint: str) -> None:
+    async with LocalMesh(checkpoint, slots=1) as mesh:
+        for name in ("gateway", "lm", "codec"):
+            process = mesh.processes[name]
+            process.send(signal.SIGTERM)
+            assert process.child is not None
+            assert await asyncio.wait_for(process.child.wait(), 10) == 0
+            assert "stopped" in process.last_line

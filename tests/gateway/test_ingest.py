@@ -1,0 +1,118 @@
+"""From pieces to frames: cutting, skipping, holding back, flushing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+from moshimesh.audio.v1 import audio_pb2
+
+from services.gateway.ingest import IN_FLIGHT_FRAMES, LIVE_SLACK_FRAMES, AudioFormat, CallerFrame, Ingest
+from services.mesh.errors import InvalidRequest
+
+FRAME = 8
+FLOATS = AudioFormat(100, FRAME, audio_pb2.AUDIO_ENCODING_PCM_F32LE)
+INTEGERS = AudioFormat(100, FRAME, audio_pb2.AUDIO_ENCODING_PCM_S16LE)
+
+
+async def pieces(sizes: Sequence[int]) -> AsyncIterator[bytes]:
+    """A ramp cut into pieces of these sizes, in samples."""
+    begin = 0
+    for size in sizes:
+        yield np.arange(begin, begin + size, dtype="<f4").tobytes()
+        begin += size
+
+
+async def drain(ingest: Ingest) -> list[CallerFrame]:
+    frames = []
+    async for frame in ingest.frames():
+        frames.append(frame)
+        ingest.answered()
+    return frames
+
+
+def samples(frames: Sequence[CallerFrame]) -> np.ndarray:
+    return np.frombuffer(b"".join(frame.pcm for frame in frames), dtype="<f4")
+
+
+@pytest.mark.parametrize("sizes", [[1] * 40, [8] * 5, [3, 37], [40]])
+async def test_any_pieces_give_the_same_frames_and_the_delay_line_is_flushed(sizes: list[int]) -> None:
+    ingest = Ingest(FLOATS, live=False, delay_frames=2)
+    _, frames = await asyncio.gather(ingest.read(pieces(sizes)), drain(ingest))
+    assert [frame.sequence for frame in frames] == list(range(7))
+    assert (samples(frames) == [*range(40), *[0] * 16]).all()
+    assert (ingest.frames_heard, ingest.frames_skipped) == (5, 0)
+
+
+async def test_the_last_frame_is_filled_up() -> None:
+    ingest = Ingest(FLOATS, live=True, delay_frames=1)
+    await ingest.read(pieces([11]))
+    frames = await drain(ingest)
+    assert (samples(frames) == [*range(11), *[0] * 5, *[0] * 8]).all()
+    assert ingest.frames_heard == 2
+
+
+async def test_nothing_said_nothing_flushed() -> None:
+    ingest = Ingest(FLOATS, live=True, delay_frames=1)
+    await ingest.read(pieces([]))
+    assert await drain(ingest) == []
+
+
+async def test_a_live_caller_hears_the_present() -> None:
+    ingest = Ingest(FLOATS, live=True, delay_frames=0)
+    await ingest.read(pieces([FRAME] * 10))  # nobody takes frames meanwhile
+    frames = await drain(ingest)
+    assert [frame.sequence for frame in frames] == list(range(9 - LIVE_SLACK_FRAMES, 10))
+    assert ingest.frames_skipped == 9 - LIVE_SLACK_FRAMES
+    assert ingest.frames_heard == len(frames)
+
+
+async def test_a_live_caller_with_large_pieces_loses_nothing() -> None:
+    ingest = Ingest(FLOATS, live=True, delay_frames=0)
+    await ingest.read(pieces([FRAME * 10]))
+    assert len(await drain(ingest)) == 10
+    assert ingest.frames_skipped == 0
+
+
+async def test_an_offline_caller_is_held_back() -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield bytes(4 * FRAME)
+
+    ingest = Ingest(FLOATS, live=False, delay_frames=0)
+    reader = asyncio.create_task(ingest.read(endless()))
+    await asyncio.sleep(0.01)
+    assert taken == IN_FLIGHT_FRAMES + 1
+    frames = ingest.frames()
+    for _ in range(IN_FLIGHT_FRAMES):
+        await frames.__anext__()
+    with pytest.raises(asyncio.TimeoutError):  # no answer yet, so no more frames
+        await asyncio.wait_for(frames.__anext__(), 0.05)
+    reader.cancel()
+
+
+@pytest.mark.parametrize("data", [b"", bytes(5), bytes(404), np.float32("nan").tobytes()])
+async def test_bad_audio_is_refused_where_frames_are_taken(data: bytes) -> None:
+    async def bad() -> AsyncIterator[bytes]:
+        yield data
+
+    ingest = Ingest(FLOATS, live=True, delay_frames=0)
+    await ingest.read(bad())
+    with pytest.raises(InvalidRequest):
+        await drain(ingest)
+    assert isinstance(ingest.failure, InvalidRequest)
+
+
+def test_integers_and_back() -> None:
+    values = np.array([-32768, -1, 0, 1, 32767], dtype="<i2")
+    pcm = INTEGERS.decode(values.tobytes())
+    assert pcm.min() == -1.0 and pcm.max() < 1.0
+    assert INTEGERS.encode(pcm.tobytes()) == values.tobytes()
+    too_loud = np.array([-2.0, 2.0], dtype="<f4")
+    assert np.frombuffer(INTEGERS.encode(too_loud.tobytes()), dtype="<i2").tolist() == [-32768, 32767]
