@@ -234,6 +234,8 @@ def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
     """Run a service's main coroutine with logs set up; known failures end with one line and exit code 1."""
     logging.basicConfig(level=config.log_level.upper(), stream=sys.stderr, datefmt="%H:%M:%S",
                         format=f"%(asctime)s.%(msecs)03d {program:<8} %(levelname)-7s %(message)s")
+    # Until run_until_signal takes over: as process 1 of a container, SIGTERM would be ignored while a model loads.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{program}: stopped while it was starting"))
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.run(main())
