@@ -1,0 +1,1 @@
+"""Training and evaluation of the small checkpoint that ships with moshi-mesh (`checkpoints/talker`)."""

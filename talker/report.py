@@ -1,0 +1,189 @@
+"""`docs/talker.md`: the tables, pictures and links that a reader of the figures wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from talker.config import FRAME_SAMPLES, LM_CONFIG, MIMI_CONFIG, PAD, SAMPLE_RATE_HZ, Work
+from talker.export import checkpoint
+from talker.loop import Answer
+from talker.measure_codec import through
+from talker.samples import read_wav, write_wav
+from talker.stream import Speech
+
+MEANING = {
+    "stoi": "STOI, held-out sentences in known voices", "estoi": "ESTOI, the same",
+    "stoi_heldout_voice": "STOI, held-out sentences in held-out voices", "estoi_heldout_voice": "ESTOI, the same",
+    "closed_set": "of 25 held-out sentences, told apart after the codec (tiny.en)",
+    "wer_open": "open-vocabulary word error rate after the codec (tiny.en)",
+    "replies_understood": "kinds of line that tiny.en writes down word for word",
+    "reply_in_window": "replies that start within -3..+5 frames of the rule",
+    "quiet_while_user_speaks": "user turns in which the talker keeps quiet",
+    "stop_within_3": "barge-ins after which it is silent within 3 frames",
+    "noise_starts": "times it starts to speak in 10 minutes of white, pink and babble noise",
+    "bytes": "size of the checkpoint folder", "load_s": "seconds to load with stock moshi",
+    "ms_per_frame_b1": "ms per 80 ms frame, one call, one thread (encode + step + decode)",
+}
+
+
+def _spectrogram(axis, pcm: np.ndarray, title: str) -> None:
+    axis.specgram(pcm + 1e-6, NFFT=768, Fs=SAMPLE_RATE_HZ, noverlap=576, vmin=-140, vmax=-45, cmap="magma")
+    axis.set_ylim(0, 8000)
+    axis.set_ylabel("Hz")
+    axis.set_title(title, loc="left", fontsize=9)
+
+
+def codec_picture(folder: Path, work: Work, img: Path) -> None:
+    """Before and after the codec: one known and one held-out voice."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    mimi = checkpoint(folder).get_mimi()
+    figure, axes = plt.subplots(2, 2, figsize=(11, 5), sharey=True)
+    for column, (split, index) in enumerate((("heldout", 2), ("heldout_voice", 0))):
+        speech = Speech(work, split)
+        clean, clip = speech.clip(index), speech.clips[index]
+        coded = through(mimi, clean)
+        _spectrogram(axes[0, column], clean, f"{clip.voice}: {clip.text}")
+        _spectrogram(axes[1, column], coded, "after the codec, 8 codebooks at 12.5 Hz")
+        write_wav(img / f"talker-{split}-original.wav", clean)
+        write_wav(img / f"talker-{split}-coded.wav", coded)
+    figure.tight_layout()
+    figure.savefig(img / "talker-codec.png", dpi=90)
+    plt.close(figure)
+
+
+def dialogue_picture(pcm: np.ndarray, answer: Answer, words: list[tuple[int, str]], target: Path, title: str) -> None:
+    """User above, talker below, the text tokens over the frames they came in."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 1, figsize=(11, 4.6), sharex=True)
+    _spectrogram(axes[0], pcm, f"{title}: the user")
+    _spectrogram(axes[1], answer.pcm[: len(pcm)], "the talker")
+    for frame, piece in words:
+        axes[1].text(frame * FRAME_SAMPLES / SAMPLE_RATE_HZ, 7200, piece.replace("\u2581", ""), color="white",
+                     fontsize=7, rotation=45)
+    axes[1].set_xlabel("s")
+    figure.tight_layout()
+    figure.savefig(target, dpi=90)
+    plt.close(figure)
+
+
+def _value(v: object) -> str:
+    if v is None:
+        return "not measured"
+    return f"{v:,}" if isinstance(v, int) else f"{v:.3f}".rstrip("0").rstrip(".") if isinstance(v, float) else str(v)
+
+
+def write(figures: dict, targets: dict, answers: dict[str, Answer], folder: Path, work: Work, docs: Path,
+          samples: Path) -> None:
+    """Pictures, WAVs and the page."""
+    img = docs / "img"
+    img.mkdir(parents=True, exist_ok=True)
+    tokenizer = checkpoint(folder).get_text_tokenizer()
+    codec_picture(folder, work, img)
+    for name in ("demo", "interrupt"):
+        words = [(i, tokenizer.id_to_piece(t)) for i, t in enumerate(answers[name].frames) if t > PAD]
+        dialogue_picture(read_wav(samples / f"{name}.wav"), answers[name], words, img / f"talker-{name}.png", name)
+        write_wav(img / f"talker-{name}-answer.wav", answers[name].pcm)
+    rows = []
+    for key, (wanted, how) in targets.items():
+        value = figures.get(key)
+        met = value is not None and (value >= wanted if how == ">=" else value <= wanted)
+        verdict = "yes" if met else "**no**"
+        rows.append(f"| `{key}` | {MEANING[key]} | {how} {_value(wanted)} | {_value(value)} | {verdict} |")
+    lines = [f"| {line} | {'yes' if v['word_for_word'] else 'no'} | {' / '.join(v['heard'])} |"
+             for line, v in figures.get("lines", {}).items()]
+    said = [f"| [`{name}.wav`](../samples/{name}.wav) | {answer.text or '(nothing)'} |"
+            for name, answer in answers.items()]
+    sampled = figures.get("sampled", {})
+    docs.joinpath("talker.md").write_text(PAGE.format(
+        rows="\n".join(rows), lines="\n".join(lines), said="\n".join(said), dialogues=figures.get("dialogues"),
+        turns=figures.get("turns"), barge_ins=figures.get("barge_ins"), delay=_value(figures.get("reply_delay_s")),
+        pesq=_value(figures.get("pesq")), pesq_voice=_value(figures.get("pesq_heldout_voice")),
+        wer_original=_value(figures.get("wer_original")), closed_voice=figures.get("closed_set_heldout_voice"),
+        wer_voice=_value(figures.get("wer_open_heldout_voice")),
+        wer_original_voice=_value(figures.get("wer_original_heldout_voice")),
+        greeted=_value(figures.get("greeted")), mmhm=_value(figures.get("mmhm_in_long_turns")),
+        b16=_value(figures.get("ms_per_frame_b16_caller")), kinds=figures.get("kinds_said"),
+        s_window=_value(sampled.get("reply_in_window")), s_quiet=_value(sampled.get("quiet_while_user_speaks")),
+        s_stop=_value(sampled.get("stop_within_3")), s_noise=_value(sampled.get("noise_starts")),
+        dim=LM_CONFIG["dim"], layers=LM_CONFIG["num_layers"], context=LM_CONFIG["context"],
+        depth=LM_CONFIG["depformer_dim"], bins=MIMI_CONFIG["quantizer"]["bins"],
+        filters=MIMI_CONFIG["seanet"]["n_filters"],
+    ))
+
+
+PAGE = """# The talker: a small checkpoint that holds a conversation
+
+`checkpoints/talker` is a Mimi ({filters} base filters, 8 codebooks of {bins}) and a Moshi (dim {dim}, {layers} layers,
+depth transformer {depth} x 1, context {context} frames) trained from nothing on synthetic speech, in Moshi's own
+checkpoint format. It knows no facts. It knows when to speak: it waits for you, answers 0.48 s after you end with one
+of six lines, stops when you talk over it, greets you when nobody has spoken for 3 s, and says "mm-hm" when a long turn
+goes on after a pause. Its purpose is that every laptop, test and benchmark has a conversation to work with.
+
+`python -m talker.build` trains it again (phases are resumable); `python -m talker.evaluate` wrote this page.
+
+## Figures
+
+| key | what it is | wanted | reached | met |
+|---|---|---|---|---|
+{rows}
+
+Turn-taking: {dialogues} scripted 22 s calls, {turns} user turns, {barge_ins} barge-ins, in voices and with sentences
+that no training saw, decoded greedily; the median reply is heard {delay} s after the user's last frame. The same with
+sampling (temperature 0.7): in the window {s_window}, quiet {s_quiet}, stopped {s_stop}, starts in noise {s_noise}.
+Silent calls greeted: {greeted}. Long turns that got an "mm-hm": {mmhm}.
+
+Codec: PESQ-wb {pesq} (held-out voices {pesq_voice}). tiny.en's word error rate on the untouched recordings is
+{wer_original} (held-out voices {wer_original_voice}); after the codec, in held-out voices, {wer_voice}, closed set
+{closed_voice} of 25. Speed: {b16} ms per frame and caller at batch 16 on one thread.
+
+Turn-taking here ran through moshi's own `LMGen`; `talker.measure_turns` takes any `converse`, so the same scripts run
+through the mesh.
+
+## What it says
+
+Under sampling {kinds} kinds of line were heard. What tiny.en made of up to three instances of each:
+
+| line | word for word | heard |
+|---|---|---|
+{lines}
+
+Greedy answers to the shipped samples:
+
+| sample | answer |
+|---|---|
+{said}
+
+![demo.wav and the answer](img/talker-demo.png)
+
+[Listen to the answer](img/talker-demo-answer.wav).
+
+![A barge-in: the reply stops](img/talker-interrupt.png)
+
+[Listen to the answer](img/talker-interrupt-answer.wav).
+
+## The codec
+
+![Before and after the codec](img/talker-codec.png)
+
+Known voice: [original](img/talker-heldout-original.wav), [coded](img/talker-heldout-coded.wav). Held-out voice:
+[original](img/talker-heldout_voice-original.wav), [coded](img/talker-heldout_voice-coded.wav).
+
+## How it was made
+
+1. **Speech** (`synth`, `texts`): 98 minutes from flite (slt, awb, kal16) and eight espeak-ng voices reading sentences
+   of a small grammar, with speed, pitch and tempo varied. flite rms and two espeak-ng voices are held out, and so are
+   42 hand-written sentences.
+2. **Codec** (`train_encoder`, `train_decoder`, `train_joint`): first encoder and quantiser with a throw-away head that
+   reads spectra from the codes; then the decoder from cached codes; then both together; then the decoder once more.
+   Data-dependent initialisation (LSUV) is what makes a 16-filter SEANet learn at all.
+3. **Language model** (`dialogues`, `train_lm`): simulated 24 s calls in which a rule-following talker meets a user who
+   pauses, goes on, interrupts, stays silent; 40 % with echo of the talker's own voice, some with room noise, 12 % noise
+   alone. Input codes are corrupted slightly so that one odd sample doesn't derail a reply.
+"""

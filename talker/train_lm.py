@@ -1,0 +1,110 @@
+"""The small Moshi: an RQ-Transformer that learns the rules of the synthetic conversations."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from moshi.models.lm import LMModel
+from moshi.models.lm_utils import _delay_sequence
+from moshi.models.loaders import get_moshi_lm
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talker import dialogues, replies, tokenizer
+from talker.config import CARD, CODEBOOKS, LM_CONFIG, PAD, TEXT_CARD, Work
+from talker.stream import Speech
+from talker.train_decoder import frozen_encoder
+from talker.train_encoder import schedule
+
+FRAMES, BATCH = 300, 6
+NOISE_SHARE = 0.12
+PEAK_LR = 2e-3
+OWN_CORRUPTION, USER_CORRUPTION = 0.03, 0.02  # share of input codes replaced by random ones
+SILENT_WEIGHT = 0.25  # loss weight of frames in which the talker is silent
+
+
+def make_dialogues(work: Work, count: int, seed: int) -> np.ndarray:
+    """int16 [count, 17, 300]: text, own codes, user codes."""
+    target = work.path("cache/dialogues.npy")
+    if target.exists():
+        return np.load(target)
+    mimi, rng, speech = frozen_encoder(work), np.random.default_rng(seed), Speech(work, "train")
+    book = replies.build(work, mimi, tokenizer.load(work))
+    out = np.zeros((count, 1 + 2 * CODEBOOKS, FRAMES), np.int16)
+    for i in track(range(count), description="dialogues"):
+        noise = rng.random() < NOISE_SHARE
+        talk = dialogues.noise_only(speech, book, rng, FRAMES) if noise else dialogues.converse(
+            speech, book, rng, FRAMES)
+        with torch.no_grad():
+            user = mimi.encode(torch.from_numpy(talk.pcm)[None, None])[0].numpy()
+        out[i] = np.concatenate([talk.own, user])
+    np.save(target, out)
+    return out
+
+
+def _corrupt(codes: Tensor, share: float, card: int) -> Tensor:
+    swap = torch.rand(codes.shape) < share
+    return torch.where(swap, torch.randint_like(codes, card), codes)
+
+
+def losses(lm: LMModel, codes: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
+    """(text, audio) cross-entropies of codes [B, 17, T]; the inputs are slightly corrupted so that one odd sample at
+    run time doesn't derail a reply, the targets are clean."""
+    initial = lm._get_initial_token().expand(len(codes), -1, -1)
+    clean = torch.cat([initial, _delay_sequence(lm.delays, codes, initial)], 2)
+    split = 1 + CODEBOOKS
+    noisy_codes = torch.cat([codes[:, :1], _corrupt(codes[:, 1:split], OWN_CORRUPTION, CARD),
+                             _corrupt(codes[:, split:], USER_CORRUPTION, CARD)], 1)
+    noisy = torch.cat([initial, _delay_sequence(lm.delays, noisy_codes, initial)], 2)
+    hidden, text_logits = lm.forward_text(noisy[:, :, :-1])
+    text = clean[:, 0, 1:].flatten()
+    text_weight = torch.where(text == PAD, SILENT_WEIGHT, 1.0)
+    text_loss = F.cross_entropy(text_logits[:, 0].flatten(0, 1), text, reduction="none")
+    # The depth transformer is most of the cost: run it on the frames with speech and a sample of the silent ones.
+    audio, inputs = (x[:, :, 1:].transpose(0, 1).flatten(1) for x in (clean, noisy))  # [17, B * T]
+    quiet = (audio[1:split] == silence[:, None]).all(0)
+    keep = (~quiet | (torch.rand(quiet.shape) < SILENT_WEIGHT)).nonzero()[:, 0]
+    logits = lm.forward_depformer_training(inputs[None, :, keep], hidden.flatten(0, 1)[None, keep])[0]
+    wanted = audio[1:split, keep].masked_fill(audio[1:split, keep] >= CARD, -100)
+    audio_loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+    return (text_loss * text_weight).sum() / text_weight.sum(), audio_loss
+
+
+def train(work: Work, steps: int, count: int, seed: int) -> None:
+    """Write `lm.pt`: the language model's state dict."""
+    done = work.path("lm.pt")
+    if done.exists():
+        return
+    torch.manual_seed(seed)
+    data = make_dialogues(work, count, seed)
+    book = replies.build(work, frozen_encoder(work), tokenizer.load(work))
+    silence = torch.from_numpy(book.silence)
+    lm = get_moshi_lm(None, LM_CONFIG, dtype=torch.float32)
+    assert lm.text_card == TEXT_CARD
+    optimiser = torch.optim.AdamW(lm.parameters(), lr=PEAK_LR, betas=(0.9, 0.97), weight_decay=0.02)
+    rng, resume, start = np.random.default_rng(seed), work.path("lm.resume.pt"), 0
+    if resume.exists():
+        saved = torch.load(resume, weights_only=False)
+        lm.load_state_dict(saved["lm"])
+        optimiser.load_state_dict(saved["optimiser"])
+        rng, start = saved["rng"], saved["step"]
+    lm.train()
+    history = []
+    for step in track(range(start, steps), total=steps - start, description="language model"):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule(step, steps, PEAK_LR, warmup=100)
+        rows = rng.integers(len(data), size=BATCH)
+        text, audio = losses(lm, torch.from_numpy(data[rows].astype(np.int64)), silence)
+        optimiser.zero_grad(set_to_none=True)
+        (text + audio).backward()
+        nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        optimiser.step()
+        history.append((float(text), float(audio)))
+        if step % 100 == 99:
+            recent = np.mean(history[-100:], 0)
+            print(f"lm step {step + 1}/{steps} text {recent[0]:.4f} audio {recent[1]:.4f}", flush=True)
+        if step % 500 == 499:
+            torch.save({"lm": lm.state_dict(), "optimiser": optimiser.state_dict(), "rng": rng, "step": step + 1},
+                       resume)
+    torch.save(lm.state_dict(), done)
