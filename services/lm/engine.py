@@ -9,8 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from services.lm.delays import DelayLine, Ints
+from services.lm.graphed import GraphedNetwork
+from services.lm.linear import Packing, Precision
 from services.lm.network import Draws, Network
 from services.lm.sampling import Sampling
+from services.lm.traced import TracedNetwork
 
 
 @dataclass(frozen=True)
@@ -39,33 +42,42 @@ class LmEngine:
     its own codes and sampling alone.
     """
 
-    def __init__(self, lm: Any, slots: int, *, device: str = "cpu") -> None:
-        """`lm` is a `moshi.models.LMModel`; its weights are copied to `device`, packed, and it is not needed after."""
+    def __init__(self, lm: Any, slots: int, *, device: str = "cpu", precision: Precision | None = None) -> None:
+        """`lm` is a `moshi.models.LMModel`, wherever it was loaded. Its weights are copied to `device`, repacked; it is
+        not needed any more then, so a model that only just fits on a GPU is best loaded on the CPU.
+
+        `precision` is that of the weights: by default fp32 on a CPU and bf16 elsewhere.
+        """
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self.slots = slots
-        self._device = torch.device(device)
+        on_cpu = torch.device(device).type == "cpu"
+        packing = Packing(torch.device(device), precision or ("fp32" if on_cpu else "bf16"))
         with torch.no_grad():
-            self._network = Network(lm, self._device).eval()
+            self._network = Network(lm, packing).eval()
         attention = lm.transformer.layers[0].self_attn
         kv_heads, head_dim = attention.num_heads // attention.kv_repeat, attention.embed_dim // attention.num_heads
         # [layers, slots, keys and values, heads, ring of frames, head_dim]
-        self._rings = torch.zeros(
-            len(lm.transformer.layers), slots, 2, kv_heads, lm.context, head_dim, device=self._device)
+        rings = torch.zeros(
+            len(lm.transformer.layers), slots, 2, kv_heads, lm.context, head_dim, device=packing.device,
+            dtype=torch.float32 if on_cpu or packing.precision == "fp32" else torch.bfloat16)
         self.facts = LmFacts(
             user_codebooks=lm.n_q - lm.dep_q, own_codebooks=lm.dep_q, cardinality=lm.card,
-            text_cardinality=self._network.head_sizes[0], delay_frames=max(lm.delays), context_frames=lm.context,
-            weights_bytes=sum(buffer.nbytes for buffer in self._network.buffers()),
-            kv_bytes_per_frame=self._rings[:, 0, :, :, 0].numel() * self._rings.element_size())
+            text_cardinality=self._network.cardinalities[0], delay_frames=max(lm.delays),
+            context_frames=lm.context, weights_bytes=sum(buffer.nbytes for buffer in self._network.buffers()),
+            kv_bytes_per_frame=rings[:, 0, :, :, 0].numel() * rings.element_size())
         self._line = DelayLine(
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
-        self._temperature = np.zeros((slots, 2), np.float32)
-        self._top_k = np.zeros((slots, 2), np.int64)
-        self._seed = np.zeros(slots, np.int64)
+        self._draws = Draws(
+            torch.zeros(slots, 2), torch.ones(slots, 2, dtype=torch.int64), torch.zeros(slots, dtype=torch.int64))
+        self._generate = (TracedNetwork if on_cpu else GraphedNetwork)(self._network, rings)
 
     def warm_up(self) -> None:
         """Make the first steps slow now, before there are sessions, rather than when somebody waits."""
-        for sampling in (Sampling(text_temperature=0, audio_temperature=0), Sampling()):
+        usual = Sampling()
+        if isinstance(self._generate, GraphedNetwork):
+            self._generate.prepare((usual.text_top_k, usual.audio_top_k))
+        for sampling in (usual, Sampling(text_temperature=0, audio_temperature=0)):
             self.open(0, sampling)
             self.step([0], np.zeros((1, self.facts.user_codebooks), np.int64))
 
@@ -74,11 +86,12 @@ class LmEngine:
         if not 0 <= row < self.slots:
             raise ValueError(f"row must be between 0 and {self.slots - 1}, got {row}")
         self._line.open(row)
-        facts = self.facts
-        self._temperature[row] = sampling.text_temperature, sampling.audio_temperature
         # Top-k 0 keeps every entry.
-        self._top_k[row] = sampling.text_top_k or facts.text_cardinality, sampling.audio_top_k or facts.cardinality
-        self._seed[row] = sampling.seed
+        top_k = [min(wanted or entries, entries) for wanted, entries in (
+            (sampling.text_top_k, self.facts.text_cardinality), (sampling.audio_top_k, self.facts.cardinality))]
+        self._draws.temperature[row] = torch.tensor([sampling.text_temperature, sampling.audio_temperature])
+        self._draws.top_k[row] = torch.tensor(top_k)
+        self._draws.seed[row] = sampling.seed
 
     def step(self, rows: Sequence[int], codes: NDArray[np.int64]) -> Ints:
         """One frame of each named row: codes int64 [n, user_codebooks] -> tokens int64 [n, 1 + own_codebooks].
@@ -98,15 +111,4 @@ class LmEngine:
                              f"got {codes.min()} to {codes.max()}")
         index = np.array(rows)
         tokens = self._line.feed(index, codes)
-        return self._line.take(index, self._generate(index, tokens))
-
-    @torch.inference_mode()
-    def _generate(self, rows: Ints, tokens: Ints) -> Ints:
-        """The model's next tokens [n, 1 + own_codebooks] after tokens [n, streams]."""
-        draws = None
-        if self._temperature[rows].any():
-            draws = Draws(*(torch.from_numpy(values[rows]) for values in (self._temperature, self._top_k, self._seed)))
-        generated: Ints = self._network(
-            torch.from_numpy(tokens), self._rings, torch.from_numpy(rows),
-            torch.from_numpy(self._line.positions[rows]), draws, None).numpy()
-        return generated
+        return self._line.take(index, self._generate(tokens, index, self._line.positions, self._draws))

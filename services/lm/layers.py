@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.lm.attention import attend_each, attend_together
-from services.lm.linear import Linear
+from services.lm.linear import Packing
 
 
 class Unsupported(ValueError):
@@ -24,14 +24,14 @@ class Norm(nn.Module):
 
     floor: Tensor
 
-    def __init__(self, norm: Any, device: torch.device) -> None:
+    def __init__(self, norm: Any, packing: Packing) -> None:
         super().__init__()
         if type(norm).__name__ != "RMSNorm":
             raise Unsupported(f"norm must be rms_norm or rms_norm_f32, got {type(norm).__name__}")
         scale = norm.alpha.detach().float().flatten()
         # x / sqrt(mean(x^2) + eps) = sqrt(dim) * x / sqrt(|x|^2 + dim * eps)
         self.fold = scale * math.sqrt(scale.numel())
-        self.register_buffer("floor", torch.tensor(math.sqrt(scale.numel() * norm.eps), device=device))
+        self.register_buffer("floor", torch.tensor(math.sqrt(scale.numel() * norm.eps), device=packing.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, dim] -> [n, dim]."""
@@ -41,13 +41,13 @@ class Norm(nn.Module):
 class FeedForward(nn.Module):
     """x + gate(norm(x)), with SiLU gating."""
 
-    def __init__(self, norm: Any, gating: Any, scale: Tensor | None, device: torch.device) -> None:
+    def __init__(self, norm: Any, gating: Any, scale: Tensor | None, packing: Packing) -> None:
         super().__init__()
         if gating is None or gating.activation is not functional.silu:
             raise Unsupported("gating must be silu")
-        self.norm = Norm(norm, device)
-        self.inner = Linear(weight_of(gating.linear_in) * self.norm.fold, device)
-        self.outer = Linear(scale_rows(weight_of(gating.linear_out), scale), device)
+        self.norm = Norm(norm, packing)
+        self.inner = packing.linear(weight_of(gating.linear_in) * self.norm.fold)
+        self.outer = packing.linear(scale_rows(weight_of(gating.linear_out), scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, dim] -> [n, dim]."""
@@ -58,24 +58,28 @@ class FeedForward(nn.Module):
 class TemporalLayer(nn.Module):
     """One layer of the main transformer."""
 
-    def __init__(self, layer: Any, device: torch.device) -> None:
+    def __init__(self, layer: Any, packing: Packing) -> None:
         super().__init__()
         attention = layer.self_attn
         if layer.cross_attention is not None:
             raise Unsupported("cross attention is not supported")
-        self.norm = Norm(layer.norm1, device)
+        self.norm = Norm(layer.norm1, packing)
         projection = scale_queries(weight_of(attention.in_projs[0]), attention)
         self.heads = attention.num_heads + 2 * (attention.num_heads // attention.kv_repeat)
+        self.pairs = (self.heads, attention.embed_dim // attention.num_heads // 2, 2)
         if not attention.rope.interleave:
             projection = pair_up(projection, attention)
-        self.project = Linear(projection * self.norm.fold, device)
-        self.output = Linear(scale_rows(weight_of(attention.out_projs[0]), layer_scale(layer.layer_scale_1)), device)
-        self.feed_forward = FeedForward(layer.norm2, layer.gating, layer_scale(layer.layer_scale_2), device)
+        self.project = packing.linear(projection * self.norm.fold)
+        self.output = packing.linear(scale_rows(weight_of(attention.out_projs[0]), layer_scale(layer.layer_scale_1)))
+        self.feed_forward = FeedForward(layer.norm2, layer.gating, layer_scale(layer.layer_scale_2), packing)
 
     def forward(self, x: Tensor, rotation: Tensor, ring: Tensor, rows: Tensor, positions: Tensor,
                 filled: int | None) -> Tensor:
-        """x [n, dim] at `positions` [n] of `rows` [n] -> [n, dim]; see `attention` for the rest."""
-        pairs = self.project(self.norm(x)).view(len(x), self.heads, -1, 2)
+        """x [n, dim] at `positions` [n] of `rows` [n] -> [n, dim]; see `attention` for the rest.
+
+        With `filled` rows must be 0..n.
+        """
+        pairs = self.project(self.norm(x)).view(-1, *self.pairs)
         heads = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(2)
         if filled is None:
             attended = attend_each(heads, ring, rows, positions)
@@ -88,33 +92,34 @@ class TemporalLayer(nn.Module):
 class DepthLayer(nn.Module):
     """One layer of the depth transformer at one position: Moshi has separate weights for each."""
 
-    def __init__(self, layer: Any, position: int, device: torch.device) -> None:
+    def __init__(self, layer: Any, position: int, packing: Packing) -> None:
         super().__init__()
         attention = layer.self_attn
         if attention.kv_repeat != 1:
             raise Unsupported("depformer_kv_repeat must be 1")
         schedule = attention.weights_per_step_schedule
         step = position if schedule is None else schedule[position]
-        self.norm = Norm(layer.norm1, device)
+        self.norm = Norm(layer.norm1, packing)
         projection = scale_queries(weight_of(attention.in_projs[step]), attention)
         if position == 0:
             projection = projection[attention.embed_dim :]
-        self.project = Linear(projection * self.norm.fold, device)
-        self.output = Linear(scale_rows(weight_of(attention.out_projs[step]), layer_scale(layer.layer_scale_1)), device)
-        self.feed_forward = FeedForward(layer.norm2, layer.gating[step], layer_scale(layer.layer_scale_2), device)
+        self.project = packing.linear(projection * self.norm.fold)
+        self.output = packing.linear(scale_rows(weight_of(attention.out_projs[step]), layer_scale(layer.layer_scale_1)))
+        self.feed_forward = FeedForward(layer.norm2, layer.gating[step], layer_scale(layer.layer_scale_2), packing)
         self.position = position
         self.heads = attention.num_heads
+        self.head_dim = attention.embed_dim // attention.num_heads
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:
         """past [2, n * heads, positions, head_dim] holds the keys and values of earlier positions; ours are added."""
-        heads = self.project(self.norm(x)).view(len(x), -1, self.heads, past.shape[-1])
+        heads = self.project(self.norm(x)).view(-1, 2 if self.position == 0 else 3, self.heads, self.head_dim)
         new = heads[:, -2:].transpose(0, 1).flatten(1, 2)
         past[:, :, self.position] = new
         if self.position == 0:
             attended = new[1].view_as(x)
         else:
-            keys, values = past[:, :, : self.position + 1]
-            queries = heads[:, 0].reshape(-1, 1, past.shape[-1])
+            keys, values = past[:, :, : self.position + 1].unbind()
+            queries = heads[:, 0].reshape(-1, 1, self.head_dim)
             scores = torch.bmm(queries, keys.transpose(1, 2))
             attended = torch.bmm(torch.softmax(scores, dim=-1), values).view_as(x)
         output: Tensor = self.feed_forward(self.output.add(x, attended))

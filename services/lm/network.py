@@ -9,6 +9,7 @@ it to that), arranged for steps of few rows, where the number of operator calls 
 - the depth transformer's first position attends to itself alone, so it needs no query and no softmax.
 """
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from services.lm import sampler
 from services.lm.layers import DepthLayer, Norm, TemporalLayer, Unsupported, table_of, weight_of
-from services.lm.linear import Linear
+from services.lm.linear import Packing
 
 
 class Draws(NamedTuple):
@@ -29,6 +30,15 @@ class Draws(NamedTuple):
     seed: Tensor
 
 
+class Shapes(NamedTuple):
+    """Sizes fixed beforehand, for where the host may not look at the data (a CUDA graph)."""
+
+    filled: int
+    """Slots of the ring that are attended to: beyond every row's position."""
+    top_k: tuple[int, int]
+    """Bounds of every row's top_k, text and audio."""
+
+
 class Temporal(nn.Module):
     """The main transformer: what all streams said at this step, in the light of what they said before."""
 
@@ -37,12 +47,12 @@ class Temporal(nn.Module):
     frequencies: Tensor
     one: Tensor
 
-    def __init__(self, lm: Any, device: torch.device) -> None:
+    def __init__(self, lm: Any, packing: Packing) -> None:
         super().__init__()
         tables = [table_of(embedding) for embedding in (lm.text_emb, *lm.emb)]
-        sizes = [len(table) for table in tables]
-        self.register_buffer("offsets", torch.tensor([sum(sizes[:k]) for k in range(len(sizes))], device=device))
-        self.register_buffer("table", torch.cat(tables).to(device))
+        starts = [0, *itertools.accumulate(len(table) for table in tables[:-1])]
+        self.register_buffer("offsets", torch.tensor(starts, device=packing.device))
+        self.register_buffer("table", packing.table(torch.cat(tables)))
         attention = lm.transformer.layers[0].self_attn
         if lm.transformer.positional_embedding not in ("rope", "rope_concat"):
             raise Unsupported(f"positional_embedding must be rope, got {lm.transformer.positional_embedding}")
@@ -50,13 +60,13 @@ class Temporal(nn.Module):
         rotated = attention.num_heads + attention.num_heads // attention.kv_repeat
         frequencies = torch.exp(torch.arange(dim // 2).float() * (-math.log(lm.transformer.max_period) * 2 / dim))
         kinds = [frequencies] * rotated + [torch.zeros(dim // 2)] * (attention.num_heads // attention.kv_repeat)
-        self.register_buffer("frequencies", torch.stack(kinds).to(device))
-        self.register_buffer("one", torch.ones((), device=device))
-        self.layers = nn.ModuleList(TemporalLayer(layer, device) for layer in lm.transformer.layers)
+        self.register_buffer("frequencies", torch.stack(kinds).to(packing.device))
+        self.register_buffer("one", torch.ones((), device=packing.device))
+        self.layers = nn.ModuleList(TemporalLayer(layer, packing) for layer in lm.transformer.layers)
 
     def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, filled: int | None) -> Tensor:
         """tokens [n, streams], rings [layers, slots, 2, kv_heads, context, head_dim] -> [n, dim], not normed."""
-        x = functional.embedding_bag(tokens + self.offsets, self.table, mode="sum")
+        x = functional.embedding_bag(tokens + self.offsets, self.table, mode="sum").float()
         angle = positions[:, None, None].float() * self.frequencies
         rotation = torch.polar(self.one.expand_as(angle), angle)
         for ring, layer in zip(rings.unbind(), self.layers, strict=True):
@@ -69,14 +79,14 @@ class DepthStep(nn.Module):
 
     table: Tensor
 
-    def __init__(self, lm: Any, codebook: int, device: torch.device) -> None:
+    def __init__(self, lm: Any, codebook: int, packing: Packing) -> None:
         super().__init__()
         embedding = lm.depformer_text_emb if codebook == 0 else lm.depformer_emb[codebook - 1]
-        self.register_buffer("table", table_of(embedding).to(device))
-        self.layers = nn.ModuleList(DepthLayer(layer, codebook, device) for layer in lm.depformer.layers)
+        self.register_buffer("table", packing.table(table_of(embedding)))
+        self.layers = nn.ModuleList(DepthLayer(layer, codebook, packing) for layer in lm.depformer.layers)
         norm, head = lm.depformer_norms[codebook], weight_of(lm.linears[codebook])
-        self.norm = None if isinstance(norm, nn.Identity) else Norm(norm, device)
-        self.head = Linear(head if self.norm is None else head * self.norm.fold, device)
+        self.norm = None if isinstance(norm, nn.Identity) else Norm(norm, packing)
+        self.head = packing.linear(head if self.norm is None else head * self.norm.fold)
 
     def forward(self, previous: Tensor, context: Tensor, past: Tensor) -> Tensor:
         """previous [n], context [n, dim], past [layers, 2, n * heads, codebooks, head_dim] -> [n, cardinality]."""
@@ -93,7 +103,7 @@ class Network(nn.Module):
     table: Tensor
     streams: Tensor
 
-    def __init__(self, lm: Any, device: torch.device) -> None:
+    def __init__(self, lm: Any, packing: Packing) -> None:
         super().__init__()
         if lm.depformer is None:
             raise Unsupported("a model without depth transformer is not supported")
@@ -101,41 +111,50 @@ class Network(nn.Module):
             raise Unsupported("conditioned models are not supported")
         if lm.depformer.positional_embedding != "none":
             raise Unsupported(f"depformer_pos_emb must be none, got {lm.depformer.positional_embedding}")
-        self.temporal = Temporal(lm, device)
-        self.norm = Norm(lm.out_norm, device)
+        self.temporal = Temporal(lm, packing)
+        self.norm = Norm(lm.out_norm, packing)
         schedule = lm.depformer_weights_per_step_schedule or range(lm.dep_q)
         inputs = [lm.depformer_in[k if lm.depformer_multi_linear else 0] for k in schedule]
         heads = [weight_of(linear) for linear in (lm.text_linear, *inputs)]
-        self.heads = Linear(torch.cat(heads) * self.norm.fold, device)
+        self.heads = packing.linear(torch.cat(heads) * self.norm.fold)
         self.head_sizes = [len(head) for head in heads]
-        self.depth = nn.ModuleList(DepthStep(lm, k, device) for k in range(lm.dep_q))
+        self.cardinalities = (len(heads[0]), lm.card)
+        self.depth = nn.ModuleList(DepthStep(lm, k, packing) for k in range(lm.dep_q))
         attention = lm.depformer.layers[0].self_attn
         self.depth_shape = (len(lm.depformer.layers), attention.num_heads, attention.embed_dim // attention.num_heads)
-        self.register_buffer("table", sampler.gumbel_table(max(lm.card, self.head_sizes[0])).to(device))
-        self.register_buffer("streams", torch.arange(1 + lm.dep_q, device=device))
+        self.register_buffer("table", sampler.gumbel_table(max(self.cardinalities)).to(packing.device))
+        self.register_buffer("streams", torch.arange(1 + lm.dep_q, device=packing.device))
 
-    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, draws: Draws | None,
-                filled: int | None) -> Tensor:
-        """tokens [n, streams], positions [n] -> [n, 1 + own_codebooks]; without `draws`, every token is greedy."""
+    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, draws: Draws | None = None,
+                shapes: Shapes | None = None) -> Tensor:
+        """tokens [n, streams], rows and positions [n] -> [n, 1 + own_codebooks]; all greedy without `draws`.
+
+        With `shapes` rows must be 0..n, and no value is looked at on the way.
+        """
         layers, heads, dim = self.depth_shape
-        context = self.norm(self.temporal(tokens, rings, rows, positions, filled))
+        context = self.norm(self.temporal(tokens, rings, rows, positions, shapes.filled if shapes else None))
         text_logits, *contexts = self.heads(context).split(self.head_sizes, dim=-1)
         starts = None if draws is None else sampler.window_starts(draws.seed, positions, self.streams)
-        token = self._draw(0, text_logits, draws, starts)
+        token = self._draw(0, text_logits, draws, starts, shapes)
         drawn = [token]
-        past = context.new_empty((layers, 2, len(tokens) * heads, len(self.depth), dim))
+        past = context.new_empty((layers, 2, tokens.shape[0] * heads, len(self.depth), dim))
         for codebook, step in enumerate(self.depth):
             logits = step(token.squeeze(1), contexts[codebook], past)
-            token = self._draw(codebook + 1, logits, draws, starts)
+            token = self._draw(codebook + 1, logits, draws, starts, shapes)
             drawn.append(token)
         return torch.cat(drawn, dim=1)
 
-    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, starts: Tensor | None) -> Tensor:
+    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, starts: Tensor | None,
+              shapes: Shapes | None) -> Tensor:
         """Tokens [n, 1] of one stream from its logits [n, entries]."""
+        token: Tensor
         if draws is None or starts is None:
-            return sampler.largest(logits)
+            token = logits.argmax(dim=-1, keepdim=True) if shapes else sampler.largest(logits)
+            return token
         kind = min(stream, 1)
         noise = sampler.noise(self.table, starts[:, stream], logits.shape[-1])
-        token: Tensor = sampler.draw_by_rejection(
-            logits, noise, draws.temperature[:, kind : kind + 1], draws.top_k[:, kind : kind + 1])
+        temperature, top_k = draws.temperature[:, kind : kind + 1], draws.top_k[:, kind : kind + 1]
+        if shapes:
+            return sampler.draw_by_threshold(logits, noise, temperature, top_k, shapes.top_k[kind])
+        token = sampler.draw_by_rejection(logits, noise, temperature, top_k)
         return token

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import Ints, random_codes, random_lm, reference_tokens
 from moshi.models.lm import LMModel
+from small_lm import Ints, random_codes, random_lm, reference_tokens
 
 from services.lm.engine import LmEngine
 from services.lm.layers import Unsupported

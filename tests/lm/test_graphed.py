@@ -1,0 +1,59 @@
+"""What a CUDA graph would replay, run directly on the CPU: the same tokens, from a handful of shapes."""
+
+import numpy as np
+import pytest
+import torch
+from small_lm import Ints, random_codes, random_lm
+
+from services.lm.engine import LmEngine
+from services.lm.graphed import GraphedNetwork, Replay, bucket
+from services.lm.sampling import Sampling
+
+
+class Recorder:
+    """Stands in for capture, and counts the graphs."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, run: Replay) -> Replay:
+        self.graphs += 1
+        return run
+
+
+def tokens_of(engine: LmEngine) -> Ints:
+    """Three sessions that start one after the other, 60 frames."""
+    samplings = [Sampling(seed=3), Sampling(text_temperature=0, audio_temperature=0), Sampling(seed=4, audio_top_k=0)]
+    for row, sampling in enumerate(samplings):
+        engine.open(row, sampling)
+    answers = []
+    for frame in range(60):
+        rows = [row for row in (2, 0, 1) if frame >= 5 * row]
+        answers.append(engine.step(rows, np.stack([random_codes(60, row)[frame] for row in rows])))
+    return np.concatenate(answers)
+
+
+def test_fixed_shapes_give_the_same_tokens() -> None:
+    lm = random_lm(num_layers=2, context=40)
+    exact, shaped = LmEngine(lm, slots=5), LmEngine(lm, slots=5)
+    recorder = Recorder()
+    shaped._generate = GraphedNetwork(shaped._network, torch.zeros_like(exact._generate._rings), recorder)
+    assert np.array_equal(tokens_of(shaped), tokens_of(exact))
+    assert recorder.graphs <= 6  # 1, 2 and 4 rows; top-k 256 and, from the third session on, all 2048
+
+
+def test_prepared_shapes_are_all_a_session_needs() -> None:
+    engine = LmEngine(random_lm(num_layers=1, context=40), slots=3)
+    recorder = Recorder()
+    engine._generate = GraphedNetwork(engine._network, engine._generate._rings, recorder)
+    engine.warm_up()
+    assert recorder.graphs == 3  # 1, 2 and 3 rows
+    for row in range(3):
+        engine.open(row, Sampling(seed=row))
+        engine.step(range(row + 1), np.zeros((row + 1, 8), np.int64))
+    assert recorder.graphs == 3
+
+
+@pytest.mark.parametrize(("size", "rounded"), [(1, 4), (4, 4), (5, 8), (64, 64), (65, 100), (100, 100)])
+def test_bucket(size: int, rounded: int) -> None:
+    assert bucket(size, 4, 100) == rounded
