@@ -121,11 +121,14 @@ class LocalMesh:
 
     async def start(self, service: str, *flags: str) -> None:
         """Start one service's real command."""
+        await self.start_process(service, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1", *flags])
+
+    async def start_process(self, name: str, command: Sequence[str]) -> None:
+        """Start any process of the mesh; it is stopped with the others."""
         path = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "python")])
-        process = Process(service, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1", *flags],
-                          {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | self.environment, self.on_line)
-        self.processes[service] = process
-        await process.start()
+        self.processes[name] = Process(name, command, {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | self.environment,
+                                       self.on_line)
+        await self.processes[name].start()
 
     async def wait_ready(self, name: str, port: int) -> None:
         """Wait for a service's health. Raises MeshDown when a process ends or START_S is over."""
@@ -157,16 +160,14 @@ class LocalMesh:
 
     async def _start_redis(self) -> None:
         socket_path = Path(self._folder.name) / "redis.sock"
-        redis = Process("redis", [redis_executable(), "--port", "0", "--unixsocket", str(socket_path), "--save", "",
-                                  "--appendonly", "no", "--loglevel", "warning"], {}, self.on_line)
-        self.processes["redis"] = redis
-        await redis.start()
+        flags = ["--port", "0", "--unixsocket", str(socket_path), "--save", "", "--loglevel", "warning"]
+        await self.start_process("redis", [redis_executable(), *flags])
         for _ in range(100):
             if socket_path.exists():
                 self.redis_url = f"unix://{socket_path}"
                 return
             await asyncio.sleep(0.05)
-        raise MeshDown(f"redis did not start: {redis.last_line}")
+        raise MeshDown(f"redis did not start: {self.processes['redis'].last_line}")
 
 
 def redis_executable() -> str:

@@ -20,16 +20,13 @@ SLOTS = 8
 @pytest.fixture(scope="session")
 def checkpoint() -> str:
     """The small checkpoint that the project ships."""
-    if not (ROOT / "checkpoints" / "talker" / "config.json").exists():  # TEMPORARY until the talker lands
-        return str(ROOT / "build" / "checkpoints" / "random")
     return str(ROOT / "checkpoints" / "talker")
 
 
 @pytest.fixture(scope="session")
 def speech() -> npt.NDArray[np.float32]:
     """Held-out speech at 24 kHz, float32 [samples]."""
-    demo = ROOT / "samples" / "demo.wav"
-    with wave.open(str(demo if demo.exists() else "/tmp/s/demo.wav")) as wav:  # TEMPORARY
+    with wave.open(str(ROOT / "samples" / "demo.wav")) as wav:
         assert (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) == (24_000, 1, 2)
         return np.frombuffer(wav.readframes(wav.getnframes()), dtype="<i2").astype(np.float32) / 32768
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
@@ -11,7 +12,6 @@ import numpy.typing as npt
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 
-from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine
 from services.mesh.batching import Batcher, Timing
 from services.mesh.errors import InvalidRequest
 from services.mesh.serving import (
@@ -24,10 +24,14 @@ from services.mesh.serving import (
 )
 from services.mesh.telemetry import FrameTracer
 from services.mesh.timings import answer_context
+from services.mesh.tunnel import TunnelServer
+
+if TYPE_CHECKING:  # this file speaks gRPC, that one torch
+    from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine
 
 Pcm = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
-FULL_NAME = codec_pb2.DESCRIPTOR.services_by_name["CodecService"].full_name
+DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,12 @@ class DecodeStepper:
 class CodecServer(codec_pb2_grpc.CodecServiceServicer):
     """Encode and Decode over two engines that share their weights."""
 
-    full_name = FULL_NAME
+    full_name = DESCRIPTOR.full_name
 
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         self.stall_s = stall_s
+        self._tunnel = TunnelServer(self, DESCRIPTOR)
         self.facts: CodecFacts = encoder.facts
         self._model_id = model_id
         self._tracer = tracer
@@ -101,9 +106,11 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         """Add the handlers to a server."""
         codec_pb2_grpc.add_CodecServiceServicer_to_server(self, server)
+        self._tunnel.register(server)
 
     def drain(self) -> None:
         """Take nobody new."""
+        self._tunnel.drain()
         self._encode.draining = self._decode.draining = True
 
     async def close(self) -> None:

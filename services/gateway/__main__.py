@@ -33,15 +33,14 @@ async def main(config: GatewayConfig) -> None:
         deadline = began + config.peers_wait_s
         await _wait_until_ready("codec", config.codec, codec_channel, deadline)
         await _wait_until_ready("lm", config.lm, lm_channel, deadline)
-        codec = codec_pb2_grpc.CodecServiceStub(codec_channel)
-        lm = lm_pb2_grpc.LmServiceStub(lm_channel)
-        codec_info = await codec.GetInfo(codec_pb2.GetInfoRequest())
-        lm_info = await lm.GetInfo(lm_pb2.GetInfoRequest())
+        codec_info = await codec_pb2_grpc.CodecServiceStub(codec_channel).GetInfo(codec_pb2.GetInfoRequest())
+        lm_info = await lm_pb2_grpc.LmServiceStub(lm_channel).GetInfo(lm_pb2.GetInfoRequest())
         if codec_info.model_id != lm_info.model_id:
             raise ModelMismatch(f"the codec at {config.codec} serves {codec_info.model_id} but the lm at {config.lm} "
                                 f"serves {lm_info.model_id}; start both with the same --checkpoint")
         tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
-        await server.start(GatewayServer(codec, lm, sessions, tracer, config.stall_s, config.trace_one_in))
+        await server.start(GatewayServer(codec_channel, lm_channel, sessions, tracer, config.stall_s,
+                                         config.trace_one_in))
         log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, lm_info.model_id)
         await server.run_until_signal()
 

@@ -2,31 +2,30 @@
 
     caller's audio -> codec.Encode -> lm.Step -> codec.Decode -> Moshi's audio
 
-Each arrow is one bidi stream per call. A stage's requests are the answers of the stage before it, so the frames of a
-call overlap: while one is decoded, the next is stepped.
+Each stage is one bidi call, tunnelled with those of all other callers over one stream per service. A stage's requests
+are the answers of the stage before it, so the frames of a call overlap: while one is decoded, the next is stepped.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-import grpc
 from moshimesh.audio.v1 import audio_pb2
-from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
-from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+from moshimesh.codec.v1 import codec_pb2
+from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.ingest import Ingest
 from services.gateway.tracing import CallTrace
+from services.gateway.tunnel import Method, RequestMessage, ResponseMessage, Tunnel
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import MeshError, PeerLost, from_rpc_error
 
-Ready = TypeVar("Ready")
-Frame = TypeVar("Frame")
+ENCODE = Method("/moshimesh.codec.v1.CodecService/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
+STEP = Method("/moshimesh.lm.v1.LmService/Step", lm_pb2.StepRequest, lm_pb2.StepResponse)
+DECODE = Method("/moshimesh.codec.v1.CodecService/Decode", codec_pb2.DecodeRequest, codec_pb2.DecodeResponse)
 
 
 @dataclass(frozen=True)
@@ -40,69 +39,56 @@ class Speech:
     codes: list[int]
 
 
-class Stage(Generic[Ready, Frame]):
-    """One session on one service: a bidi call that is opened first and fed later."""
+class Stage(Generic[RequestMessage, ResponseMessage]):
+    """One session on one service: opened first, fed later."""
 
-    def __init__(self, peer: str, method: Callable[[AsyncIterator[Any]], Any], config_request: Any) -> None:
-        self.peer = peer
-        self._source: asyncio.Future[AsyncIterator[Any]] = asyncio.get_running_loop().create_future()
-        self.call = method(self._requests(config_request))
-        self._responses: AsyncIterator[Any] = self.call.__aiter__()
+    def __init__(self, tunnel: Tunnel, method: Method[RequestMessage, ResponseMessage], config: RequestMessage) -> None:
+        self._call = tunnel.call(method)
+        self._call.send(config)
+        self._responses = self._call.responses()
+        self._pumping: asyncio.Task[None] | None = None
 
-    async def open(self) -> Ready:
-        """The service's ready message: the session holds a slot.
+    async def open(self) -> Any:
+        """The service's ready message: the session holds a slot. Raises MeshError when it refuses or is lost."""
+        response: Any = await self._responses.__anext__()
+        return response.ready
 
-        Raises:
-            MeshError: the service refused or is lost.
+    async def feed(self, requests: AsyncIterator[RequestMessage]) -> AsyncIterator[Any]:
+        """Send the requests and yield the answers' frames.
+
+        Raises what this stage or an earlier one failed with: `requests` are an earlier stage's answers.
         """
-        try:
-            response = await self._responses.__anext__()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.peer) from None
-        except StopAsyncIteration:
-            raise PeerLost(f"{self.peer} ended the call before it was ready", peer=self.peer) from None
-        ready: Ready = response.ready
-        return ready
-
-    async def feed(self, requests: AsyncIterator[Any]) -> AsyncIterator[Frame]:
-        """Send the requests and yield the answers' frames; ends after the service's summary."""
-        self._source.set_result(requests)
+        self._pumping = asyncio.create_task(self._pump(requests))
         async for response in self._responses:
             kind = response.WhichOneof("response")
             if kind != "summary":
                 yield getattr(response, kind)
 
-    async def failure(self) -> MeshError | None:
-        """What the service ended the call with; None when it is still open, ended well, or was cancelled."""
-        if not self.call.done():
-            return None
-        code = await self.call.code()
-        if code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
-            return None
-        error = grpc.aio.AioRpcError(code, await self.call.initial_metadata(), await self.call.trailing_metadata(),
-                                     await self.call.details())
-        return from_rpc_error(error, self.peer)
+    def close(self) -> None:
+        """End the session if it is still open; the service takes its slot back."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+        self._call.cancel()
 
-    async def _requests(self, config_request: Any) -> AsyncIterator[Any]:
-        yield config_request
-        async for request in await self._source:
-            if self.call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
-                return
-            yield request
+    async def _pump(self, requests: AsyncIterator[RequestMessage]) -> None:
+        try:
+            async for request in requests:
+                self._call.send(request)
+            self._call.half_close()
+        except Exception as error:
+            self._call.fail(error)
 
 
 class Pipeline:
     """One call's three stages."""
 
-    def __init__(self, session_id: str, codec: codec_pb2_grpc.CodecServiceStub, lm: lm_pb2_grpc.LmServiceStub,
-                 sampling: lm_pb2.Sampling) -> None:
-        self._encode: Stage[codec_pb2.EncodeReady, audio_pb2.CodeFrame] = Stage(
-            "codec", codec.Encode, codec_pb2.EncodeRequest(config=codec_pb2.EncodeConfig(
-                session_id=session_id, reset_after_first_frame=True)))
-        self._step: Stage[lm_pb2.StepReady, lm_pb2.StepFrame] = Stage(
-            "lm", lm.Step, lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id=session_id, sampling=sampling)))
-        self._decode: Stage[codec_pb2.DecodeReady, audio_pb2.PcmFrame] = Stage(
-            "codec", codec.Decode, codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(session_id=session_id)))
+    def __init__(self, session_id: str, codec: Tunnel, lm: Tunnel, sampling: lm_pb2.Sampling) -> None:
+        self._encode = Stage(codec, ENCODE, codec_pb2.EncodeRequest(config=codec_pb2.EncodeConfig(
+            session_id=session_id, reset_after_first_frame=True)))
+        self._step = Stage(lm, STEP, lm_pb2.StepRequest(config=lm_pb2.StepConfig(
+            session_id=session_id, sampling=sampling)))
+        self._decode = Stage(codec, DECODE, codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(
+            session_id=session_id)))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
         """Hold a slot in every service. Raises MeshError when one refuses."""
@@ -144,16 +130,7 @@ class Pipeline:
             trace.end(audio.context)
             ingest.answered()
 
-    async def failure(self) -> MeshError | None:
-        """Why the pipeline broke: the first stage's failure, since a broken stage cancels those behind it."""
-        for stage in (self._encode, self._step, self._decode):
-            with contextlib.suppress(asyncio.CancelledError):
-                failure = await stage.failure()
-                if failure:
-                    return failure
-        return None
-
     def close(self) -> None:
         """End what is still open; the services take their slots back."""
         for stage in (self._encode, self._step, self._decode):
-            stage.call.cancel()
+            stage.close()

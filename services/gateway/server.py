@@ -18,12 +18,12 @@ from services.gateway.ingest import AudioFormat, Ingest
 from services.gateway.pipeline import Pipeline
 from services.gateway.sessions import SessionStore
 from services.gateway.tracing import CallTrace
+from services.gateway.tunnel import Tunnel
 from services.mesh.errors import (
     Draining,
     InvalidRequest,
     MeshError,
     ModelMismatch,
-    PeerLost,
     UnknownSession,
     from_rpc_error,
 )
@@ -39,11 +39,13 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
 
     full_name = FULL_NAME
 
-    def __init__(self, codec: codec_pb2_grpc.CodecServiceStub, lm: lm_pb2_grpc.LmServiceStub, sessions: SessionStore,
-                 tracer: FrameTracer, stall_s: float, trace_one_in: int) -> None:
+    def __init__(self, codec: grpc.aio.Channel, lm: grpc.aio.Channel, sessions: SessionStore, tracer: FrameTracer,
+                 stall_s: float, trace_one_in: int) -> None:
         self.stall_s = stall_s
-        self._codec = codec
-        self._lm = lm
+        self._codec = codec_pb2_grpc.CodecServiceStub(codec)
+        self._lm = lm_pb2_grpc.LmServiceStub(lm)
+        self._codec_tunnel = Tunnel("codec", codec)
+        self._lm_tunnel = Tunnel("lm", lm)
         self._sessions = sessions
         self._tracer = tracer
         self._trace_one_in = trace_one_in
@@ -88,7 +90,7 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
             raise Draining("this gateway is stopping; connect again to reach another one")
         session_id = secrets.token_hex(16)
         trace = CallTrace(self._tracer, session_id, config.traceparent, self._trace_one_in)
-        pipeline = Pipeline(session_id, self._codec, self._lm, config.sampling)
+        pipeline = Pipeline(session_id, self._codec_tunnel, self._lm_tunnel, config.sampling)
         reader: asyncio.Task[None] | None = None
         ended = "cancelled"
         try:
@@ -114,13 +116,9 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
             ended = "completed"
             yield conversation_pb2.ConverseResponse(summary=conversation_pb2.ConverseSummary(
                 frames_in=ingest.frames_heard, frames_out=frames_out, frames_skipped=ingest.frames_skipped))
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
-            # A broken stage cancels those behind it, so this may be any of them: look for the cause.
-            if context.cancelled():
-                raise
-            failure = ingest.failure or await pipeline.failure() or PeerLost("a service of the mesh ended the call")
-            ended = failure.reason if isinstance(failure, MeshError) else "INTERNAL"
-            raise failure from None
+        except MeshError as error:
+            ended = error.reason
+            raise
         finally:
             pipeline.close()
             if reader is not None:

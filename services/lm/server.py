@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 import numpy as np
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling
 from services.mesh.batching import Batcher
 from services.mesh.errors import InvalidRequest
@@ -26,8 +25,12 @@ from services.mesh.serving import (
 )
 from services.mesh.telemetry import FrameTracer
 from services.mesh.timings import answer_context
+from services.mesh.tunnel import TunnelServer
 
-FULL_NAME = lm_pb2.DESCRIPTOR.services_by_name["LmService"].full_name
+if TYPE_CHECKING:  # this file speaks gRPC, that one torch
+    from services.lm.engine import LmEngine
+
+DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
 # Moshi's text stream: the end of padding and padding say nothing.
 SILENT_TEXT_TOKENS = (0, 3)
 
@@ -68,11 +71,12 @@ class LmStepper:
 class LmServer(lm_pb2_grpc.LmServiceServicer):
     """Step over one engine."""
 
-    full_name = FULL_NAME
+    full_name = DESCRIPTOR.full_name
 
     def __init__(self, engine: LmEngine, tokenizer: PieceTable, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         self.stall_s = stall_s
+        self._tunnel = TunnelServer(self, DESCRIPTOR)
         self.facts = engine.facts
         self._model_id = model_id
         self._tokenizer = tokenizer
@@ -82,9 +86,11 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
     def register(self, server: grpc.aio.Server) -> None:
         """Add the handlers to a server."""
         lm_pb2_grpc.add_LmServiceServicer_to_server(self, server)
+        self._tunnel.register(server)
 
     def drain(self) -> None:
         """Take nobody new."""
+        self._tunnel.drain()
         self._batcher.draining = True
 
     async def close(self) -> None:

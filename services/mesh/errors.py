@@ -42,9 +42,22 @@ class MeshError(Exception):
         self.message = message
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
+    def to_status(self) -> status_pb2.Status:
+        """The error in gRPC's rich error model."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
+        status = status_pb2.Status(code=self.code.value[0], message=self.message, details=[_pack(info)])
+        if self.retry_after_s is not None:
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(round(self.retry_after_s * 1000))
+            status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        return status
+
     async def abort(self, context: grpc.aio.ServicerContext) -> NoReturn:
         """End a call with this error."""
-        await context.abort(self.code, self.message, _to_trailers(self))
+        trailers: list[tuple[str, str | bytes]] = [(REASON_KEY, self.reason)]
+        if self.retry_after_s is not None:
+            trailers.append((RETRY_AFTER_KEY, str(round(self.retry_after_s * 1000))))
+        await context.abort(self.code, self.message, (*trailers, (DETAILS_KEY, self.to_status().SerializeToString())))
         raise AssertionError("abort always raises")
 
 
@@ -113,39 +126,30 @@ class PeerRefused(MeshError):
         self.code, self.reason, self.retry_after_s = code, reason, retry_after_s
 
 
-def _to_trailers(error: MeshError) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata that carries an error's details."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=[_pack(info)])
-    trailers: list[tuple[str, str | bytes]] = [(REASON_KEY, error.reason)]
-    if error.retry_after_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1000))
-        status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-        trailers.append((RETRY_AFTER_KEY, str(round(error.retry_after_s * 1000))))
-    trailers.append((DETAILS_KEY, status.SerializeToString()))
-    return tuple(trailers)
-
-
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> MeshError:
     """What a call to `peer` failed with: the peer's own refusal, or that the peer was lost."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:
-            return _from_status(error.code(), status_pb2.Status.FromString(value))
+            return from_status(error.code().value[0], error.details() or "", value, peer)
     ended_while_writing = error.details() == "Internal error from Core"  # https://github.com/grpc/grpc/issues/36066
     if ended_while_writing or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return PeerLost(f"{peer} can't be reached: {error.details()}", peer=peer)
-    return PeerRefused(error.code(), "PEER_FAILED", f"{peer}: {error.details()}", {"peer": peer}, None)
+    return from_status(error.code().value[0], error.details() or "", b"", peer)
 
 
-def _from_status(code: grpc.StatusCode, status: status_pb2.Status) -> MeshError:
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+def from_status(code: int, message: str, details: bytes, peer: str) -> MeshError:
+    """The error that `peer` ended a call with: its code, and a google.rpc.Status if it sent one."""
+    info = error_details_pb2.ErrorInfo(reason="PEER_FAILED", metadata={"peer": peer})
+    retry = error_details_pb2.RetryInfo()
     retry_after_s = None
-    for detail in status.details:
+    for detail in status_pb2.Status.FromString(details).details:
         detail.Unpack(info)
         if detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-    return PeerRefused(code, info.reason, status.message, dict(info.metadata), retry_after_s)
+    return PeerRefused(_CODES[code], info.reason, message, dict(info.metadata), retry_after_s)
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:

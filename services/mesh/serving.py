@@ -92,11 +92,15 @@ def stream(handler: Callable[[Any, AsyncIterator[Request], Context], AsyncIterat
         except grpc.aio.AbortError:
             raise
         except Exception as error:
-            log.exception("%s failed", handler.__qualname__)
-            internal = MeshError(f"internal error ({type(error).__name__}); the service's log has the details")
-            await internal.abort(context)
+            await internal_error(handler.__qualname__, error).abort(context)
 
     return wrapped
+
+
+def internal_error(where: str, error: Exception) -> MeshError:
+    """What a caller is told about a bug of ours; the log has the rest."""
+    log.error("%s failed", where, exc_info=error)
+    return MeshError(f"internal error ({type(error).__name__}); the service's log has the details")
 
 
 _watchers: set[asyncio.Task[None]] = set()

@@ -26,6 +26,7 @@ def reference_loop(checkpoint: str, pcm: npt.NDArray[np.float32]) -> Reference:
 
     As moshi/server.py: every frame is encoded and stepped, and Mimi is reset after the first one.
     """
+    torch.set_num_threads(1)  # the services of the mesh share the machine with this loop
     info = resolve(checkpoint)
     mimi, lm = load_mimi(info), load_lm(info, dtype=torch.float32)
     generate = LMGen(lm, use_sampling=False)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from scripts.local_mesh import LocalMesh, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from scripts.local_mesh import LocalMesh
 
+from scripts.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, call
 
 HOPS = {"gateway.ingest": "gateway", "codec.encode": "codec", "lm.step": "lm", "codec.decode": "codec",

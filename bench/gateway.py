@@ -1,0 +1,64 @@
+"""What the gateway itself costs: CPU time per caller and frame, with null engines behind it.
+
+CPU time, not latency, because the machine is shared: callers per core = 80 ms / CPU time of one frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import psutil
+from rich.progress import Progress
+
+from bench.load import FRAME_S, Figures, load, read_speech
+from scripts.local_mesh import LocalMesh
+
+
+class NullMesh(LocalMesh):
+    """A gateway over null services."""
+
+    async def __aenter__(self) -> NullMesh:
+        try:
+            await self._start_redis()
+            await self.start_process("null", [sys.executable, "-m", "bench.null_services", "--codec-port",
+                                              str(self.codec_port), "--lm-port", str(self.lm_port)])
+            await self.start("gateway", "--port", str(self.gateway_port), "--codec", f"localhost:{self.codec_port}",
+                             "--lm", f"localhost:{self.lm_port}", "--redis-url", self.redis_url)
+            await self.wait_ready("gateway", self.gateway_port)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+
+async def measure(callers: int, seconds: float, wav: Path, progress: Progress | None = None
+                  ) -> tuple[Figures, dict[str, float]]:
+    """Figures of the load, and CPU time in ms per caller's frame of gateway and null services."""
+    async with NullMesh(slots=callers) as mesh:
+        processes = {name: psutil.Process(mesh.processes[name].child.pid)  # type: ignore[union-attr]
+                     for name in ("gateway", "null")}
+        await load(mesh.target, 8, 0.5, 1.0, read_speech(wav))  # warm
+        before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+        people, figures = await load(mesh.target, callers, 1.0, seconds, read_speech(wav), progress)
+        after = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+    frames = sum(len(caller.latency_ms) for caller in people)
+    return figures, {name: (after[name] - before[name]) * 1000 / frames for name in before}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--callers", type=int, default=48)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--wav", type=Path, default=Path("samples"))
+    options = parser.parse_args()
+    figures, cpu_ms = await measure(options.callers, options.seconds, options.wav)
+    print(json.dumps({"figures": vars(figures), "cpu_ms_per_frame": cpu_ms,
+                      "gateway_callers_per_core": FRAME_S * 1000 / cpu_ms["gateway"]}, indent=2))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,182 @@
+"""`python -m bench.load`: live callers at the pace of speech, and how long each of their frames took.
+
+Each caller sends 80 ms of speech every 80 ms, from a random place in a random WAV and at a random phase. The latency of
+a frame is the time from handing its audio to the stream until its answer is there, on the caller's own clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import json
+import random
+import time
+import wave
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import moshimesh
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+FRAME_S = 0.08
+DEADLINE_MS = 80.0
+# The answer to a frame comes while the caller sends the next ones; one that is not there after this long is lost.
+PATIENCE_S = 10.0
+
+
+@dataclass
+class Caller:
+    """One caller's frames: when each was sent, and how long its answer took (ms), by sequence."""
+
+    number: int
+    sent: dict[int, float] = field(default_factory=dict)
+    latency_ms: dict[int, float] = field(default_factory=dict)
+    answered_at: dict[int, float] = field(default_factory=dict)
+    skipped: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a load run came to. Latencies in ms over all frames of the measured part."""
+
+    callers: int
+    frames: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    late: int
+    skipped: int
+    errors: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether these callers were served as live callers should be."""
+        return self.p99_ms < DEADLINE_MS and not self.skipped and not self.errors
+
+
+def read_speech(path: Path) -> list[bytes]:
+    """24 kHz mono 16 bit speech from one WAV or a folder of them."""
+    files = sorted(path.glob("*.wav")) if path.is_dir() else [path]
+    speech = []
+    for file in files:
+        with wave.open(str(file)) as wav:
+            if (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) == (24_000, 1, 2):
+                speech.append(wav.readframes(wav.getnframes()))
+    if not speech:
+        raise SystemExit(f"load: no 24 kHz mono 16 bit WAV at {path}; convert yours, for example with "
+                         "sox in.wav -r 24000 -c 1 -b 16 out.wav")
+    return speech
+
+
+async def speak(caller: Caller, speech: bytes, frames: int) -> AsyncIterator[bytes]:
+    """One frame every 80 ms, in a loop over the speech."""
+    size = int(24_000 * FRAME_S) * 2
+    pieces = len(speech) // size
+    offset = random.randrange(pieces)
+    begin = time.perf_counter()
+    for sequence in range(frames):
+        await asyncio.sleep(max(0.0, begin + sequence * FRAME_S - time.perf_counter()))
+        position = (offset + sequence) % pieces * size
+        caller.sent[sequence] = time.perf_counter()
+        yield speech[position:position + size]
+
+
+async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_s: float, frames: int) -> None:
+    await asyncio.sleep(start_s)
+    try:
+        async for event in mesh.converse(speak(caller, speech, frames), seed=caller.number):
+            if isinstance(event, moshimesh.Speech):
+                now = time.perf_counter()
+                if event.sequence in caller.sent:  # the flush of the delay line was not sent by us
+                    caller.latency_ms[event.sequence] = (now - caller.sent[event.sequence]) * 1000
+                    caller.answered_at[event.sequence] = now
+                caller.skipped = event.frames_skipped
+    except moshimesh.MeshError as error:
+        caller.error = str(error)
+
+
+async def load(target: str, callers: int, ramp_s: float, seconds: float, speech: Sequence[bytes],
+               progress: Progress | None = None) -> tuple[list[Caller], Figures]:
+    """Run the callers; the figures leave out the ramp, when not all of them are there yet."""
+    people = [Caller(number) for number in range(callers)]
+    frames = round((ramp_s + seconds) / FRAME_S)
+    everybody_at = time.perf_counter() + ramp_s + FRAME_S
+    async with moshimesh.connect(target) as mesh:
+        async def one(caller: Caller) -> None:
+            start_s = ramp_s * caller.number / callers + random.random() * FRAME_S
+            await run_caller(mesh, caller, random.choice(speech), start_s, frames - round(start_s / FRAME_S))
+
+        running = asyncio.gather(*(one(caller) for caller in people))
+        if progress is not None:
+            task = progress.add_task(f"{callers} callers", total=ramp_s + seconds)
+            while not running.done():
+                await asyncio.wait((running,), timeout=0.5)
+                progress.update(task, advance=0.5)
+            progress.update(task, completed=ramp_s + seconds)
+        await asyncio.wait_for(running, ramp_s + seconds + PATIENCE_S)
+    return people, figures(people, everybody_at)
+
+
+def figures(people: Sequence[Caller], since: float = 0.0) -> Figures:
+    """Percentiles over the frames that were sent after `since` (perf_counter)."""
+    latencies = [ms for caller in people for sequence, ms in caller.latency_ms.items() if caller.sent[sequence] > since]
+    if not latencies:
+        latencies = [float("inf")]
+    p50, p95, p99 = (float(np.percentile(latencies, q)) for q in (50, 95, 99))
+    return Figures(len(people), len(latencies), p50, p95, p99, max(latencies),
+                   sum(ms > DEADLINE_MS for ms in latencies), sum(caller.skipped for caller in people),
+                   sum(bool(caller.error) for caller in people))
+
+
+def write_csv(people: Sequence[Caller], path: Path) -> None:
+    """One row per caller."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["caller", "frames", "p50_ms", "p95_ms", "p99_ms", "max_ms", "skipped", "error"])
+        for caller in people:
+            one = figures([caller])
+            rows.writerow([caller.number, len(caller.latency_ms), *(f"{ms:.2f}" for ms in (
+                one.p50_ms, one.p95_ms, one.p99_ms, one.max_ms)), caller.skipped, caller.error])
+
+
+def seconds(text: str) -> float:
+    """`30s`, `2m` or a plain number of seconds."""
+    units = {"s": 1.0, "m": 60.0}
+    return float(text.rstrip("sm")) * units.get(text[-1], 1.0)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--target", default="localhost:50050", help="the gateway, host:port")
+    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--ramp", type=seconds, default="5s", help="over how long the callers come")
+    parser.add_argument("--duration", type=seconds, default="30s", help="how long all of them talk")
+    parser.add_argument("--wav", type=Path, default=Path("samples"), help="a WAV, or a folder of them")
+    parser.add_argument("--csv", type=Path, default=Path("out/load.csv"), help="one row per caller")
+    options = parser.parse_args()
+    console = Console()
+    with Progress(console=console) as progress:
+        people, result = await load(options.target, options.callers, options.ramp, options.duration,
+                                    read_speech(options.wav), progress)
+    options.csv.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(people, options.csv)
+    options.csv.with_suffix(".json").write_text(json.dumps(vars(result), indent=2) + "\n")
+    table = Table("callers", "frames", "p50 ms", "p95 ms", "p99 ms", "max ms", "over 80 ms", "skipped", "failed calls")
+    table.add_row(str(result.callers), str(result.frames), *(f"{ms:.1f}" for ms in (
+        result.p50_ms, result.p95_ms, result.p99_ms, result.max_ms)), str(result.late), str(result.skipped),
+        str(result.errors))
+    console.print(table)
+    for message in sorted({caller.error for caller in people if caller.error}):
+        console.print(f"failed: {message}")
+    console.print(f"Per caller: {options.csv}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,85 @@
+"""Codec and lm with engines that compute nothing, so that only the mesh itself is measured.
+
+`python -m bench.null_services --codec-port N --lm-port N`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from services.codec.config import CodecConfig
+from services.codec.server import CodecServer
+from services.lm.config import LmConfig
+from services.lm.sampling import Sampling
+from services.lm.server import LmServer
+from services.mesh.serving import MeshServer
+from services.mesh.telemetry import FrameTracer
+
+
+@dataclass(frozen=True)
+class NullFacts:
+    """Moshi's sizes."""
+
+    sample_rate_hertz: int = 24_000
+    samples_per_frame: int = 1920
+    codebooks: int = 8
+    cardinality: int = 2048
+    user_codebooks: int = 8
+    own_codebooks: int = 8
+    text_cardinality: int = 32_000
+    delay_frames: int = 1
+    context_frames: int = 3000
+    weights_bytes: int = 0
+    kv_bytes_per_frame: int = 0
+
+
+class NullEngine:
+    """Answers at once with the zeros it was made for."""
+
+    def __init__(self, slots: int, answer: np.ndarray) -> None:
+        self.slots, self.facts, self._answer = slots, NullFacts(), answer
+
+    def open(self, row: int, sampling: Sampling | None = None) -> None:
+        """Nothing to clear."""
+
+    def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
+        """Zeros [n, ...]."""
+        return np.broadcast_to(self._answer, (len(rows), *self._answer.shape))
+
+
+class NullTokenizer:
+    """Never asked: the null model only pads."""
+
+    def id_to_piece(self, token: int) -> str:
+        return ""
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--codec-port", type=int, required=True)
+    parser.add_argument("--lm-port", type=int, required=True)
+    parser.add_argument("--slots", type=int, default=1024)
+    options = parser.parse_args()
+    facts, tracer = NullFacts(), FrameTracer()
+    codec: Any = CodecServer(
+        NullEngine(options.slots, np.zeros(facts.codebooks, np.int64)),  # type: ignore[arg-type]
+        NullEngine(options.slots, np.zeros(facts.samples_per_frame, np.float32)),  # type: ignore[arg-type]
+        "null", tracer, 10.0)
+    lm: Any = LmServer(NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64)),  # type: ignore[arg-type]
+                       NullTokenizer(), "null", tracer, 10.0)
+    codec_server = MeshServer(CodecConfig(host="127.0.0.1", port=options.codec_port), "codec")
+    lm_server = MeshServer(LmConfig(host="127.0.0.1", port=options.lm_port), "lm")
+    await codec_server.start(codec)
+    await lm_server.start(lm)
+    await lm_server.run_until_signal()
+    await codec_server.stop(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

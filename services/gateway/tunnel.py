@@ -1,0 +1,131 @@
+"""The gateway's end of a tunnel: all calls to one service share one stream (see services/mesh/tunnel.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from moshimesh.tunnel.v1 import tunnel_pb2, tunnel_pb2_grpc
+
+from services.mesh.errors import MeshError, PeerLost, from_rpc_error, from_status
+from services.mesh.tunnel import Outbox
+
+RequestMessage = TypeVar("RequestMessage", bound=Message)
+ResponseMessage = TypeVar("ResponseMessage", bound=Message)
+
+
+@dataclass(frozen=True)
+class Method(Generic[RequestMessage, ResponseMessage]):
+    """A bidi method: its full name and its messages."""
+
+    name: str
+    request: type[RequestMessage]
+    response: type[ResponseMessage]
+
+
+class Tunnel:
+    """Calls to one service. The stream is opened by the first call, and again by the next one after it broke."""
+
+    def __init__(self, peer: str, channel: grpc.aio.Channel) -> None:
+        self.peer = peer
+        self._stub = tunnel_pb2_grpc.TunnelServiceStub(channel)
+        self._stream: _Stream | None = None
+
+    def call(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
+        """Begin a call."""
+        if self._stream is None or self._stream.broken:
+            self._stream = _Stream(self.peer, self._stub)
+        return self._stream.open(method)
+
+
+class Call(Generic[RequestMessage, ResponseMessage]):
+    """One bidi call. Sending never waits: its caller bounds what is in flight."""
+
+    def __init__(self, number: int, outbox: Outbox[tunnel_pb2.RequestItem],
+                 method: Method[RequestMessage, ResponseMessage]) -> None:
+        self._number = number
+        self._outbox = outbox
+        self._parse = method.response.FromString
+        self._inbox: asyncio.Queue[bytes | MeshError | Exception | None] = asyncio.Queue()
+        self._ended = False
+        self._outbox.put(tunnel_pb2.RequestItem(call=number, open=method.name))
+
+    def send(self, request: RequestMessage) -> None:
+        """Send a request; does nothing when the call has ended."""
+        if not self._ended:
+            self._outbox.put(tunnel_pb2.RequestItem(call=self._number, message=request.SerializeToString()))
+
+    def half_close(self) -> None:
+        """Say that no more requests come."""
+        if not self._ended:
+            self._outbox.put(tunnel_pb2.RequestItem(call=self._number, half_close=tunnel_pb2.Nothing()))
+
+    def cancel(self) -> None:
+        """End the call; the service takes its slot back."""
+        if not self._ended:
+            self._ended = True
+            self._outbox.put(tunnel_pb2.RequestItem(call=self._number, cancel=tunnel_pb2.Nothing()))
+
+    async def responses(self) -> AsyncIterator[ResponseMessage]:
+        """The service's responses. Raises MeshError when the call ended badly, or what `fail` was given."""
+        while (item := await self._inbox.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield self._parse(item)
+
+    def fail(self, error: Exception) -> None:
+        """Let `responses` raise an error that comes from elsewhere."""
+        self._inbox.put_nowait(error)
+
+    def receive(self, item: tunnel_pb2.ResponseItem, peer: str) -> None:
+        """Take what the service sent."""
+        if item.WhichOneof("item") == "message":
+            self._inbox.put_nowait(item.message)
+            return
+        self._ended = True
+        end = item.end
+        self._inbox.put_nowait(from_status(end.code, end.message, end.details, peer) if end.code else None)
+
+
+class _Stream:
+    """One stream and the calls in it."""
+
+    def __init__(self, peer: str, stub: tunnel_pb2_grpc.TunnelServiceStub) -> None:
+        self.broken = False
+        self._peer = peer
+        self._outbox: Outbox[tunnel_pb2.RequestItem] = Outbox()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, Call[Any, Any]] = {}
+        self._reader = asyncio.create_task(self._read(stub.Tunnel(self._requests())))
+
+    def open(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
+        number = next(self._numbers)
+        call = self._calls[number] = Call(number, self._outbox, method)
+        return call
+
+    async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
+        while True:
+            for items in await self._outbox.take():
+                yield tunnel_pb2.TunnelRequest(items=items)
+
+    async def _read(self, responses: AsyncIterator[tunnel_pb2.TunnelResponse]) -> None:
+        failure: MeshError = PeerLost(f"{self._peer} closed its tunnel", peer=self._peer)
+        try:
+            async for response in responses:
+                for item in response.items:
+                    call = self._calls.get(item.call)
+                    if call is not None:
+                        call.receive(item, self._peer)
+                        if item.WhichOneof("item") == "end":
+                            del self._calls[item.call]
+        except grpc.aio.AioRpcError as error:
+            failure = from_rpc_error(error, self._peer)
+        finally:
+            self.broken = True
+            for call in self._calls.values():
+                call.fail(failure)

@@ -1,0 +1,194 @@
+"""The serving end of a tunnel: many calls of a service over one stream.
+
+A gRPC message costs about 0.1 ms of CPU at each end whatever is in it; 64 callers who are answered by one step would
+pay that 64 times. In a tunnel, what all of them have to say at one moment travels in one message. The handlers are the
+service's own; they don't know that they are tunnelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from moshimesh.tunnel.v1 import tunnel_pb2, tunnel_pb2_grpc
+
+from services.mesh.errors import InvalidRequest, MeshError
+from services.mesh.serving import Context, internal_error, stream
+
+# Requests of one call that may wait for its handler: the gateway has at most 4 frames in flight, and the config.
+WAITING_REQUESTS = 8
+# Well under the limit of a message (1 MiB) even if the last item is a large one.
+MESSAGE_BYTES = 256 << 10
+
+_CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
+
+Item = TypeVar("Item", tunnel_pb2.RequestItem, tunnel_pb2.ResponseItem)
+
+
+class Outbox(list[Item]):
+    """Items that wait to be sent together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._filled = asyncio.Event()
+
+    def put(self, item: Item) -> None:
+        """Send an item with the next message."""
+        self.append(item)
+        self._filled.set()
+
+    def wake(self) -> None:
+        """Let `take` return although there may be nothing to send."""
+        self._filled.set()
+
+    async def take(self) -> Iterable[list[Item]]:
+        """What has come together, in one or more messages of a bounded size."""
+        await self._filled.wait()
+        await asyncio.sleep(0)  # whoever was woken by the same event gets to say its part, too
+        self._filled.clear()
+        items, size, messages = list(self), 0, [[]]  # type: ignore[var-annotated]
+        self.clear()
+        for item in items:
+            size += len(item.message)
+            if size > MESSAGE_BYTES:
+                messages.append([])
+                size = len(item.message)
+            messages[-1].append(item)
+        return messages
+
+
+class TunnelServer(tunnel_pb2_grpc.TunnelServiceServicer):
+    """Tunnels to the bidi methods of one service."""
+
+    def __init__(self, service: Any, descriptor: ServiceDescriptor) -> None:
+        self.stall_s: float = service.stall_s
+        self.draining = False
+        self._tunnels: set[_Tunnel] = set()
+        self._service = service
+        self._methods = {
+            f"/{descriptor.full_name}/{method.name}": (
+                # Below @stream, which speaks to a gRPC context; a tunnelled call has none.
+                getattr(type(service), method.name).__wrapped__,
+                message_factory.GetMessageClass(method.input_type).FromString)
+            for method in descriptor.methods if method.client_streaming and method.server_streaming}
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the handler to a server."""
+        tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(self, server)
+
+    def drain(self) -> None:
+        """Let each tunnel end with its last call."""
+        self.draining = True
+        for tunnel in self._tunnels:
+            tunnel.outbox.wake()
+
+    @stream
+    async def Tunnel(self, requests: AsyncIterator[tunnel_pb2.TunnelRequest], context: Context
+                     ) -> AsyncIterator[tunnel_pb2.TunnelResponse]:
+        """One tunnel."""
+        tunnel = _Tunnel(self)
+        self._tunnels.add(tunnel)
+        reader = asyncio.create_task(tunnel.read(requests))
+        try:
+            while not tunnel.finished:
+                for items in await tunnel.outbox.take():
+                    if items:
+                        yield tunnel_pb2.TunnelResponse(items=items)
+        finally:
+            self._tunnels.discard(tunnel)
+            reader.cancel()
+            await tunnel.close()
+
+    def start(self, method: str, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Begin a call. Raises InvalidRequest for a method that the service does not have."""
+        if method not in self._methods:
+            raise InvalidRequest("UNKNOWN_METHOD", f"no bidi method {method} here", field="open")
+        handler, parse = self._methods[method]
+        responses: AsyncIterator[Any] = handler(self._service, _parsed(requests, parse), None)
+        return responses
+
+
+class _Tunnel:
+    """One tunnel's calls."""
+
+    def __init__(self, server: TunnelServer) -> None:
+        self.outbox: Outbox[tunnel_pb2.ResponseItem] = Outbox()
+        self._server = server
+        self._half_closed = False
+        self._calls: dict[int, tuple[asyncio.Task[tunnel_pb2.CallEnd], asyncio.Queue[bytes | None]]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return not self._calls and not self.outbox and (self._half_closed or self._server.draining)
+
+    async def read(self, requests: AsyncIterator[tunnel_pb2.TunnelRequest]) -> None:
+        """Hand every item to its call."""
+        async for request in requests:
+            for item in request.items:
+                self._receive(item)
+        self._half_closed = True
+        self.outbox.wake()
+
+    def _receive(self, item: tunnel_pb2.RequestItem) -> None:
+        kind = item.WhichOneof("item")
+        if kind == "open":
+            waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
+            task = asyncio.create_task(self._run(item.call, item.open, waiting))
+            task.add_done_callback(functools.partial(self._end, item.call))
+            self._calls[item.call] = task, waiting
+            return
+        if item.call not in self._calls:
+            return  # it has ended, and the caller did not know yet
+        task, waiting = self._calls[item.call]
+        if kind == "cancel" or waiting.qsize() > WAITING_REQUESTS:
+            task.cancel()  # a caller that overruns its own limit can't be answered either
+        else:
+            waiting.put_nowait(item.message if kind == "message" else None)
+
+    async def _run(self, call: int, method: str, waiting: asyncio.Queue[bytes | None]) -> tunnel_pb2.CallEnd:
+        try:
+            responses = self._server.start(method, _until_none(waiting))
+            try:
+                async for response in responses:
+                    self.outbox.put(tunnel_pb2.ResponseItem(call=call, message=response.SerializeToString()))
+            finally:
+                await responses.aclose()  # type: ignore[attr-defined]
+        except MeshError as error:
+            return _end_with(error)
+        except Exception as error:
+            return _end_with(internal_error(method, error))
+        return tunnel_pb2.CallEnd()
+
+    def _end(self, call: int, task: asyncio.Task[tunnel_pb2.CallEnd]) -> None:
+        """Say how a call ended; not in the task itself, which may have been cancelled before it began."""
+        del self._calls[call]
+        end = tunnel_pb2.CallEnd(code=_CANCELLED) if task.cancelled() else task.result()
+        self.outbox.put(tunnel_pb2.ResponseItem(call=call, end=end))
+
+    async def close(self) -> None:
+        """End all calls and wait for their slots to come back."""
+        tasks = [task for task, _ in self._calls.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_none(waiting: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+    while (data := await waiting.get()) is not None:
+        yield data
+
+
+async def _parsed(requests: AsyncIterator[bytes], parse: Any) -> AsyncIterator[Any]:
+    async for data in requests:
+        yield parse(data)
+
+
+def _end_with(error: MeshError) -> tunnel_pb2.CallEnd:
+    details = error.to_status().SerializeToString()
+    return tunnel_pb2.CallEnd(code=error.code.value[0], message=error.message, details=details)

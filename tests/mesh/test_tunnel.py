@@ -1,0 +1,167 @@
+"""Many calls over one stream, against a real server whose service echoes what it gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from moshimesh.codec.v1 import codec_pb2
+
+from services.gateway.tunnel import Call, Method, Tunnel
+from services.mesh.errors import InvalidRequest, MeshError, NoFreeSlot, PeerLost, PeerRefused
+from services.mesh.serving import Context, stream
+from services.mesh.tunnel import WAITING_REQUESTS, TunnelServer
+
+DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
+ENCODE = Method(f"/{DESCRIPTOR.full_name}/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
+DECODE = Method(f"/{DESCRIPTOR.full_name}/Decode", codec_pb2.DecodeRequest, codec_pb2.DecodeResponse)
+
+
+class Echo:
+    """Encode answers each frame with its number as a code; Decode refuses in several ways."""
+
+    stall_s = 10.0
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.release = asyncio.Event()
+        self.release.set()
+
+    @stream
+    async def Encode(self, requests: AsyncIterator[codec_pb2.EncodeRequest], context: Context
+                     ) -> AsyncIterator[codec_pb2.EncodeResponse]:
+        self.running += 1
+        try:
+            async for request in requests:
+                await self.release.wait()
+                answer = codec_pb2.EncodeResponse()
+                answer.frame.codes.append(request.frame.context.sequence)
+                yield answer
+        finally:
+            self.running -= 1
+
+    @stream
+    async def Decode(self, requests: AsyncIterator[codec_pb2.DecodeRequest], context: Context
+                     ) -> AsyncIterator[codec_pb2.DecodeResponse]:
+        async for request in requests:
+            if request.config.session_id == "full":
+                raise NoFreeSlot("no room", slots=3)
+            raise ZeroDivisionError("a bug")
+        yield codec_pb2.DecodeResponse()
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[Echo, TunnelServer, Tunnel, grpc.aio.Server]]:
+    echo = Echo()
+    tunnels = TunnelServer(echo, DESCRIPTOR)
+    server = grpc.aio.server()
+    tunnels.register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield echo, tunnels, Tunnel("echo", channel), server
+    await server.stop(0)
+
+
+def frame(sequence: int) -> codec_pb2.EncodeRequest:
+    request = codec_pb2.EncodeRequest()
+    request.frame.context.sequence = sequence
+    return request
+
+
+async def numbers(call: Call[codec_pb2.EncodeRequest, codec_pb2.EncodeResponse]) -> list[int]:
+    return [response.frame.codes[0] async for response in call.responses()]
+
+
+async def test_calls_do_not_mix_and_end_on_their_own(served) -> None:
+    echo, _, tunnel, _ = served
+    calls = [tunnel.call(ENCODE) for _ in range(20)]
+    for sequence in range(5):
+        for index, call in enumerate(calls):
+            call.send(frame(100 * index + sequence))
+    for call in calls:
+        call.half_close()
+    answers = await asyncio.gather(*(numbers(call) for call in calls))
+    assert answers == [[100 * index + sequence for sequence in range(5)] for index in range(20)]
+    assert echo.running == 0
+
+
+async def test_errors_keep_their_code_reason_and_details(served) -> None:
+    _, _, tunnel, _ = served
+    full, bug, unknown = tunnel.call(DECODE), tunnel.call(DECODE), tunnel.call(
+        Method("/no.such/Method", codec_pb2.DecodeRequest, codec_pb2.DecodeResponse))
+    full.send(codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(session_id="full")))
+    bug.send(codec_pb2.DecodeRequest())
+    for call, code, reason in ((full, grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_FREE_SLOT"),
+                               (bug, grpc.StatusCode.INTERNAL, "INTERNAL"),
+                               (unknown, grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_METHOD")):
+        with pytest.raises(PeerRefused) as caught:
+            await anext(call.responses())
+        assert (caught.value.code, caught.value.reason) == (code, reason)
+        if call is full:
+            assert (caught.value.metadata, caught.value.retry_after_s) == ({"slots": "3"}, 1.0)
+
+
+async def test_a_cancelled_call_ends_at_the_service(served) -> None:
+    echo, _, tunnel, _ = served
+    call, neighbour = tunnel.call(ENCODE), tunnel.call(ENCODE)
+    call.send(frame(1))
+    assert (await anext(call.responses())).frame.codes == [1]
+    assert echo.running == 2
+    call.cancel()
+    neighbour.send(frame(2))
+    neighbour.half_close()
+    assert await numbers(neighbour) == [2]
+    assert echo.running == 0
+
+
+async def test_a_peer_that_overruns_its_limit_loses_that_call_only(served) -> None:
+    echo, _, tunnel, _ = served
+    greedy, neighbour = tunnel.call(ENCODE), tunnel.call(ENCODE)
+    echo.release.clear()
+    for sequence in range(WAITING_REQUESTS + 5):
+        greedy.send(frame(sequence))
+    with pytest.raises(MeshError):
+        await numbers(greedy)
+    echo.release.set()
+    neighbour.send(frame(7))
+    neighbour.half_close()
+    assert await numbers(neighbour) == [7]
+
+
+async def test_an_error_from_an_earlier_stage_reaches_the_reader(served) -> None:
+    _, _, tunnel, _ = served
+    call = tunnel.call(ENCODE)
+    call.fail(InvalidRequest("BAD_PCM", "not like this"))
+    with pytest.raises(InvalidRequest):
+        await numbers(call)
+
+
+async def test_a_draining_service_ends_the_tunnel_with_its_last_call(served) -> None:
+    _, tunnels, tunnel, server = served
+    call = tunnel.call(ENCODE)
+    call.send(frame(1))
+    responses = call.responses()
+    await anext(responses)
+    tunnels.drain()
+    stopping = asyncio.create_task(server.stop(30))
+    call.send(frame(2))
+    assert (await anext(responses)).frame.codes == [2]
+    call.half_close()
+    assert [response async for response in responses] == []
+    await asyncio.wait_for(stopping, 2)  # not the 30 s that it may take
+
+
+async def test_a_lost_service_is_told_to_every_call(served) -> None:
+    _, _, tunnel, server = served
+    calls = [tunnel.call(ENCODE) for _ in range(3)]
+    calls[0].send(frame(1))
+    await anext(calls[0].responses())
+    await server.stop(0)
+    for call in calls:
+        with pytest.raises(PeerLost, match="echo"):
+            await numbers(call)
+    with pytest.raises(PeerLost):
+        await numbers(tunnel.call(ENCODE))
