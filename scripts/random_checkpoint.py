@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 CODEBOOKS, CARD, TEXT_CARD = 8, 1024, 512
-CALIBRATION_S, SAMPLE_RATE_HZ = 60, 24_000
+CALIBRATION_S, SAMPLE_RATE_HZ = 20, 24_000
 
 MIMI_CONFIG: dict[str, Any] = loaders._mimi_config | {
     "seanet": loaders._seanet_kwargs | {"dimension": 128, "n_filters": 16},

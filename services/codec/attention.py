@@ -105,24 +105,26 @@ class Layer(nn.Module):
         """[n, steps, channels] to the same."""
         n, steps, width = static_shape(x)
         projected = self.inputs(self.norm_1(x)).view(n, steps, 3, self.heads, self.size)
-        rotated = torch.view_as_complex(projected[:, :, :2].view(n, steps, 2, self.heads, self.size // 2, 2))
+        rotated = torch.view_as_complex(projected.narrow(2, 0, 2).view(n, steps, 2, self.heads, self.size // 2, 2))
         rotated.mul_(place.rotation)
-        self.ring.view(-1, self.size).index_copy_(0, place.entries, projected[:, :, 1:].reshape(-1, self.size))
-        queries = projected[:, :, 0].transpose(1, 2)
-        if self.ring.device.type == "cpu":
-            heard = attend_row_by_row(queries, self.ring, place.rows, place.bias)
-        else:
-            rings = self.ring.index_select(0, place.rows)
-            heard = functional.scaled_dot_product_attention(queries, rings[:, 0], rings[:, 1], place.bias, scale=1.0)
+        self.ring.view(-1, self.size).index_copy_(0, place.entries, projected.narrow(2, 1, 2).reshape(-1, self.size))
+        queries = projected.select(2, 0).transpose(1, 2)
+        attend = attend_row_by_row if self.ring.device.type == "cpu" else attend_gathered
+        heard = attend(queries, self.ring, place.rows, place.bias)
         x = self.output.add_to(x, heard.transpose(1, 2).reshape(n, steps, width))
         return self.feed_out.add_to(x, self.feed_in(self.norm_2(x)))
 
 
-def _attend_row_by_row(queries: Tensor, ring: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
-    """Attention of queries [n, heads, steps, size] over their rows of ring [all rows, 2, heads, context, size].
+def attend_gathered(queries: Tensor, ring: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """Attention of queries [n, heads, steps, size] over their rows of ring [all rows, 2, heads, context, size]."""
+    rings = ring.index_select(0, rows)
+    return functional.scaled_dot_product_attention(queries, rings[:, 0], rings[:, 1], bias, scale=1.0)
 
-    The rings are larger than the weights, so they are read where they lie: gathering the rows first takes as long as
-    the attention itself.
+
+def _attend_row_by_row(queries: Tensor, ring: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """The same, reading the rings where they lie.
+
+    On a CPU a full-size layer's rings are too large to copy first: 0.7 instead of 1.4 to 2.1 ms at 8 rows.
     """
     n, heads, steps, size = queries.shape
     scores = torch.empty([n, heads, steps, ring.shape[3]])

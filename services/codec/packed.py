@@ -106,12 +106,12 @@ class Convolution(nn.Module):
         """x [n, past + steps, inputs] to [n, steps / stride, outputs]."""
         if self.linear is not None and (self._few_steps or self._is_small(static_shape(x)[0])):
             return cast(Tensor, self.linear(self._windows(x)))
-        image = x[:, None].permute(0, 3, 1, 2)
+        image = x.unsqueeze(1).permute(0, 3, 1, 2)
         if self._packs:
             y = packed_convolution(image, self.weight, self.bias, self._stride, self._dilation)
         else:
             y = functional.conv2d(image, self.weight, self.bias, (1, self._stride), 0, (1, self._dilation))
-        return cast(Tensor, y).permute(0, 2, 3, 1)[:, 0]
+        return cast(Tensor, y).permute(0, 2, 3, 1).squeeze(1)
 
     def _is_small(self, n: int) -> bool:
         return (n * self._row_cost < LARGE_CONVOLUTION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from moshi.models.compression import MimiModel
 
 from scripts.random_checkpoint import random_mimi, speech_like
+from services.codec import packed
+from services.codec.attention import attend_gathered, attend_row_by_row
 from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine, build_engines
 from services.codec.runner import row_buckets
 
@@ -125,6 +128,28 @@ def test_rows_that_are_not_named_keep_their_state(half: Half) -> None:
 
 def test_opening_a_row_leaves_its_neighbours_alone(half: Half) -> None:
     half.play({1: 1} if tick % 3 else {0: tick // 3 + 2, 1: 1} for tick in range(12))
+
+
+def test_without_packed_weights(half: Half, mimi: MimiModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "packs", lambda weight: False)
+    plain = type(half.engine)(mimi, SLOTS)
+    Half(plain, half.inputs, half.expected).play({row: row for row in range(SLOTS)} for _ in range(6))
+
+
+def test_both_ways_to_attend_agree() -> None:
+    torch.manual_seed(0)
+    queries, ring = torch.randn(3, 4, 2, 16), torch.randn(6, 2, 4, 10, 16)
+    rows, bias = torch.tensor([4, 0, 2]), torch.randn(3, 1, 2, 10)
+    bias[0, :, :, 7:] = -torch.inf
+    torch.testing.assert_close(attend_row_by_row(queries, ring, rows, bias),
+                               attend_gathered(queries, ring, rows, bias))
+
+
+def test_a_mimi_of_another_make_is_refused(mimi: MimiModel) -> None:
+    other = copy.deepcopy(mimi)
+    other.encoder.model[2] = torch.nn.Tanh()
+    with pytest.raises(ValueError, match="Mimi has a Tanh"):
+        build_engines(other, 1)
 
 
 def test_warm_up_leaves_the_rows_alone(half: Half) -> None:
