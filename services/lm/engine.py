@@ -57,15 +57,15 @@ class LmEngine:
             self._network = Network(lm, packing).eval()
         attention = lm.transformer.layers[0].self_attn
         kv_heads, head_dim = attention.num_heads // attention.kv_repeat, attention.embed_dim // attention.num_heads
-        # [layers, slots, keys and values, heads, ring of frames, head_dim]
+        # [layers, keys and values, slots, heads, ring of frames, head_dim]
         rings = torch.zeros(
-            len(lm.transformer.layers), slots, 2, kv_heads, lm.context, head_dim, device=packing.device,
+            len(lm.transformer.layers), 2, slots, kv_heads, lm.context, head_dim, device=packing.device,
             dtype=torch.float32 if on_cpu or packing.precision == "fp32" else torch.bfloat16)
         self.facts = LmFacts(
             user_codebooks=lm.n_q - lm.dep_q, own_codebooks=lm.dep_q, cardinality=lm.card,
             text_cardinality=self._network.cardinalities[0], delay_frames=max(lm.delays),
             context_frames=lm.context, weights_bytes=sum(buffer.nbytes for buffer in self._network.buffers()),
-            kv_bytes_per_frame=rings[:, 0, :, :, 0].numel() * rings.element_size())
+            kv_bytes_per_frame=rings[:, :, 0, :, 0].numel() * rings.element_size())
         self._line = DelayLine(
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self._draws = Draws(
@@ -109,6 +109,9 @@ class LmEngine:
         if codes.min() < 0 or codes.max() >= facts.cardinality:
             raise ValueError(f"codes must be between 0 and {facts.cardinality - 1}, "
                              f"got {codes.min()} to {codes.max()}")
-        index = np.array(rows)
-        tokens = self._line.feed(index, codes)
-        return self._line.take(index, self._generate(tokens, index, self._line.positions, self._draws))
+        order = np.argsort(rows)  # rows side by side in memory are attended to in one go
+        index = np.array(rows)[order]
+        tokens = self._line.feed(index, codes[order])
+        answer = np.empty((len(rows), 1 + facts.own_codebooks), np.int64)
+        answer[order] = self._line.take(index, self._generate(tokens, index, self._line.positions, self._draws))
+        return answer

@@ -47,9 +47,9 @@ class GraphedNetwork:
     """The network with every shape captured when it is first met, or beforehand by `prepare`."""
 
     def __init__(self, network: Network, rings: Tensor, capture: Callable[[Replay], Replay] = capture) -> None:
-        """`rings` [layers, slots, 2, kv_heads, context, head_dim] also tells device, slots and context."""
+        """`rings` [layers, 2, slots, kv_heads, context, head_dim] also tells device, slots and context."""
         self._network, self._rings, self._capture = network, rings, capture
-        self._slots, self._context = rings.shape[1], rings.shape[4]
+        self._slots, self._context = rings.shape[2], rings.shape[4]
         # What a step reads: written before each replay, at addresses that the graphs know.
         self._rows = torch.arange(self._slots, device=rings.device)
         self._tokens = self._rows.new_zeros(self._slots, len(network.temporal.offsets))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.lm.attention import attend_each, attend_together
+from services.lm.attention import attend_filled, attend_prefix
 from services.lm.linear import Packing
 
 
@@ -74,7 +74,7 @@ class TemporalLayer(nn.Module):
         self.feed_forward = FeedForward(layer.norm2, layer.gating, layer_scale(layer.layer_scale_2), packing)
 
     def forward(self, x: Tensor, rotation: Tensor, ring: Tensor, rows: Tensor, positions: Tensor,
-                filled: int | None) -> Tensor:
+                places: Tensor, filled: int | None) -> Tensor:
         """x [n, dim] at `positions` [n] of `rows` [n] -> [n, dim]; see `attention` for the rest.
 
         With `filled` rows must be 0..n.
@@ -82,9 +82,9 @@ class TemporalLayer(nn.Module):
         pairs = self.project(self.norm(x)).view(-1, *self.pairs)
         heads = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(2)
         if filled is None:
-            attended = attend_each(heads, ring, rows, positions)
+            attended = attend_filled(heads, ring, rows, positions, places)
         else:
-            attended = attend_together(heads, ring, positions, filled)
+            attended = attend_prefix(heads, ring, positions, places, filled)
         output: Tensor = self.feed_forward(self.output.add(x, attended))
         return output
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.lm import sampler
+from services.lm import attention, sampler
 from services.lm.layers import DepthLayer, Norm, TemporalLayer, Unsupported, table_of, weight_of
 from services.lm.linear import Packing
 
@@ -45,6 +45,7 @@ class Temporal(nn.Module):
     offsets: Tensor
     table: Tensor
     frequencies: Tensor
+    turns: Tensor
     one: Tensor
 
     def __init__(self, lm: Any, packing: Packing) -> None:
@@ -53,24 +54,27 @@ class Temporal(nn.Module):
         starts = [0, *itertools.accumulate(len(table) for table in tables[:-1])]
         self.register_buffer("offsets", torch.tensor(starts, device=packing.device))
         self.register_buffer("table", packing.table(torch.cat(tables)))
-        attention = lm.transformer.layers[0].self_attn
+        first = lm.transformer.layers[0].self_attn
         if lm.transformer.positional_embedding not in ("rope", "rope_concat"):
             raise Unsupported(f"positional_embedding must be rope, got {lm.transformer.positional_embedding}")
-        dim = attention.embed_dim // attention.num_heads
-        rotated = attention.num_heads + attention.num_heads // attention.kv_repeat
+        dim = first.embed_dim // first.num_heads
+        rotated = first.num_heads + first.num_heads // first.kv_repeat
         frequencies = torch.exp(torch.arange(dim // 2).float() * (-math.log(lm.transformer.max_period) * 2 / dim))
-        kinds = [frequencies] * rotated + [torch.zeros(dim // 2)] * (attention.num_heads // attention.kv_repeat)
-        self.register_buffer("frequencies", torch.stack(kinds).to(packing.device))
+        # Values are turned by nothing, so that queries, keys and values can stay one tensor.
+        self.register_buffer("frequencies", torch.stack((frequencies, 0 * frequencies)).to(packing.device))
+        values = first.num_heads // first.kv_repeat
+        self.register_buffer("turns", torch.tensor([0] * rotated + [1] * values, device=packing.device))
         self.register_buffer("one", torch.ones((), device=packing.device))
         self.layers = nn.ModuleList(TemporalLayer(layer, packing) for layer in lm.transformer.layers)
 
     def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, filled: int | None) -> Tensor:
-        """tokens [n, streams], rings [layers, slots, 2, kv_heads, context, head_dim] -> [n, dim], not normed."""
+        """tokens [n, streams], rings [layers, 2, slots, kv_heads, context, head_dim] -> [n, dim], not normed."""
         x = functional.embedding_bag(tokens + self.offsets, self.table, mode="sum").float()
         angle = positions[:, None, None].float() * self.frequencies
-        rotation = torch.polar(self.one.expand_as(angle), angle)
+        rotation = torch.polar(self.one.expand_as(angle), angle).index_select(1, self.turns)
+        places = attention.places(rings[0], rows, positions)
         for ring, layer in zip(rings.unbind(), self.layers, strict=True):
-            x = layer(x, rotation, ring, rows, positions, filled)
+            x = layer(x, rotation, ring, rows, positions, places, filled)
         return x
 
 
@@ -120,8 +124,8 @@ class Network(nn.Module):
         self.head_sizes = [len(head) for head in heads]
         self.cardinalities = (len(heads[0]), lm.card)
         self.depth = nn.ModuleList(DepthStep(lm, k, packing) for k in range(lm.dep_q))
-        attention = lm.depformer.layers[0].self_attn
-        self.depth_shape = (len(lm.depformer.layers), attention.num_heads, attention.embed_dim // attention.num_heads)
+        first = lm.depformer.layers[0].self_attn
+        self.depth_shape = (len(lm.depformer.layers), first.num_heads, first.embed_dim // first.num_heads)
         self.register_buffer("table", sampler.gumbel_table(max(self.cardinalities)).to(packing.device))
         self.register_buffer("streams", torch.arange(1 + lm.dep_q, device=packing.device))
 
@@ -134,27 +138,31 @@ class Network(nn.Module):
         layers, heads, dim = self.depth_shape
         context = self.norm(self.temporal(tokens, rings, rows, positions, shapes.filled if shapes else None))
         text_logits, *contexts = self.heads(context).split(self.head_sizes, dim=-1)
-        starts = None if draws is None else sampler.window_starts(draws.seed, positions, self.streams)
-        token = self._draw(0, text_logits, draws, starts, shapes)
+        noises: list[Tensor] = []
+        if draws is not None:
+            starts = sampler.window_starts(draws.seed, positions, self.streams)
+            text, audio = self.cardinalities
+            noises += sampler.noise(self.table, starts[:, :1], text).unbind(1)
+            noises += sampler.noise(self.table, starts[:, 1:], audio).unbind(1)
+        token = self._draw(0, text_logits, draws, noises, shapes)
         drawn = [token]
         past = context.new_empty((layers, 2, tokens.shape[0] * heads, len(self.depth), dim))
         for codebook, step in enumerate(self.depth):
             logits = step(token.squeeze(1), contexts[codebook], past)
-            token = self._draw(codebook + 1, logits, draws, starts, shapes)
+            token = self._draw(codebook + 1, logits, draws, noises, shapes)
             drawn.append(token)
         return torch.cat(drawn, dim=1)
 
-    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, starts: Tensor | None,
+    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, noises: list[Tensor],
               shapes: Shapes | None) -> Tensor:
         """Tokens [n, 1] of one stream from its logits [n, entries]."""
         token: Tensor
-        if draws is None or starts is None:
+        if draws is None:
             token = logits.argmax(dim=-1, keepdim=True) if shapes else sampler.largest(logits)
             return token
         kind = min(stream, 1)
-        noise = sampler.noise(self.table, starts[:, stream], logits.shape[-1])
         temperature, top_k = draws.temperature[:, kind : kind + 1], draws.top_k[:, kind : kind + 1]
         if shapes:
-            return sampler.draw_by_threshold(logits, noise, temperature, top_k, shapes.top_k[kind])
-        token = sampler.draw_by_rejection(logits, noise, temperature, top_k)
+            return sampler.draw_by_threshold(logits, noises[stream], temperature, top_k, shapes.top_k[kind])
+        token = sampler.draw_by_rejection(logits, noises[stream], temperature, top_k)
         return token

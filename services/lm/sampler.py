@@ -47,9 +47,10 @@ def window_starts(seed: Tensor, step: Tensor, streams: Tensor) -> Tensor:
 
 
 def noise(table: Tensor, starts: Tensor, entries: int) -> Tensor:
-    """Gumbel noise [n, entries] from starts [n, 2] of windows."""
+    """Gumbel noise [n, streams, entries] from starts [n, streams, 2] of windows."""
     windows = table.as_strided((WINDOWS, entries), (1, 1))
-    return torch.maximum(windows.index_select(0, starts[:, 0]), windows.index_select(0, starts[:, 1]))
+    pairs = windows.index_select(0, starts.flatten()).view(*starts.shape, entries)
+    return pairs.amax(dim=2)
 
 
 def draw_by_threshold(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, max_top_k: int) -> Tensor:
@@ -78,19 +79,23 @@ def largest(values: Tensor) -> Tensor:
 
 @torch.jit.script
 def draw_by_rejection(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor) -> Tensor:
-    """As `draw_by_threshold`, same tokens, mostly without looking for the k largest logits: the CPU's way.
+    """As `draw_by_threshold`, same tokens, without looking for the k largest logits: the CPU's way.
 
     The winner among all entries is the winner among the top-k if it is one of them, which for a trained model it
-    nearly always is; only rows where it is not draw again among their top-k.
+    nearly always is. If not, no entry with a smaller logit is among them either: those leave, and the row tries again.
     """
     score = torch.addcmul(logits, temperature, noise)
     token: Tensor = largest(score)
-    outside = (logits > logits.gather(-1, token)).sum(dim=-1) >= top_k.squeeze(1)
-    if bool(outside.any()):
-        rows = outside.nonzero().squeeze(1)
-        kept = top_k.index_select(0, rows)
-        threshold = logits.index_select(0, rows).topk(int(kept.max()), dim=-1)[0].gather(-1, kept - 1)
-        again = score.index_select(0, rows)
-        again = again.masked_fill(logits.index_select(0, rows) < threshold, float("-inf"))
-        token.index_copy_(0, rows, again.argmax(dim=-1, keepdim=True))
+    reached = logits.gather(-1, token)
+    outside = ((logits > reached).sum(dim=-1) >= top_k.squeeze(1)).nonzero().squeeze(1)
+    rows = outside
+    while outside.numel() > 0:
+        logits = logits.index_select(0, outside)
+        score = score.index_select(0, outside).masked_fill(logits <= reached.index_select(0, outside), float("-inf"))
+        top_k = top_k.index_select(0, outside)
+        again = largest(score)
+        token.index_copy_(0, rows, again)
+        reached = logits.gather(-1, again)
+        outside = ((logits > reached).sum(dim=-1) >= top_k.squeeze(1)).nonzero().squeeze(1)
+        rows = rows.index_select(0, outside)
     return token

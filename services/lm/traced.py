@@ -33,9 +33,9 @@ class TracedNetwork:
     """
 
     def __init__(self, network: Network, rings: Tensor) -> None:
-        """`rings` [layers, slots, 2, kv_heads, context, head_dim]."""
+        """`rings` [layers, 2, slots, kv_heads, context, head_dim]."""
         self._rings = rings
-        positions = torch.zeros(rings.shape[1], dtype=torch.int64)
+        positions = torch.zeros(rings.shape[2], dtype=torch.int64)
         # Two rows, since a dimension of 1 would broadcast; the same row twice, since there may be only one.
         rows, tokens = positions.new_zeros(2), positions.new_zeros(2, len(network.temporal.offsets))
         draws = Draws(torch.ones(len(positions), 2), torch.ones(len(positions), 2, dtype=torch.int64), positions)

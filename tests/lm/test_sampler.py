@@ -21,9 +21,10 @@ def expected(logits: Tensor, temperature: float, top_k: int) -> Tensor:
 def draw(logits: Tensor, temperature: float, top_k: int, draws: int, stream: int = 3) -> Tensor:
     """Tokens [draws] of one session at as many steps."""
     table = sampler.gumbel_table(ENTRIES)
-    starts = sampler.window_starts(torch.full((draws,), 7), torch.arange(draws), torch.arange(9))[:, stream]
+    starts = sampler.window_starts(torch.full((draws,), 7), torch.arange(draws), torch.arange(9))
+    starts = starts[:, stream : stream + 1]
     tokens: Tensor = sampler.draw_by_rejection(
-        logits.expand(draws, -1), sampler.noise(table, starts, ENTRIES), torch.full((draws, 1), temperature),
+        logits.expand(draws, -1), sampler.noise(table, starts, ENTRIES)[:, 0], torch.full((draws, 1), temperature),
         torch.full((draws, 1), top_k))
     return tokens.squeeze(1)
 
@@ -51,8 +52,8 @@ def test_temperature_zero_takes_the_largest() -> None:
 def test_both_ways_to_draw_agree(top_k: int) -> None:
     generator = torch.Generator().manual_seed(top_k)
     logits = torch.randn(500, ENTRIES, generator=generator)
-    starts = torch.randint(sampler.WINDOWS, (500, 2), generator=generator)
-    noise = sampler.noise(sampler.gumbel_table(ENTRIES), starts, ENTRIES)
+    starts = torch.randint(sampler.WINDOWS, (500, 1, 2), generator=generator)
+    noise = sampler.noise(sampler.gumbel_table(ENTRIES), starts, ENTRIES)[:, 0]
     temperature = torch.rand(500, 1, generator=generator)
     top_ks = torch.randint(1, top_k + 1, (500, 1), generator=generator)
     assert torch.equal(sampler.draw_by_rejection(logits, noise, temperature, top_ks),
