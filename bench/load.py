@@ -31,12 +31,12 @@ PATIENCE_S = 10.0
 
 @dataclass
 class Caller:
-    """One caller's frames: when each was sent, and how long its answer took (ms), by sequence."""
+    """One caller's frames by sequence: when each was sent, how long its answer took (ms), and where."""
 
     number: int
     sent: dict[int, float] = field(default_factory=dict)
     latency_ms: dict[int, float] = field(default_factory=dict)
-    answered_at: dict[int, float] = field(default_factory=dict)
+    hops: dict[int, Sequence[moshimesh.HopTiming]] = field(default_factory=dict)
     skipped: int = 0
     error: str = ""
 
@@ -93,10 +93,9 @@ async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_
     try:
         async for event in mesh.converse(speak(caller, speech, frames), seed=caller.number):
             if isinstance(event, moshimesh.Speech):
-                now = time.perf_counter()
                 if event.sequence in caller.sent:  # the flush of the delay line was not sent by us
-                    caller.latency_ms[event.sequence] = (now - caller.sent[event.sequence]) * 1000
-                    caller.answered_at[event.sequence] = now
+                    caller.latency_ms[event.sequence] = (time.perf_counter() - caller.sent[event.sequence]) * 1000
+                    caller.hops[event.sequence] = event.hops
                 caller.skipped = event.frames_skipped
     except moshimesh.MeshError as error:
         caller.error = str(error)

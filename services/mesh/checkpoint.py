@@ -71,7 +71,8 @@ def load_lm(info: CheckpointInfo, device: torch.device | str = "cpu",
 
 def load_tokenizer(info: CheckpointInfo) -> sentencepiece.SentencePieceProcessor:
     """The text tokenizer. Raises CheckpointError."""
-    return _load("the tokenizer", info.tokenizer, info.get_text_tokenizer)
+    tokenizer: sentencepiece.SentencePieceProcessor = _load("the tokenizer", info.tokenizer, info.get_text_tokenizer)
+    return tokenizer
 
 
 def _from_folder(folder: Path) -> CheckpointInfo:

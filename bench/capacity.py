@@ -1,0 +1,160 @@
+"""How many live callers this machine serves, and where their time goes.
+
+Capacity: the most concurrent callers, each speaking at real pace at a phase of its own, for whom p99 of the frame
+latency stays under 80 ms and nothing is skipped. The ceiling: for how many callers the engines alone, called in this
+process, could step in time. The load generator runs on the same machine and takes its share of the cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.progress import Progress
+from scripts.local_mesh import LocalMesh
+
+from bench.load import FRAME_S, Caller, Figures, load, read_speech
+from bench.reference_server import one_caller, reference_server
+
+MOST_CALLERS = 192
+FRAME_MS = FRAME_S * 1000
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the processes of the mesh took during a load: CPU in cores, resident memory in MB."""
+
+    cores: dict[str, float]
+    rss_mb: dict[str, float]
+
+
+async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence[bytes], progress: Progress | None
+                 ) -> tuple[list[Caller], Figures, Usage]:
+    """A load, and what it took."""
+    processes = {name: psutil.Process(process.child.pid) for name, process in mesh.processes.items() if process.child}
+    before, began = {name: sum(p.cpu_times()[:2]) for name, p in processes.items()}, time.monotonic()
+    people, figures = await load(mesh.target, callers, min(3.0, 0.05 * callers), seconds, speech, progress)
+    elapsed = time.monotonic() - began
+    cores = {name: (sum(p.cpu_times()[:2]) - before[name]) / elapsed for name, p in processes.items()}
+    return people, figures, Usage(cores, {name: p.memory_info().rss / 1e6 for name, p in processes.items()})
+
+
+async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, progress: Progress | None = None
+                   ) -> tuple[int, list[dict[str, Any]]]:
+    """The most callers for whom the mesh holds, by doubling and then halving the step; and every load that was tried."""
+    tried: list[dict[str, Any]] = []
+
+    async def holds(callers: int) -> bool:
+        _, figures, usage = await loaded(mesh, callers, seconds, speech, progress)
+        tried.append({**vars(figures), "holds": figures.holds, **vars(usage)})
+        await asyncio.sleep(0.5)  # the slots come back
+        return figures.holds
+
+    good, bad = 0, 8
+    while bad <= MOST_CALLERS and await holds(bad):
+        good, bad = bad, bad * 2
+    while bad - good > max(1, good // 16):
+        middle = (good + bad) // 2
+        if await holds(middle):
+            good = middle
+        else:
+            bad = middle
+    return good, tried
+
+
+def ceiling(checkpoint: str, repeats: int, cores: int) -> tuple[int, dict[int, dict[str, float]]]:
+    """How many callers the engines alone could step in 80 ms on these cores, and ms per step by callers and engine.
+
+    An engine has one thread, so none may take longer than 80 ms, and together they have `cores` times 80 ms.
+    """
+    import torch
+    from services.codec.engine import build_engines
+    from services.lm.engine import LmEngine
+    from services.lm.sampling import Sampling
+    from services.mesh.checkpoint import load_lm, load_mimi, resolve
+
+    torch.set_num_threads(1)
+    info = resolve(checkpoint)
+    times: dict[int, dict[str, float]] = {}
+    callers = 8
+    while callers <= 2 * MOST_CALLERS:
+        encoder, decoder = build_engines(load_mimi(info), callers)
+        lm = LmEngine(load_lm(info, dtype=torch.float32), callers)
+        rows = list(range(callers))
+        for row in rows:
+            encoder.open(row)
+            decoder.open(row)
+            lm.open(row, Sampling(seed=row))
+        noise = np.random.default_rng(0)
+        pcm = noise.standard_normal((callers, encoder.facts.samples_per_frame), dtype=np.float32) * 0.1
+        codes = noise.integers(0, encoder.facts.cardinality, (callers, encoder.facts.codebooks))
+        times[callers] = {"encode": median_ms(lambda: encoder.step(rows, pcm), repeats),  # noqa: B023
+                          "lm": median_ms(lambda: lm.step(rows, codes), repeats),  # noqa: B023
+                          "decode": median_ms(lambda: decoder.step(rows, codes), repeats)}  # noqa: B023
+        if sum(times[callers].values()) > cores * FRAME_MS or max(times[callers].values()) > FRAME_MS:
+            break
+        callers *= 2
+    sizes = sorted(times)
+    last = max((size for size in range(1, sizes[-1] + 1) if _fits(size, sizes, times, cores)), default=0)
+    return last, times
+
+
+def _fits(size: int, sizes: Sequence[int], times: dict[int, dict[str, float]], cores: int) -> bool:
+    each = [float(np.interp(size, sizes, [times[s][engine] for s in sizes])) for engine in ("encode", "lm", "decode")]
+    return max(each) <= FRAME_MS and sum(each) <= cores * FRAME_MS
+
+
+def median_ms(step: Callable[[], object], repeats: int) -> float:
+    """Wall time of a step; the first calls are not counted, an engine may have something to prepare."""
+    taken = []
+    for _ in range(repeats + 5):
+        began = time.perf_counter()
+        step()
+        taken.append((time.perf_counter() - began) * 1000)
+    return float(np.median(taken[5:]))
+
+
+def split(people: Sequence[Caller]) -> dict[str, dict[str, float]]:
+    """p50 and p99 in ms of each hop's waiting and computing, and of what is neither: the mesh's overhead."""
+    parts: dict[str, list[float]] = {"overhead": []}
+    for caller in people:
+        for sequence, hops in caller.hops.items():
+            for hop in hops:
+                parts.setdefault(f"{hop.hop} queue", []).append(hop.queue_ms)
+                parts.setdefault(f"{hop.hop} compute", []).append(hop.compute_ms)
+            parts["overhead"].append(caller.latency_ms[sequence] - sum(hop.queue_ms + hop.compute_ms for hop in hops))
+    return {name: {"p50_ms": float(np.percentile(values, 50)), "p99_ms": float(np.percentile(values, 99))}
+            for name, values in parts.items()}
+
+
+async def run(checkpoint: str, wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """All figures of parts (b) and (c)."""
+    speech, seconds, cores = read_speech(wav), 6.0 if quick else 20.0, psutil.cpu_count() or 1
+    async with reference_server(Path(checkpoint), threads=cores) as port:
+        await one_caller(port, speech[0], 1.0)  # warm
+        reference = await one_caller(port, speech[0], seconds)
+    most, step_ms = await asyncio.to_thread(ceiling, checkpoint, 10 if quick else 40, cores)
+    async with LocalMesh(checkpoint, slots=min(256, 2 * MOST_CALLERS)) as mesh:
+        await load(mesh.target, 4, 0.5, 1.0, speech)  # warm
+        held, tried = await capacity(mesh, speech, seconds, progress)
+        splits = {}
+        for share in (0.0, 0.25, 0.5, 0.9):
+            callers = max(1, round(held * share))
+            people, figures, usage = await loaded(mesh, callers, seconds, speech, progress)
+            splits[callers] = {"share": share, **vars(figures), **vars(usage), "parts": split(people)}
+    half = splits[max(1, round(held * 0.5))]["parts"]["overhead"]
+    return {"capacity_callers": held, "capacity_reference_callers": int(reference.p99_ms < FRAME_MS),
+            "capacity_ceiling_callers": most, "overhead_p50_ms": half["p50_ms"], "overhead_p99_ms": half["p99_ms"],
+            "reference": vars(reference), "step_ms": step_ms, "loads": tried, "splits": splits}
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(asyncio.run(run("checkpoints/talker", Path("samples"), quick=True)), indent=1))
