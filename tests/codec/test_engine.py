@@ -17,7 +17,7 @@ from scripts.random_checkpoint import random_mimi, speech_like
 from services.codec import packed
 from services.codec.attention import attend_gathered, attend_row_by_row
 from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine, build_engines
-from services.codec.runner import row_buckets
+from services.codec.runner import MOST_CPU_ROWS, row_buckets
 
 SLOTS, CALLS, FRAMES = 8, 9, 24
 LONG_FRAMES = 140  # past the attention's context of 250 steps, 125 frames
@@ -163,6 +163,15 @@ def test_warm_up_leaves_the_rows_alone(half: Half) -> None:
 def test_the_facts_come_from_the_model(mimi: MimiModel) -> None:
     encoder, decoder = build_engines(mimi, 1)
     assert encoder.facts == decoder.facts == CodecFacts(24_000, 1920, 8, 1024)
+
+
+def test_more_rows_than_one_step_takes(half: Half, mimi: MimiModel) -> None:
+    engine = type(half.engine)(mimi, 2 * MOST_CPU_ROWS)
+    rows = list(range(MOST_CPU_ROWS - 2, MOST_CPU_ROWS + SLOTS - 2)) + list(range(MOST_CPU_ROWS - 2))
+    for frame in range(2):
+        answers = engine.step(rows, np.stack([half.inputs[row % SLOTS][frame] for row in rows]))
+        for row, answer in zip(rows, answers, strict=True):
+            same(answer, half.expected[row % SLOTS][frame])
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 17, 100])
