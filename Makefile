@@ -7,9 +7,10 @@ WAV ?= samples/demo.wav
 TRACE ?=
 DEVICE ?= cpu
 SLOTS ?= 8
+QUICK ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help env run demo test lint stubs clean
+.PHONY: help env run demo test lint talker talk-eval bench stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -38,6 +39,15 @@ lint: env ## ruff, mypy, protos, stubs, manifests
 	cd protos && $(abspath $(VENV))/bin/buf lint
 	$(PY) -m scripts.stubs --check
 	$(PY) -m scripts.check_manifests
+
+talker: env ## rebuild the bundled checkpoint from nothing, in about 90 minutes; needs espeak-ng, flite and sox
+	$(PY) -m talker.build --out checkpoints/talker
+
+talk-eval: env ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
+	$(PY) -m talker.evaluate --through-mesh
+
+bench: env ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
+	$(PY) -m bench $(if $(QUICK),--quick)
 
 stubs: env ## generate the Python stubs from the protos
 	$(PY) -m scripts.stubs

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import psutil
 from rich.progress import Progress
-from scripts.local_mesh import LocalMesh
 
 from bench.load import FRAME_S, Caller, Figures, load, read_speech
 from bench.reference_server import one_caller, reference_server
+from scripts.local_mesh import LocalMesh
 
 MOST_CALLERS = 192
 FRAME_MS = FRAME_S * 1000
@@ -37,8 +37,9 @@ class Usage:
 async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence[bytes], progress: Progress | None
                  ) -> tuple[list[Caller], Figures, Usage]:
     """A load, and what it took."""
-    processes = {name: psutil.Process(process.child.pid) for name, process in mesh.processes.items() if process.child}
-    before, began = {name: sum(p.cpu_times()[:2]) for name, p in processes.items()}, time.monotonic()
+    processes = {name: psutil.Process(p.child.pid) for name, p in mesh.processes.items() if p.child}
+    before = {name: sum(p.cpu_times()[:2]) for name, p in processes.items()}
+    began = time.monotonic()
     people, figures = await load(mesh.target, callers, min(3.0, 0.05 * callers), seconds, speech, progress)
     elapsed = time.monotonic() - began
     cores = {name: (sum(p.cpu_times()[:2]) - before[name]) / elapsed for name, p in processes.items()}
@@ -47,7 +48,7 @@ async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence
 
 async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, progress: Progress | None = None
                    ) -> tuple[int, list[dict[str, Any]]]:
-    """The most callers for whom the mesh holds, by doubling and then halving the step; and every load that was tried."""
+    """The most callers for whom the mesh holds, by doubling, then halving the step; and every load that was tried."""
     tried: list[dict[str, Any]] = []
 
     async def holds(callers: int) -> bool:
@@ -74,6 +75,7 @@ def ceiling(checkpoint: str, repeats: int, cores: int) -> tuple[int, dict[int, d
     An engine has one thread, so none may take longer than 80 ms, and together they have `cores` times 80 ms.
     """
     import torch
+
     from services.codec.engine import build_engines
     from services.lm.engine import LmEngine
     from services.lm.sampling import Sampling
@@ -111,12 +113,12 @@ def _fits(size: int, sizes: Sequence[int], times: dict[int, dict[str, float]], c
 
 
 def median_ms(step: Callable[[], object], repeats: int) -> float:
-    """Wall time of a step; the first calls are not counted, an engine may have something to prepare."""
+    """CPU time of a step, which is its wall time on a core of its own; an engine may have to prepare its first ones."""
     taken = []
     for _ in range(repeats + 5):
-        began = time.perf_counter()
+        began = time.thread_time()
         step()
-        taken.append((time.perf_counter() - began) * 1000)
+        taken.append((time.thread_time() - began) * 1000)
     return float(np.median(taken[5:]))
 
 
@@ -133,28 +135,29 @@ def split(people: Sequence[Caller]) -> dict[str, dict[str, float]]:
             for name, values in parts.items()}
 
 
+async def reference(checkpoint: str, speech: bytes, seconds: float, cores: int) -> Figures:
+    """moshi.server's one caller, with the number of threads that serves it best."""
+    tried = []
+    for threads in sorted({1, cores}):
+        async with reference_server(Path(checkpoint), threads) as port:
+            await one_caller(port, speech, 1.0)  # warm
+            tried.append(await one_caller(port, speech, seconds))
+    return min(tried, key=lambda figures: figures.p99_ms)
+
+
 async def run(checkpoint: str, wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
-    """All figures of parts (b) and (c)."""
+    """One repeat of parts (b) and (c)."""
     speech, seconds, cores = read_speech(wav), 6.0 if quick else 20.0, psutil.cpu_count() or 1
-    async with reference_server(Path(checkpoint), threads=cores) as port:
-        await one_caller(port, speech[0], 1.0)  # warm
-        reference = await one_caller(port, speech[0], seconds)
+    beside = await reference(checkpoint, speech[0], seconds, cores)
     most, step_ms = await asyncio.to_thread(ceiling, checkpoint, 10 if quick else 40, cores)
-    async with LocalMesh(checkpoint, slots=min(256, 2 * MOST_CALLERS)) as mesh:
+    async with LocalMesh(checkpoint, slots=MOST_CALLERS) as mesh:
         await load(mesh.target, 4, 0.5, 1.0, speech)  # warm
         held, tried = await capacity(mesh, speech, seconds, progress)
-        splits = {}
+        splits = []
         for share in (0.0, 0.25, 0.5, 0.9):
-            callers = max(1, round(held * share))
-            people, figures, usage = await loaded(mesh, callers, seconds, speech, progress)
-            splits[callers] = {"share": share, **vars(figures), **vars(usage), "parts": split(people)}
-    half = splits[max(1, round(held * 0.5))]["parts"]["overhead"]
-    return {"capacity_callers": held, "capacity_reference_callers": int(reference.p99_ms < FRAME_MS),
+            people, figures, usage = await loaded(mesh, max(1, round(held * share)), seconds, speech, progress)
+            splits.append({"share": share, **vars(figures), **vars(usage), "parts": split(people)})
+    half = next(row for row in splits if row["share"] == 0.5)["parts"]["overhead"]
+    return {"capacity_callers": held, "capacity_reference_callers": int(beside.p99_ms < FRAME_MS),
             "capacity_ceiling_callers": most, "overhead_p50_ms": half["p50_ms"], "overhead_p99_ms": half["p99_ms"],
-            "reference": vars(reference), "step_ms": step_ms, "loads": tried, "splits": splits}
-
-
-if __name__ == "__main__":
-    import json
-
-    print(json.dumps(asyncio.run(run("checkpoints/talker", Path("samples"), quick=True)), indent=1))
+            "reference": vars(beside), "step_ms": step_ms, "loads": tried, "splits": splits}

@@ -5,17 +5,17 @@ CPU time, not latency, because the machine is shared: callers per core = 80 ms /
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.progress import Progress
 
 from bench.load import FRAME_S, Figures, load, read_speech
 from scripts.local_mesh import LocalMesh
+
+CALLERS = 80  # about half of what one core is meant to carry, so that callers share messages as they would
 
 
 class NullMesh(LocalMesh):
@@ -49,16 +49,8 @@ async def measure(callers: int, seconds: float, wav: Path, progress: Progress | 
     return figures, {name: (after[name] - before[name]) * 1000 / frames for name in before}
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--callers", type=int, default=48)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--wav", type=Path, default=Path("samples"))
-    options = parser.parse_args()
-    figures, cpu_ms = await measure(options.callers, options.seconds, options.wav)
-    print(json.dumps({"figures": vars(figures), "cpu_ms_per_frame": cpu_ms,
-                      "gateway_callers_per_core": FRAME_S * 1000 / cpu_ms["gateway"]}, indent=2))
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+async def run(wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """One repeat: the gateway's callers per core, and what the null services took beside it."""
+    figures, cpu_ms = await measure(CALLERS, 5.0 if quick else 15.0, wav, progress)
+    return {"gateway_callers_per_core": FRAME_S * 1000 / cpu_ms["gateway"], "cpu_ms_per_frame": cpu_ms,
+            "figures": vars(figures)}

@@ -72,7 +72,7 @@ async def main() -> None:
         NullEngine(options.slots, np.zeros(facts.samples_per_frame, np.float32)),  # type: ignore[arg-type]
         "null", tracer, 10.0)
     lm: Any = LmServer(NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64)),  # type: ignore[arg-type]
-                       NullTokenizer(), "null", tracer, 10.0)
+                       NullTokenizer(), Sampling(), "null", tracer, 10.0)
     codec_server = MeshServer(CodecConfig(host="127.0.0.1", port=options.codec_port), "codec")
     lm_server = MeshServer(LmConfig(host="127.0.0.1", port=options.lm_port), "lm")
     await codec_server.start(codec)

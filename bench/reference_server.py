@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,9 +19,9 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import sphn
-from scripts.local_mesh import free_port
 
 from bench.load import FRAME_S, Caller, Figures, figures
+from scripts.local_mesh import free_port
 
 START_S = 120.0
 _RUN_ON_CPU = """
@@ -42,24 +41,26 @@ async def reference_server(checkpoint: Path, threads: int) -> AsyncIterator[int]
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        process = subprocess.Popen(
-            [sys.executable, "-c", _RUN_ON_CPU, str(threads), "--port", str(port), "--static", "none", "--device", "cpu",
-             "--config-path", f"{folder}/config.json", "--moshi-weight", str(checkpoint / config["moshi_name"]),
-             "--mimi-weight", str(checkpoint / config["mimi_name"]),
-             "--tokenizer", str(checkpoint / config["tokenizer_name"])],
-            env={**os.environ, "NO_TORCH_COMPILE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-c", _RUN_ON_CPU, str(threads), "--port", str(port), "--static", "none"],
+            *["--device", "cpu", "--config-path", f"{folder}/config.json"],
+            *["--moshi-weight", str(checkpoint / config["moshi_name"])],
+            *["--mimi-weight", str(checkpoint / config["mimi_name"])],
+            *["--tokenizer", str(checkpoint / config["tokenizer_name"])],
+            env={**os.environ, "NO_TORCH_COMPILE": "1"}, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL)
         try:
             await _until_listening(port, process)
             yield port
         finally:
             process.kill()
-            process.wait()
+            await process.wait()
 
 
-async def _until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+async def _until_listening(port: int, process: asyncio.subprocess.Process) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if process.returncode is not None:
             raise RuntimeError(f"moshi.server ended with code {process.returncode}")
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)

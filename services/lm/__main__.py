@@ -21,6 +21,7 @@ async def main(config: LmConfig) -> None:
     import torch
 
     from services.lm.engine import LmEngine
+    from services.lm.sampling import Sampling
     from services.lm.server import LmServer
     from services.mesh.checkpoint import load_lm, load_tokenizer, model_id, resolve
 
@@ -30,9 +31,13 @@ async def main(config: LmConfig) -> None:
     dtype = torch.float32 if torch.device(config.device).type == "cpu" else torch.bfloat16
     engine = LmEngine(load_lm(checkpoint, config.device, dtype), config.slots, device=config.device)
     tokenizer = load_tokenizer(checkpoint)
+    names = {"temp_text": "text_temperature", "top_k_text": "text_top_k", "temp": "audio_temperature",
+             "top_k": "audio_top_k"}  # what a checkpoint's lm_gen_config calls them
+    defaults = Sampling(**{name: checkpoint.lm_gen_config[key] for key, name in names.items()
+                           if key in checkpoint.lm_gen_config})
     engine.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
-    await server.start(LmServer(engine, tokenizer, model, tracer, config.stall_s))
+    await server.start(LmServer(engine, tokenizer, defaults, model, tracer, config.stall_s))
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
              config.device, config.slots)
     await server.run_until_signal()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import numpy as np
@@ -73,13 +73,14 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
 
     full_name = DESCRIPTOR.full_name
 
-    def __init__(self, engine: LmEngine, tokenizer: PieceTable, model_id: str, tracer: FrameTracer,
+    def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         self.stall_s = stall_s
         self._tunnel = TunnelServer(self, DESCRIPTOR)
         self.facts = engine.facts
         self._model_id = model_id
         self._tokenizer = tokenizer
+        self._defaults = defaults
         self._tracer = tracer
         self._batcher: Batcher[Sampling, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
 
@@ -113,7 +114,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         """One session's steps."""
         config: lm_pb2.StepConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
-        sampling = read_sampling(config.sampling)
+        sampling = read_sampling(config.sampling, self._defaults)
         frames = 0
         with self._batcher.lease(session_id, sampling) as slot:
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
@@ -147,11 +148,11 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         return self._tokenizer.id_to_piece(token).replace("▁", " ")
 
 
-def read_sampling(wire: lm_pb2.Sampling) -> Sampling:
+def read_sampling(wire: lm_pb2.Sampling, defaults: Sampling) -> Sampling:
     """The sampling that a caller asked for, with the model's defaults for what is unset and a drawn seed."""
-    asked: dict[str, float | int] = {field.name: value for field, value in wire.ListFields()}
+    asked: dict[str, Any] = {field.name: value for field, value in wire.ListFields()}
     asked.setdefault("seed", secrets.randbits(32))
     try:
-        return Sampling(**asked)  # type: ignore[arg-type]
+        return replace(defaults, **asked)
     except ValueError as error:
         raise InvalidRequest("BAD_SAMPLING", str(error), field="config.sampling") from None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import grpc
-
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2

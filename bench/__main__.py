@@ -1,0 +1,76 @@
+"""`make bench`: every figure of docs/benchmarks.md, measured in one run.
+
+    python -m bench [--quick] [--only engines,gateway,capacity]
+
+(a) engines alone, beside moshi's LMGen, torch Mimi and rustymimi on the same weights; (b) capacity, beside
+moshi.server on the same checkpoint; (c) where a frame's time goes at 1 caller, 25 %, 50 % and 90 % of capacity.
+Run it with nothing else running: capacity is about wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench import capacity, gateway, lm_engine, mimi_engine, report
+
+PARTS = ("engines", "gateway", "capacity")
+OUT = Path("out/bench.json")
+
+
+def spread(repeats: list[Mapping[str, Any]], key: str) -> dict[str, float]:
+    """Minimum, median and maximum of a figure over the repeats."""
+    values = [float(repeat[key]) for repeat in repeats]
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def repeated(run: Callable[[], Any], repeats: int, keys: tuple[str, ...], detail: str) -> dict[str, Any]:
+    """A part's figures over its repeats, and the last repeat in full."""
+    runs = [asyncio.run(run()) for _ in range(repeats)]
+    return {key: spread(runs, key) for key in keys} | {detail: runs[-1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats: under 10 minutes")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to run; the others keep their last figures")
+    parser.add_argument("--checkpoint", default="checkpoints/talker")
+    parser.add_argument("--wav", type=Path, default=Path("samples"))
+    options = parser.parse_args()
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"bench: --only knows {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    quick, repeats = options.quick, 1 if options.quick else 3
+    results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    if "engines" in parts:
+        results |= lm_engine.run(quick)
+    with Progress(*columns, console=console) as progress:
+        if "engines" in parts:
+            results["mimi"] = mimi_engine.run(quick, progress)
+            results["mimi_vs_rustymimi"] = results["mimi"]["mimi_vs_rustymimi"]
+        if "gateway" in parts:
+            results |= repeated(lambda: gateway.run(options.wav, quick, progress), repeats,
+                                ("gateway_callers_per_core",), "gateway")
+        if "capacity" in parts:
+            keys = ("capacity_callers", "capacity_reference_callers", "capacity_ceiling_callers", "overhead_p50_ms",
+                    "overhead_p99_ms")
+            results |= repeated(lambda: capacity.run(options.checkpoint, options.wav, quick, progress), repeats, keys,
+                                "capacity")
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(results, indent=1) + "\n")
+    report.write(results)
+    console.print(f"figures in {OUT}, tables and charts in docs/benchmarks.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""docs/benchmarks.md and its charts, from the figures of `make bench`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+DOCS = Path("docs")
+IMAGES = DOCS / "img"
+HOPS = ("codec.encode", "lm.step", "codec.decode")
+COLOURS = {"codec.encode": "#2f7ed8", "lm.step": "#d9480f", "codec.decode": "#2b8a3e", "overhead": "#8a8f98"}
+# What the project set out to reach with the small checkpoint on 2 cores; None where there is no number to reach.
+GOALS = {
+    "lm_speedup_b1": "> 2", "lm_speedup_b16": "> 2", "lm_over_floor_b1": "≤ 1.4", "lm_over_floor_b16": "≤ 1.4",
+    "capacity_callers": "24 × the reference", "capacity_reference_callers": "", "capacity_ceiling_callers": "",
+    "overhead_p50_ms": "< 3", "overhead_p99_ms": "< 10", "gateway_callers_per_core": "≥ 150",
+    "mimi_vs_rustymimi": "≥ 5",
+}
+MEANINGS = {
+    "lm_speedup_b1": "LM step, 1 row: times faster than LMGen",
+    "lm_speedup_b16": "LM step, 16 rows: times faster than LMGen",
+    "lm_over_floor_b1": "LM step, 1 row: time over its bare matrix products",
+    "lm_over_floor_b16": "LM step, 16 rows: time over its bare matrix products",
+    "capacity_callers": "live callers with p99 under 80 ms and nothing skipped",
+    "capacity_reference_callers": "the same for moshi.server",
+    "capacity_ceiling_callers": "callers that the engines alone could step in time",
+    "overhead_p50_ms": "mesh overhead per frame at half capacity, p50 ms",
+    "overhead_p99_ms": "mesh overhead per frame at half capacity, p99 ms",
+    "gateway_callers_per_core": "callers per gateway core, null engines",
+    "mimi_vs_rustymimi": "full-size Mimi, 8 callers: times rustymimi's throughput per core",
+}
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """The page and its pictures, as far as there are figures."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    page = ["# Benchmarks", "", "Written by `make bench`; do not edit. Every figure is the median over the run's "
+            "repeats, with minimum and maximum; all contenders of a row were measured in turns in the same run.", "",
+            f"Machine: {os.cpu_count()} CPU cores ({platform.machine()}), no GPU. The load generator runs on the same "
+            "cores as the mesh.", "", "## Summary", "", *_summary(results)]
+    if "ms" in results:
+        page += _lm(results)
+    if "mimi" in results:
+        page += _mimi(results["mimi"])
+    if "capacity" in results:
+        page += _capacity(results["capacity"])
+    (DOCS / "benchmarks.md").write_text("\n".join(page) + "\n")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _summary(results: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for key, meaning in MEANINGS.items():
+        figure = results.get(key)
+        if figure:
+            rows.append([f"`{key}`", meaning, f"**{_number(figure['median'])}**",
+                         f"{_number(figure['min'])} – {_number(figure['max'])}", GOALS[key]])
+    if "lm_tokens_equal" in results:
+        equal = f"**{results['lm_tokens_equal']}**"
+        rows.append(["`lm_tokens_equal`", "greedy tokens equal LMGen's", equal, "", "True"])
+    return _table(["figure", "what", "median", "min – max", "goal"], rows)
+
+
+def _lm(results: Mapping[str, Any]) -> list[str]:
+    batches = list(results["ms"])
+    names = list(results["ms"][batches[0]])
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for name in names:
+        axes.plot([int(b[1:]) for b in batches], [results["ms"][b][name]["median"] for b in batches], marker="o",
+                  label={"floor": "bare matrix products", "lmgen": "moshi's LMGen"}.get(name, f"moshi-mesh {name}"))
+    axes.set(xlabel="rows (callers)", ylabel="CPU ms per step", title="Language model: one step", ylim=(0, None))
+    axes.legend()
+    _save(figure, "bench-lm.png")
+    table = _table(["rows", *(f"{name} ms" for name in names), "× LMGen", "× floor"], [
+        [b[1:], *(_number(results["ms"][b][name]["median"]) for name in names),
+         _number(results[f"lm_speedup_{b}"]["median"]), _number(results[f"lm_over_floor_{b}"]["median"])]
+        for b in batches])
+    precision = _table(["precision", "weights MB", "equal greedy tokens", "text logit error"], [
+        [name, _number(facts["bytes"] / 1e6), f"{facts['equal_greedy_share']:.1%}", f"{facts['text_logit_error']:.1e}"]
+        for name, facts in results["precision"].items()])
+    return ["", "## The language model alone", "", f"{results['parameters'] / 1e6:.0f} M random parameters in Moshi's "
+            "shape, rings full, one thread, CPU time.", "", "![LM step](img/bench-lm.png)", "", *table, "", *precision]
+
+
+def _mimi(mimi: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for model in ("small", "full"):
+        for callers, row in mimi.get(model, {}).items():
+            rows.append([model, callers, *(_number(spread["median"]) for name, spread in row.items()
+                                           if not name.startswith("over_")),
+                         *(["-"] if len(row) < 5 else []),
+                         _number(row["over_torch"]["median"]),
+                         _number(row["over_rustymimi"]["median"]) if "over_rustymimi" in row else "-"])
+    return ["", "## Mimi alone", "", f"Encode and decode of one frame: {mimi['unit']}.", "",
+            *_table(["Mimi", "callers", "moshi-mesh", "torch", "rustymimi", "× torch", "× rustymimi"], rows)]
+
+
+def _capacity(capacity: Mapping[str, Any]) -> list[str]:
+    loads = sorted(capacity["loads"], key=lambda row: row["callers"])
+    reference = capacity["reference"]
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for name in ("p50_ms", "p95_ms", "p99_ms"):
+        axes.plot([row["callers"] for row in loads], [row[name] for row in loads], marker="o", label=name[:3])
+    axes.scatter([1], [reference["p99_ms"]], marker="x", color="black", label="moshi.server p99", zorder=3)
+    axes.axhline(80, color="#c92a2a", linestyle="--", linewidth=1)
+    axes.set(xlabel="live callers", ylabel="frame latency, ms", title="Latency by load", ylim=(0, 240))
+    axes.legend()
+    _save(figure, "bench-capacity.png")
+    table = _table(["callers", "p50 ms", "p95 ms", "p99 ms", "max ms", "skipped", "holds", "CPU cores", "RSS MB"], [
+        [str(row["callers"]), *(_number(row[key]) for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")),
+         str(row["skipped"]), "yes" if row["holds"] else "no", _number(sum(row["cores"].values())),
+         _number(sum(row["rss_mb"].values()))] for row in loads])
+    return ["", "## Capacity", "", "Each caller speaks at real pace at a phase of its own. Latency: from handing a "
+            "frame's audio to the stream until its answer is there, on the caller's clock. moshi.server, on the same "
+            f"checkpoint, serves one caller at p50 {_number(reference['p50_ms'])} ms, p99 "
+            f"{_number(reference['p99_ms'])} ms, and makes the others wait.",
+            "", "![Latency by load](img/bench-capacity.png)", "", *table,
+            *_splits(capacity["splits"])]
+
+
+def _splits(splits: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = [f"{hop} {part}" for hop in HOPS for part in ("queue", "compute")] + ["overhead"]
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    for index, row in enumerate(splits):
+        left = 0.0
+        for name in names:
+            width = row["parts"][name]["p50_ms"]
+            hop = name.split(" ", maxsplit=1)[0]
+            axes.barh(index, width, left=left, color=COLOURS[hop], alpha=0.35 if name.endswith("queue") else 1.0,
+                      label=name if index == 0 else None)
+            left += width
+    axes.set(xlabel="ms (p50)", title="Where a frame's time goes", yticks=range(len(splits)),
+             yticklabels=[f"{row['callers']} callers" for row in splits])
+    axes.legend(fontsize="small", loc="lower right")
+    _save(figure, "bench-split.png")
+    rows = [[str(row["callers"]), *(f"{_number(row['parts'][name]['p50_ms'])} / {_number(row['parts'][name]['p99_ms'])}"
+                                    for name in names)] for row in splits]
+    return ["", "## Where a frame's time goes", "", "p50 / p99 in ms at 1 caller and at 25 %, 50 % and 90 % of "
+            "capacity. Queue is waiting for the batch; overhead is what no hop accounts for: gRPC, the event loops, "
+            "the load generator's own.", "", "![Split](img/bench-split.png)", "", *_table(["callers", *names], rows)]
+
+
+def _save(figure: Any, name: str) -> None:
+    figure.savefig(IMAGES / name, dpi=110)
+    plt.close(figure)
