@@ -135,24 +135,23 @@ def tokens_equal(lm: LMModel, frames: int) -> bool:
     return True
 
 
-def agreement(exact: LmEngine, other: LmEngine, frames: int) -> dict[str, float]:
-    """Share of equal greedy tokens and error of the text logits after the same history, that of `exact`."""
-    rows = np.arange(exact.slots)
-    line = DelayLine(exact.slots, [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1], 8, [512] + [2048] * 16)
+def agreement(lm: LMModel, precision: Precision, frames: int) -> dict[str, float]:
+    """Share of equal greedy tokens and error of the text logits against float32, after the same history."""
+    rows = np.arange(4)
+    engines = [LmEngine(lm, len(rows), precision=kind) for kind in ("fp32", precision)]
+    logits: list[torch.Tensor] = []
+    for engine in engines:
+        engine._network.heads.register_forward_hook(
+            lambda module, inputs, heads: logits.append(heads[:, : lm.text_card]))
+    line = DelayLine(len(rows), lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
     equal, error, size = [], 0.0, 0.0
-    for codes in random_codes(frames, exact.slots):
-        tokens = line.feed(rows, codes)
-        answers = [engine._generate(tokens, rows, line.positions, engine._draws) for engine in (exact, other)]
-        logits = []
-        for engine in (exact, other):
-            network, rings = engine._network, engine._generate._rings
-            arguments = (torch.from_numpy(tokens), rings, torch.from_numpy(rows), torch.from_numpy(line.positions))
-            heads = network.heads(network.norm(network.temporal(*arguments, None)))
-            logits.append(heads[:, : network.cardinalities[0]])
-        equal.append(answers[0] == answers[1])
-        error += float((logits[0] - logits[1]).norm() ** 2)
-        size += float(logits[0].norm() ** 2)
-        line.take(rows, answers[0])
+    for codes in random_codes(frames, len(rows)):
+        arguments = [torch.from_numpy(values) for values in (line.feed(rows, codes), rows, line.positions)]
+        exact, other = (engine._network(arguments[0], engine._rings, *arguments[1:]).numpy() for engine in engines)
+        equal.append(exact == other)
+        error += float((logits[-2] - logits[-1]).square().sum())
+        size += float(logits[-2].square().sum())
+        line.take(rows, exact)
     return {"equal_greedy_share": float(np.mean(equal)), "text_logit_error": (error / size) ** 0.5}
 
 
@@ -182,14 +181,12 @@ def run(quick: bool) -> dict[str, Any]:
             result[f"lm_over_floor_b{batch}"] = spread([turn["fp32"] / turn["floor"] for turn in turns[batch]])
         result["lm_tokens_equal"] = tokens_equal(lm, 60 if quick else 250)
         progress.advance(task)
-        exact = LmEngine(lm, 4)
         for precision in PRECISIONS:
-            engine = LmEngine(lm, 4, precision=precision)
             result["precision"][precision] = {
-                "bytes": engine.facts.weights_bytes,
+                "bytes": LmEngine(lm, 1, precision=precision).facts.weights_bytes,
                 **{f"speedup_b{batch}": spread([turn["lmgen"] / turn[precision] for turn in turns[batch]])
                    for batch in BATCHES},
-                **agreement(exact, engine, 50 if quick else 250)}
+                **agreement(lm, precision, 50 if quick else 250)}
             progress.advance(task)
     return result
 

@@ -1,6 +1,6 @@
-"""Attention of one new position over a ring of past ones, for rows that are all at different positions.
+"""Attention of new positions over a ring of past ones, for rows that are all at different positions.
 
-Both functions first write the new keys and values to the ring, slot `position % context`, and then attend over what
+All of them first write the new keys and values to the ring, slot `position % context`, and then attend over what
 is filled. A full ring holds exactly the last `context` positions, so no mask is needed for the context, and the
 order of keys does not matter since rotary positions are already in them. Queries come scaled by 1/sqrt(head_dim).
 
@@ -72,3 +72,16 @@ def attend_prefix(heads: Tensor, ring: Tensor, positions: Tensor, places: Tensor
         queries.reshape(n, kv_heads, -1, dim).to(ring.dtype), ring[0, :n, :, :filled], ring[1, :n, :, :filled],
         attn_mask=seen, scale=1.0)
     return attended.reshape(n, -1).to(heads.dtype)
+
+
+def attend_history(heads: Tensor, ring: Tensor, row: int, positions: Tensor, held: Tensor, places: Tensor) -> Tensor:
+    """Many successive positions [n] of one row, each over those up to itself; `held` [context] is each slot's."""
+    n, _, dim = heads.shape
+    kv_heads = ring.shape[2]
+    queries, new = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads :]
+    ring.view(-1, dim).index_copy_(0, places, new.reshape(-1, dim).to(ring.dtype))
+    grouped = queries.view(n, kv_heads, -1, dim).permute(1, 2, 0, 3).to(ring.dtype)
+    keys, values = (kind[row, :, None].expand(-1, grouped.shape[1], -1, -1) for kind in ring)
+    attended = functional.scaled_dot_product_attention(
+        grouped, keys, values, attn_mask=held <= positions[:, None], scale=1.0)
+    return attended.permute(2, 0, 1, 3).reshape(n, -1).to(heads.dtype)

@@ -59,3 +59,19 @@ class DelayLine:
         self._line[row, own, position % self._length] = generated
         frame = self._line[row, own, (position - self._max_delay + self._delays[own]) % self._length]
         return np.where(position <= self._max_delay, UNGENERATED, frame)
+
+    def amend(self, row: int, generated: Ints) -> None:
+        """Replace what the row's last step generated [1 + own_codebooks], where it is known (not negative)."""
+        last = self._line[row, : self._generated, self.positions[row] % self._length]  # a view
+        last[:] = np.where(generated < 0, last, generated)
+
+    def generated(self, tokens: Ints) -> Ints:
+        """What each step had generated, from what `take` answered [frames, 1 + own_codebooks]; same shape.
+
+        Negative where it has not been answered yet, and where nothing was or could be seen of it.
+        """
+        steps = np.full_like(tokens, UNGENERATED)
+        for stream, delay in enumerate(self._delays[: self._generated]):
+            shift = self._max_delay - delay
+            steps[: max(len(tokens) - shift, 0), stream] = tokens[shift:, stream]
+        return steps

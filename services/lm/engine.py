@@ -15,6 +15,9 @@ from services.lm.network import Draws, Network
 from services.lm.sampling import Sampling
 from services.lm.traced import TracedNetwork
 
+PREFILL_FRAMES = 128
+"""Frames of a history that go through the model at once: more gain nothing, and their scores take memory."""
+
 
 @dataclass(frozen=True)
 class LmFacts:
@@ -70,6 +73,7 @@ class LmEngine:
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self._draws = Draws(
             torch.zeros(slots, 2), torch.ones(slots, 2, dtype=torch.int64), torch.zeros(slots, dtype=torch.int64))
+        self._rings = rings
         self._generate = (TracedNetwork if on_cpu else GraphedNetwork)(self._network, rings)
 
     def warm_up(self) -> None:
@@ -92,6 +96,37 @@ class LmEngine:
         self._draws.temperature[row] = torch.tensor([sampling.text_temperature, sampling.audio_temperature])
         self._draws.top_k[row] = torch.tensor(top_k)
         self._draws.seed[row] = sampling.seed
+
+    def prefill(self, row: int, codes: Ints, tokens: Ints) -> None:
+        """Bring an open row to where a session was that sent codes [frames, user_codebooks] and got tokens
+        [frames, 1 + own_codebooks] for them from `step`.
+
+        Many times faster than stepping. Within the context the session goes on with the tokens it would have had;
+        in a longer one the oldest keys had themselves seen older frames, so it only goes on nearly the same.
+        """
+        facts = self.facts
+        if codes.shape != (len(codes), facts.user_codebooks) or tokens.shape != (len(codes), 1 + facts.own_codebooks):
+            raise ValueError(f"codes and tokens must be [frames, {facts.user_codebooks}] and [frames, "
+                             f"{1 + facts.own_codebooks}], got {list(codes.shape)} and {list(tokens.shape)}")
+        index = np.array([row])
+        self._line.open(row)
+        generated = self._line.generated(tokens)
+        # What the last steps generated has not all been answered: they are made again, at the end.
+        known = max(len(codes) - facts.delay_frames, 0)
+        inputs = np.empty((known, 1 + facts.own_codebooks + facts.user_codebooks), np.int64)
+        for frame in range(known):
+            inputs[frame] = self._line.feed(index, codes[frame : frame + 1])
+            self._line.take(index, generated[frame : frame + 1])
+        # The ring can't hold more, and a chunk must not overwrite keys that its own first steps still need.
+        positions = torch.arange(max(known - facts.context_frames, 0), known)
+        held = torch.full((facts.context_frames,), known).scatter(0, positions % facts.context_frames, positions)
+        with torch.inference_mode():
+            for chunk in positions.split(PREFILL_FRAMES) if known else ():
+                self._network.prefill(torch.from_numpy(inputs)[chunk].to(self._rings.device), self._rings, row,
+                                      chunk.to(self._rings.device), held.to(self._rings.device))
+        for frame in range(known, len(codes)):
+            self.step([row], codes[frame : frame + 1])
+            self._line.amend(row, generated[frame])
 
     def step(self, rows: Sequence[int], codes: NDArray[np.int64]) -> Ints:
         """One frame of each named row: codes int64 [n, user_codebooks] -> tokens int64 [n, 1 + own_codebooks].

@@ -5,14 +5,17 @@ follow; packing refuses what moshi can express and this engine does not compute.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.lm.attention import attend_filled, attend_prefix
 from services.lm.linear import Packing
+
+Attend = Callable[[Tensor, Tensor], Tensor]
+"""Queries, keys and values of all heads, and the layer's ring, to what was attended: see `attention`."""
 
 
 class Unsupported(ValueError):
@@ -73,19 +76,11 @@ class TemporalLayer(nn.Module):
         self.output = packing.linear(scale_rows(weight_of(attention.out_projs[0]), layer_scale(layer.layer_scale_1)))
         self.feed_forward = FeedForward(layer.norm2, layer.gating, layer_scale(layer.layer_scale_2), packing)
 
-    def forward(self, x: Tensor, rotation: Tensor, ring: Tensor, rows: Tensor, positions: Tensor,
-                places: Tensor, filled: int | None) -> Tensor:
-        """x [n, dim] at `positions` [n] of `rows` [n] -> [n, dim]; see `attention` for the rest.
-
-        With `filled` rows must be 0..n.
-        """
+    def forward(self, x: Tensor, rotation: Tensor, ring: Tensor, attend: Attend) -> Tensor:
+        """x [n, dim] -> [n, dim], with the layer's ring [2, slots, kv_heads, context, head_dim]."""
         pairs = self.project(self.norm(x)).view(-1, *self.pairs)
         heads = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(2)
-        if filled is None:
-            attended = attend_filled(heads, ring, rows, positions, places)
-        else:
-            attended = attend_prefix(heads, ring, positions, places, filled)
-        output: Tensor = self.feed_forward(self.output.add(x, attended))
+        output: Tensor = self.feed_forward(self.output.add(x, attend(heads, ring)))
         return output
 
 

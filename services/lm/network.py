@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.lm import attention, sampler
-from services.lm.layers import DepthLayer, Norm, TemporalLayer, Unsupported, table_of, weight_of
+from services.lm.layers import Attend, DepthLayer, Norm, TemporalLayer, Unsupported, table_of, weight_of
 from services.lm.linear import Packing
 
 
@@ -67,14 +67,13 @@ class Temporal(nn.Module):
         self.register_buffer("one", torch.ones((), device=packing.device))
         self.layers = nn.ModuleList(TemporalLayer(layer, packing) for layer in lm.transformer.layers)
 
-    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, filled: int | None) -> Tensor:
+    def forward(self, tokens: Tensor, rings: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens [n, streams], rings [layers, 2, slots, kv_heads, context, head_dim] -> [n, dim], not normed."""
         x = functional.embedding_bag(tokens + self.offsets, self.table, mode="sum").float()
         angle = positions[:, None, None].float() * self.frequencies
         rotation = torch.polar(self.one.expand_as(angle), angle).index_select(1, self.turns)
-        places = attention.places(rings[0], rows, positions)
         for ring, layer in zip(rings.unbind(), self.layers, strict=True):
-            x = layer(x, rotation, ring, rows, positions, places, filled)
+            x = layer(x, rotation, ring, attend)
         return x
 
 
@@ -136,7 +135,15 @@ class Network(nn.Module):
         With `shapes` rows must be 0..n, and no value is looked at on the way.
         """
         layers, heads, dim = self.depth_shape
-        context = self.norm(self.temporal(tokens, rings, rows, positions, shapes.filled if shapes else None))
+        places = attention.places(rings[0], rows, positions)
+
+        def attend(heads: Tensor, ring: Tensor) -> Tensor:
+            if shapes:
+                return attention.attend_prefix(heads, ring, positions, places, shapes.filled)
+            attended: Tensor = attention.attend_filled(heads, ring, rows, positions, places)
+            return attended
+
+        context = self.norm(self.temporal(tokens, rings, positions, attend))
         text_logits, *contexts = self.heads(context).split(self.head_sizes, dim=-1)
         noises: list[Tensor] = []
         if draws is not None:
@@ -152,6 +159,18 @@ class Network(nn.Module):
             token = self._draw(codebook + 1, logits, draws, noises, shapes)
             drawn.append(token)
         return torch.cat(drawn, dim=1)
+
+    def prefill(self, tokens: Tensor, rings: Tensor, row: int, positions: Tensor, held: Tensor) -> None:
+        """Put many successive steps of one row into the rings: tokens [n, streams] at positions [n].
+
+        `held` [context] is the position each slot of the row's ring holds once that is done.
+        """
+        places = attention.places(rings[0], torch.full_like(positions, row), positions)
+
+        def attend(heads: Tensor, ring: Tensor) -> Tensor:
+            return attention.attend_history(heads, ring, row, positions, held, places)
+
+        self.temporal(tokens, rings, positions, attend)
 
     def _draw(self, stream: int, logits: Tensor, draws: Draws | None, noises: list[Tensor],
               shapes: Shapes | None) -> Tensor:

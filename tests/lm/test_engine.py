@@ -164,3 +164,37 @@ def test_bad_steps_are_refused_before_they_touch_a_row(
 
 def test_an_empty_step_is_nothing(engine: LmEngine) -> None:
     assert engine.step([], np.empty((0, 8), np.int64)).shape == (0, 9)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("changes", [
+    {}, {"kv_repeat": 2, "depformer_kv_repeat": 1}, {"delays": [0, 0, 2, 2, 2, 2, 2, 2, 3, 0, 2, 2, 2, 2, 2, 2, 2]},
+], ids=str)
+@pytest.mark.parametrize("frames", [0, 1, 2, 4, 150])
+def test_a_row_rebuilt_from_its_history_goes_on_the_same(
+        frames: int, changes: dict[str, object], sampling: Sampling) -> None:
+    engine = LmEngine(random_lm(num_layers=2, **changes), slots=3)
+    codes = random_codes(frames + 40, 1)
+    engine.open(0, sampling)
+    tokens = run(engine, 0, codes)
+    engine.open(2, SAMPLED)
+    run(engine, 2, random_codes(30, 2))  # somebody else was here
+    engine.open(2, sampling)
+    engine.prefill(2, codes[:frames], tokens[:frames])
+    assert np.array_equal(run(engine, 2, codes[frames:]), tokens[frames:])
+
+
+def test_a_row_rebuilt_after_more_than_the_context_goes_on_nearly_the_same() -> None:
+    engine = LmEngine(random_lm(num_layers=2, context=100), slots=2)
+    codes = random_codes(270, 1)
+    engine.open(0, GREEDY)
+    tokens = run(engine, 0, codes)
+    engine.open(1, GREEDY)
+    engine.prefill(1, codes[:250], tokens[:250])
+    assert engine._line.positions[1] == 250
+    assert np.mean(engine.step([1], codes[250:251]) == tokens[250:251]) > 0.5
+
+
+def test_a_history_of_the_wrong_shape_is_refused(engine: LmEngine) -> None:
+    with pytest.raises(ValueError, match="codes and tokens must be"):
+        engine.prefill(0, np.zeros((3, 8), np.int64), np.zeros((2, 9), np.int64))
