@@ -107,15 +107,14 @@ class DepthLayer(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:
         """past [2, n * heads, positions, head_dim] holds the keys and values of earlier positions; ours are added."""
-        heads = self.project(self.norm(x)).view(-1, 2 if self.position == 0 else 3, self.heads, self.head_dim)
-        new = heads[:, -2:].transpose(0, 1).flatten(1, 2)
-        past[:, :, self.position] = new
+        kinds = 2 if self.position == 0 else 3
+        heads = self.project(self.norm(x)).view(-1, kinds, self.heads, self.head_dim).transpose(0, 1).flatten(1, 2)
+        past.select(2, self.position).copy_(heads.narrow(0, kinds - 2, 2))
         if self.position == 0:
-            attended = new[1].view_as(x)
+            attended = heads.select(0, 1).view_as(x)
         else:
-            keys, values = past[:, :, : self.position + 1].unbind()
-            queries = heads[:, 0].reshape(-1, 1, self.head_dim)
-            scores = torch.bmm(queries, keys.transpose(1, 2))
+            keys, values = past.narrow(2, 0, self.position + 1).unbind()
+            scores = torch.bmm(heads.select(0, 0).unsqueeze(1), keys.transpose(1, 2))
             attended = torch.bmm(torch.softmax(scores, dim=-1), values).view_as(x)
         output: Tensor = self.feed_forward(self.output.add(x, attended))
         return output

@@ -70,7 +70,7 @@ def largest(values: Tensor) -> Tensor:
     PyTorch has vector code for the largest value but not for its index, so for many rows it pays to find the best
     block of 64 first.
     """
-    if values.numel() < 8192 or values.size(1) % 64 != 0:
+    if values.numel() < 32768 or values.size(1) % 64 != 0:
         return values.argmax(dim=-1, keepdim=True)
     start = values.view(values.size(0), -1, 64).amax(dim=-1).argmax(dim=-1, keepdim=True) * 64
     block = values.gather(1, start + torch.arange(64))
