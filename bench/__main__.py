@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import statistics
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats: under 10 minutes")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to run; the others keep their last figures")
     parser.add_argument("--checkpoint", default="checkpoints/talker")
+    parser.add_argument("--device", default="cpu", help="torch device for the mesh and moshi.server")
     parser.add_argument("--wav", type=Path, default=Path("samples"))
     options = parser.parse_args()
     parts = options.only.split(",")
@@ -64,8 +66,8 @@ def main() -> None:
         if "capacity" in parts:
             keys = ("capacity_callers", "capacity_reference_callers", "capacity_ceiling_callers", "overhead_p50_ms",
                     "overhead_p99_ms")
-            results |= repeated(lambda: capacity.run(options.checkpoint, options.wav, quick, progress), repeats, keys,
-                                "capacity")
+            one = functools.partial(capacity.run, options.checkpoint, options.device, options.wav, quick, progress)
+            results |= repeated(one, repeats, keys, "capacity")
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(results, indent=1) + "\n")
     report.write(results)

@@ -28,10 +28,20 @@ FRAME_MS = FRAME_S * 1000
 
 @dataclass(frozen=True)
 class Usage:
-    """What the processes of the mesh took during a load: CPU in cores, resident memory in MB."""
+    """What the processes of the mesh took during a load: CPU in cores, resident (and GPU) memory in MB."""
 
     cores: dict[str, float]
-    rss_mb: dict[str, float]
+    memory_mb: dict[str, float]
+
+
+def device_memory_mb(device: str) -> dict[str, float]:
+    """Memory in use on a GPU, by everybody; nothing on a CPU."""
+    if device == "cpu":
+        return {}
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return {device: (total - free) / 1e6}
 
 
 async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence[bytes], progress: Progress | None
@@ -43,7 +53,8 @@ async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence
     people, figures = await load(mesh.target, callers, min(3.0, 0.05 * callers), seconds, speech, progress)
     elapsed = time.monotonic() - began
     cores = {name: (sum(p.cpu_times()[:2]) - before[name]) / elapsed for name, p in processes.items()}
-    return people, figures, Usage(cores, {name: p.memory_info().rss / 1e6 for name, p in processes.items()})
+    rss_mb = {name: p.memory_info().rss / 1e6 for name, p in processes.items()}
+    return people, figures, Usage(cores, rss_mb | device_memory_mb(mesh.device))
 
 
 async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, progress: Progress | None = None
@@ -69,10 +80,10 @@ async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, pro
     return good, tried
 
 
-def ceiling(checkpoint: str, repeats: int, cores: int) -> tuple[int, dict[int, dict[str, float]]]:
-    """How many callers the engines alone could step in 80 ms on these cores, and ms per step by callers and engine.
+def ceiling(checkpoint: str, device: str, repeats: int) -> tuple[int, dict[int, dict[str, float]]]:
+    """How many callers the engines alone could step in 80 ms, and ms per step by callers and engine.
 
-    An engine has one thread, so none may take longer than 80 ms, and together they have `cores` times 80 ms.
+    An engine has one thread, so none may take longer than 80 ms; together they have that on every core, or on the GPU.
     """
     import torch
 
@@ -82,12 +93,15 @@ def ceiling(checkpoint: str, repeats: int, cores: int) -> tuple[int, dict[int, d
     from services.mesh.checkpoint import load_lm, load_mimi, resolve
 
     torch.set_num_threads(1)
+    lanes = (psutil.cpu_count() or 1) if device == "cpu" else 1
+    clock = time.thread_time if device == "cpu" else time.perf_counter
     info = resolve(checkpoint)
     times: dict[int, dict[str, float]] = {}
     callers = 8
     while callers <= 2 * MOST_CALLERS:
-        encoder, decoder = build_engines(load_mimi(info), callers)
-        lm = LmEngine(load_lm(info, dtype=torch.float32), callers)
+        encoder, decoder = build_engines(load_mimi(info, device), callers)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        lm = LmEngine(load_lm(info, dtype=dtype), callers, device=device)
         rows = list(range(callers))
         for row in rows:
             encoder.open(row)
@@ -96,29 +110,29 @@ def ceiling(checkpoint: str, repeats: int, cores: int) -> tuple[int, dict[int, d
         noise = np.random.default_rng(0)
         pcm = noise.standard_normal((callers, encoder.facts.samples_per_frame), dtype=np.float32) * 0.1
         codes = noise.integers(0, encoder.facts.cardinality, (callers, encoder.facts.codebooks))
-        times[callers] = {"encode": median_ms(lambda: encoder.step(rows, pcm), repeats),  # noqa: B023
-                          "lm": median_ms(lambda: lm.step(rows, codes), repeats),  # noqa: B023
-                          "decode": median_ms(lambda: decoder.step(rows, codes), repeats)}  # noqa: B023
-        if sum(times[callers].values()) > cores * FRAME_MS or max(times[callers].values()) > FRAME_MS:
+        times[callers] = {"encode": median_ms(lambda: encoder.step(rows, pcm), repeats, clock),  # noqa: B023
+                          "lm": median_ms(lambda: lm.step(rows, codes), repeats, clock),  # noqa: B023
+                          "decode": median_ms(lambda: decoder.step(rows, codes), repeats, clock)}  # noqa: B023
+        if sum(times[callers].values()) > lanes * FRAME_MS or max(times[callers].values()) > FRAME_MS:
             break
         callers *= 2
     sizes = sorted(times)
-    last = max((size for size in range(1, sizes[-1] + 1) if _fits(size, sizes, times, cores)), default=0)
+    last = max((size for size in range(1, sizes[-1] + 1) if _fits(size, sizes, times, lanes)), default=0)
     return last, times
 
 
-def _fits(size: int, sizes: Sequence[int], times: dict[int, dict[str, float]], cores: int) -> bool:
+def _fits(size: int, sizes: Sequence[int], times: dict[int, dict[str, float]], lanes: int) -> bool:
     each = [float(np.interp(size, sizes, [times[s][engine] for s in sizes])) for engine in ("encode", "lm", "decode")]
-    return max(each) <= FRAME_MS and sum(each) <= cores * FRAME_MS
+    return max(each) <= FRAME_MS and sum(each) <= lanes * FRAME_MS
 
 
-def median_ms(step: Callable[[], object], repeats: int) -> float:
-    """CPU time of a step, which is its wall time on a core of its own; an engine may have to prepare its first ones."""
+def median_ms(step: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    """Time of a step. On a CPU by the thread's own clock, which is wall time on a core that nobody else uses."""
     taken = []
-    for _ in range(repeats + 5):
-        began = time.thread_time()
+    for _ in range(repeats + 5):  # an engine may have to prepare its first steps
+        began = clock()
         step()
-        taken.append((time.thread_time() - began) * 1000)
+        taken.append((clock() - began) * 1000)
     return float(np.median(taken[5:]))
 
 
@@ -135,22 +149,22 @@ def split(people: Sequence[Caller]) -> dict[str, dict[str, float]]:
             for name, values in parts.items()}
 
 
-async def reference(checkpoint: str, speech: bytes, seconds: float, cores: int) -> Figures:
+async def reference(checkpoint: str, device: str, speech: bytes, seconds: float) -> Figures:
     """moshi.server's one caller, with the number of threads that serves it best."""
     tried = []
-    for threads in sorted({1, cores}):
-        async with reference_server(Path(checkpoint), threads) as port:
+    for threads in sorted({1, psutil.cpu_count() or 1}):
+        async with reference_server(checkpoint, device, threads) as port:
             await one_caller(port, speech, 1.0)  # warm
             tried.append(await one_caller(port, speech, seconds))
     return min(tried, key=lambda figures: figures.p99_ms)
 
 
-async def run(checkpoint: str, wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
+async def run(checkpoint: str, device: str, wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
     """One repeat of parts (b) and (c)."""
-    speech, seconds, cores = read_speech(wav), 6.0 if quick else 20.0, psutil.cpu_count() or 1
-    beside = await reference(checkpoint, speech[0], seconds, cores)
-    most, step_ms = await asyncio.to_thread(ceiling, checkpoint, 10 if quick else 40, cores)
-    async with LocalMesh(checkpoint, slots=MOST_CALLERS) as mesh:
+    speech, seconds = read_speech(wav), 6.0 if quick else 20.0
+    beside = await reference(checkpoint, device, speech[0], seconds)
+    most, step_ms = await asyncio.to_thread(ceiling, checkpoint, device, 10 if quick else 40)
+    async with LocalMesh(checkpoint, device, slots=MOST_CALLERS) as mesh:
         await load(mesh.target, 4, 0.5, 1.0, speech)  # warm
         held, tried = await capacity(mesh, speech, seconds, progress)
         splits = []

@@ -24,37 +24,47 @@ from bench.load import FRAME_S, Caller, Figures, figures
 from scripts.local_mesh import free_port
 
 START_S = 120.0
-_RUN_ON_CPU = """
+_RUN = """
 import sys, torch, runpy
-torch.cuda.synchronize = lambda *_: None
-torch.bfloat16 = torch.float32  # the default of its --half flag
 torch.set_num_threads(int(sys.argv.pop(1)))
 runpy.run_module("moshi.server", run_name="__main__")
 """
+_RUN_ON_CPU = """
+import torch
+torch.cuda.synchronize = lambda *_: None
+torch.bfloat16 = torch.float32  # the default of its --half flag
+""" + _RUN
 
 
 @contextlib.asynccontextmanager
-async def reference_server(checkpoint: Path, threads: int) -> AsyncIterator[int]:
+async def reference_server(checkpoint: str, device: str, threads: int) -> AsyncIterator[int]:
     """The server's port, once it takes callers."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    config["mimi_config_name"] = f"file://{(checkpoint / config['mimi_config_name']).resolve()}"
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config))
+    script = _RUN_ON_CPU if device == "cpu" else _RUN
+    with tempfile.TemporaryDirectory() as scratch:
+        flags = [str(threads), "--port", str(port), "--static", "none", "--device", device,
+                 *_model_flags(checkpoint, Path(scratch))]
         process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-c", _RUN_ON_CPU, str(threads), "--port", str(port), "--static", "none"],
-            *["--device", "cpu", "--config-path", f"{folder}/config.json"],
-            *["--moshi-weight", str(checkpoint / config["moshi_name"])],
-            *["--mimi-weight", str(checkpoint / config["mimi_name"])],
-            *["--tokenizer", str(checkpoint / config["tokenizer_name"])],
-            env={**os.environ, "NO_TORCH_COMPILE": "1"}, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL)
+            sys.executable, "-c", script, *flags, env={**os.environ, "NO_TORCH_COMPILE": "1"},
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
         try:
             await _until_listening(port, process)
             yield port
         finally:
             process.kill()
             await process.wait()
+
+
+def _model_flags(checkpoint: str, scratch: Path) -> list[str]:
+    """How moshi.server is told what to load. From a folder it takes Mimi's configuration only as a URL in config.json."""
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return ["--hf-repo", checkpoint]
+    config = json.loads((folder / "config.json").read_text())
+    config["mimi_config_name"] = f"file://{(folder / config['mimi_config_name']).resolve()}"
+    (scratch / "config.json").write_text(json.dumps(config))
+    return ["--config-path", str(scratch / "config.json"), "--moshi-weight", str(folder / config["moshi_name"]),
+            "--mimi-weight", str(folder / config["mimi_name"]), "--tokenizer", str(folder / config["tokenizer_name"])]
 
 
 async def _until_listening(port: int, process: asyncio.subprocess.Process) -> None:

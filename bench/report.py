@@ -121,10 +121,10 @@ def _capacity(capacity: Mapping[str, Any]) -> list[str]:
     axes.set(xlabel="live callers", ylabel="frame latency, ms", title="Latency by load", ylim=(0, 240))
     axes.legend()
     _save(figure, "bench-capacity.png")
-    table = _table(["callers", "p50 ms", "p95 ms", "p99 ms", "max ms", "skipped", "holds", "CPU cores", "RSS MB"], [
+    table = _table(["callers", "p50 ms", "p95 ms", "p99 ms", "max ms", "skipped", "holds", "CPU cores", "memory MB"], [
         [str(row["callers"]), *(_number(row[key]) for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")),
          str(row["skipped"]), "yes" if row["holds"] else "no", _number(sum(row["cores"].values())),
-         _number(sum(row["rss_mb"].values()))] for row in loads])
+         _number(sum(row["memory_mb"].values()))] for row in loads])
     return ["", "## Capacity", "", "Each caller speaks at real pace at a phase of its own. Latency: from handing a "
             "frame's audio to the stream until its answer is there, on the caller's clock. moshi.server, on the same "
             f"checkpoint, serves one caller at p50 {_number(reference['p50_ms'])} ms, p99 "

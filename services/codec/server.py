@@ -100,7 +100,8 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         self.facts: CodecFacts = encoder.facts
         self._model_id = model_id
         self._tracer = tracer
-        self._encode: Batcher[None, PcmItem, tuple[PcmItem, list[int]]] = Batcher("encode", EncodeStepper(encoder))
+        self._encode: Batcher[None, PcmItem, tuple[PcmItem, list[int]]] = Batcher(
+            "encode", EncodeStepper(encoder), gather=True)
         self._decode: Batcher[None, CodesItem, tuple[CodesItem, bytes]] = Batcher("decode", DecodeStepper(decoder))
 
     def register(self, server: grpc.aio.Server) -> None:

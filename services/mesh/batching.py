@@ -33,6 +33,12 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 # the caller's stream is held back instead.
 IN_FLIGHT_FRAMES = 4
 
+# How long the first stage waits for other sessions' frames. A step of many costs little more than a step of few, and
+# what is done together also travels together; but a lone session must not wait, and nobody for long. docs/decisions.md
+# has the measurements.
+GATHER_S_PER_SESSION = 0.0005
+LONGEST_GATHER_S = 0.010
+
 
 class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
     """What a batch needs from an engine. Its methods are called on the engine's thread, never two at once."""
@@ -112,8 +118,13 @@ class Slot(Generic[Payload, Result]):
 class Batcher(Generic[Settings, Payload, Result]):
     """Leases the rows of one engine and runs its steps."""
 
-    def __init__(self, name: str, stepper: Stepper[Settings, Payload, Result]) -> None:
+    def __init__(self, name: str, stepper: Stepper[Settings, Payload, Result], gather: bool = False) -> None:
+        """`gather`: wait a little for other sessions before a step.
+
+        For the first stage of a frame's way only: those who are encoded together arrive together at the stages behind.
+        """
         self.name = name
+        self._gather = gather
         self.draining = False
         self._stepper = stepper
         self._free = list(range(stepper.slots))  # a heap: low rows first, so that the occupied ones stay together
@@ -168,6 +179,8 @@ class Batcher(Generic[Settings, Payload, Result]):
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
+            if self._gather and len(self._tenants) > 1:
+                await asyncio.sleep(min(GATHER_S_PER_SESSION * len(self._tenants), LONGEST_GATHER_S))
             self._wake.clear()
             opening, self._opening = self._opening, []
             served = [slot for slot in self._tenants.values() if slot.waiting]
