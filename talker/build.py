@@ -15,7 +15,7 @@ os.environ.setdefault("NO_TORCH_COMPILE", "1")  # moshi compiles its norms lazil
 
 import torch
 
-from talker import export, synth, tokenizer, train_decoder, train_encoder, train_lm
+from talker import export, synth, tokenizer, train_decoder, train_encoder, train_joint, train_lm
 from talker.config import Budget, Work
 
 
@@ -33,6 +33,7 @@ def main() -> None:
         ("tokenizer", lambda: tokenizer.build(work, seed)),
         ("codec stage 1", lambda: train_encoder.train(work, budget.encoder_steps, seed)),
         ("codec stage 2", lambda: train_decoder.train(work, budget.decoder_steps, seed)),
+        ("codec stage 3", lambda: train_joint.train(work, budget.joint_steps, seed)),
         ("language model", lambda: train_lm.train(work, budget.lm_steps, budget.dialogues, seed)),
         ("export", lambda: export.write(work, args.out)),
     ]

@@ -59,9 +59,10 @@ class Budget:
 
     speech_min: float = 120.0  # asked for; utterances turn out a little shorter
     encoder_steps: int = 1600
-    decoder_steps: int = 4200
-    dialogues: int = 640
-    lm_steps: int = 900
+    decoder_steps: int = 1500
+    joint_steps: int = 1650
+    dialogues: int = 480
+    lm_steps: int = 480
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,6 @@ class Work:
 # Rules of the conversation, in frames of 80 ms.
 REPLY_AFTER = 6  # 0.48 s of quiet after the user's last frame
 GREET_AT = 38  # 3.04 s into a call in which nobody spoke
-STOP_AFTER = 2  # frames of reply still heard once the user talks over it
+STOP_AFTER = 1  # frames of reply still said once the user talks over it; noticing takes another one or two
 MMHM_MIN_TURN = 50  # a back-channel needs a user turn of at least 4 s
 MMHM_EVERY = 50

@@ -133,7 +133,7 @@ class User:
 
     def _turn(self, t: int, barge_in: bool) -> None:
         rng = self.rng
-        parts = int(rng.choice([1, 2, 3, 4], p=[0.55, 0.2, 0.15, 0.1]))
+        parts = int(rng.choice([1, 2, 3, 4], p=[0.5, 0.18, 0.16, 0.16]))
         gain = np.float32(10 ** (rng.uniform(-10, 5) / 20))
         at = t * FRAME_SAMPLES + int(rng.integers(FRAME_SAMPLES // 2))
         first = last = None
@@ -149,7 +149,7 @@ class User:
             if len(hits):
                 first = base + int(hits[0]) if first is None else first
                 last = base + int(hits[-1]) + 1
-            at += len(pcm) + int(rng.uniform(0.1, 0.32) * 24_000)
+            at += len(pcm) + int(rng.uniform(0.1, 0.35) * 24_000)
         if first is None or last is None:
             self.talking_until = t + 1
             return

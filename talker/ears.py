@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from functools import lru_cache
@@ -34,10 +33,13 @@ def resample(pcm: np.ndarray, rate: int) -> np.ndarray:
     return resample_poly(pcm, rate // divisor, SAMPLE_RATE_HZ // divisor).astype(np.float32)
 
 
+def _padded(pcm: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(4800, np.float32), pcm, np.zeros(9600, np.float32)])
+
+
 def transcribe(pcm: np.ndarray) -> str:
     """What tiny.en hears in 24 kHz PCM."""
-    pcm = np.concatenate([np.zeros(4800, np.float32), pcm, np.zeros(9600, np.float32)])
-    segments, _ = _whisper().transcribe(resample(pcm, 16_000), language="en", beam_size=5, temperature=0.0,
+    segments, _ = _whisper().transcribe(resample(_padded(pcm), 16_000), language="en", beam_size=5, temperature=0.0,
                                         condition_on_previous_text=False, without_timestamps=True)
     return " ".join(s.text.strip() for s in segments)
 
@@ -59,10 +61,20 @@ def word_errors(said: str, heard: str) -> tuple[int, int]:
     return row[-1], len(a)
 
 
-def closest(heard: str, candidates: list[str]) -> int:
-    """Index of the candidate whose letters are most like what was heard (closed-set recognition)."""
-    plain = " ".join(words(heard))
-    scores = [difflib.SequenceMatcher(None, plain, " ".join(words(c)), autojunk=False).ratio() for c in candidates]
+def recognise(pcm: np.ndarray, candidates: list[str]) -> int:
+    """Closed-set recognition: index of the candidate that tiny.en finds likeliest, by mean log probability a token."""
+    from faster_whisper.audio import pad_or_trim
+    from faster_whisper.tokenizer import Tokenizer
+
+    whisper = _whisper()
+    tokenizer = Tokenizer(whisper.hf_tokenizer, multilingual=False)
+    audio = resample(_padded(pcm), 16_000)
+    features = pad_or_trim(whisper.feature_extractor(audio))
+    heard = whisper.encode(features)
+    tokens = [tokenizer.encode(" " + text) for text in candidates]
+    frames = len(audio) // whisper.feature_extractor.hop_length
+    scores = [np.mean(np.log(np.array(
+        whisper.model.align(heard, tokenizer.sot_sequence, [t], frames)[0].text_token_probs) + 1e-9)) for t in tokens]
     return int(np.argmax(scores))
 
 

@@ -57,7 +57,7 @@ def turns(greedy: Converse, sampled: Converse, work: Work, dialogues: int) -> tu
     figures, _, _ = measure_turns.turn_taking(greedy, work, dialogues)
     figures |= measure_turns.greeting_and_mmhm(greedy, work)
     figures["noise_starts"] = measure_turns.noise_starts(greedy, work)
-    again, answers, scripts = measure_turns.turn_taking(sampled, work, dialogues, seed=78)
+    again, answers, scripts = measure_turns.turn_taking(sampled, work, max(8, dialogues // 3), seed=78)
     figures["sampled"] = {k: again[k] for k in ("reply_in_window", "quiet_while_user_speaks", "stop_within_3")}
     figures["sampled"]["noise_starts"] = measure_turns.noise_starts(sampled, work)
     silent = [np.zeros(90 * FRAME_SAMPLES, np.float32)] * 2
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/talker"))
     parser.add_argument("--work", type=Path, default=Path("build/talker"))
     parser.add_argument("--out", type=Path, default=Path("out/talk.json"))
+    parser.add_argument("--samples", type=Path, default=Path("samples"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--dialogues", type=int, default=104)
     parser.add_argument("--only", choices=["codec", "turns", "speed", "report"])
@@ -93,7 +94,7 @@ def main() -> None:
         figures |= turns(greedy, MoshiLoop(folder, greedy=False, seed=1), work, args.dialogues)[0]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(figures, indent=2) + "\n")
-    samples = args.checkpoint.resolve().parents[1] / "samples"
+    samples = args.samples
     answers = dict(zip(SAMPLES, greedy.batch([read_wav(samples / f"{name}.wav") for name in SAMPLES]), strict=True))
     card.write(folder, figures, TARGETS)
     report.write(figures, TARGETS, answers, folder, work, args.docs, samples)

@@ -27,9 +27,7 @@ GENERATION = {"temp": 0.7, "temp_text": 0.7, "top_k": 50, "top_k_text": 25}
 def write(work: Work, out: Path) -> None:
     """Fill `out` with config, weights (fp16) and tokenizer."""
     out.mkdir(parents=True, exist_ok=True)
-    mimi = codec.new_mimi()
-    mimi.load_state_dict(torch.load(work.path("decoder.pt"), weights_only=False))
-    codec.save(codec.folded(mimi), out / MIMI_NAME)
+    codec.save(torch.load(work.path("joint.pt"), weights_only=False)["state"], out / MIMI_NAME)
     lm = torch.load(work.path("lm.pt"), weights_only=False)
     save_file({k: v.half().contiguous() for k, v in lm.items()}, out / MOSHI_NAME)
     shutil.copy(work.path(TOKENIZER_NAME), out / TOKENIZER_NAME)

@@ -40,7 +40,7 @@ def measure(folder: Path, work: Work) -> dict:
             errors, count = errors + wrong, count + said
             original_errors += ears.word_errors(texts[i], ears.transcribe(clean))[0]
             if i < CLOSED_SET:
-                right += ears.closest(heard, texts[:CLOSED_SET]) == i
+                right += ears.recognise(coded, texts[:CLOSED_SET]) == i
             rows.append((ears.stoi(clean, coded), ears.stoi(clean, coded, extended=True), ears.pesq_wb(clean, coded)))
         mean = np.mean(rows, 0)
         out |= {f"stoi{suffix}": mean[0], f"estoi{suffix}": mean[1], f"pesq{suffix}": mean[2],

@@ -29,8 +29,9 @@ class Script:
     turns: list[tuple[int, int, bool]]
 
 
-def script(speech: Speech, rng: np.random.Generator, barge_in: bool, parts: int = 1) -> Script:
-    """Turns of `parts` sentences with at most 0.3 s between them; barge-ins 0.4 to 0.8 s into the reply."""
+def script(speech: Speech, rng: np.random.Generator, barge_in: bool, parts: int = 1,
+           pauses_s: tuple[float, float] = (0.1, 0.3)) -> Script:
+    """Turns of `parts` sentences with pauses between them; barge-ins 0.4 to 0.8 s into the reply."""
     out = Script(np.zeros(FRAMES * FRAME_SAMPLES, np.float32), [])
     at = int(rng.integers(6, 30)) * FRAME_SAMPLES + int(rng.integers(FRAME_SAMPLES))
     interrupting = False
@@ -38,7 +39,7 @@ def script(speech: Speech, rng: np.random.Generator, barge_in: bool, parts: int 
         turn, start = [], at
         for _ in range(parts):
             pcm = speech.random(rng)
-            turn += [pcm, np.zeros(int(rng.uniform(0.1, 0.3) * SAMPLE_RATE_HZ), np.float32)]
+            turn += [pcm, np.zeros(int(rng.uniform(*pauses_s) * SAMPLE_RATE_HZ), np.float32)]
         wave = np.concatenate(turn[:-1])
         if (start + len(wave)) // FRAME_SAMPLES + REPLY_AFTER + LONGEST_LINE > FRAMES:
             return out
@@ -133,7 +134,7 @@ def greeting_and_mmhm(converse: Converse, work: Work, seed: int = 6) -> dict:
     greeted = []
     for answer in many(converse, silent, what="silence"):
         greeted.append(any(-EARLY <= a - GREET_AT <= LATE for a in onsets(speaking(answer))))
-    long = [script(speech, rng, barge_in=False, parts=4) for _ in range(16)]
+    long = [script(speech, rng, barge_in=False, parts=4, pauses_s=(0.24, 0.34)) for _ in range(16)]
     heard = []
     for plan, answer in zip(long, many(converse, [s.pcm for s in long], what="long turns"), strict=True):
         said = runs(speaking(answer))

@@ -143,8 +143,8 @@ Codec: PESQ-wb {pesq} (held-out voices {pesq_voice}). tiny.en's word error rate 
 {wer_original} (held-out voices {wer_original_voice}); after the codec, in held-out voices, {wer_voice}, closed set
 {closed_voice} of 25. Speed: {b16} ms per frame and caller at batch 16 on one thread.
 
-Turn-taking here ran through moshi's own `LMGen`; `talker.measure_turns` takes any `converse`, so the same scripts run
-through the mesh.
+Turn-taking here ran through moshi's own `LMGen`; `talker.measure_turns` takes any `converse`, so that the same scripts
+can run through the mesh.
 
 ## What it says
 
@@ -181,7 +181,7 @@ Known voice: [original](img/talker-heldout-original.wav), [coded](img/talker-hel
    of a small grammar, with speed, pitch and tempo varied. flite rms and two espeak-ng voices are held out, and so are
    42 hand-written sentences.
 2. **Codec** (`train_encoder`, `train_decoder`, `train_joint`): first encoder and quantiser with a throw-away head that
-   reads spectra from the codes; then the decoder from cached codes; then both together; then the decoder once more.
+   reads spectra from the codes; then the decoder from cached codes; then both together.
    Data-dependent initialisation (LSUV) is what makes a 16-filter SEANet learn at all.
 3. **Language model** (`dialogues`, `train_lm`): simulated 24 s calls in which a rule-following talker meets a user who
    pauses, goes on, interrupts, stays silent; 40 % with echo of the talker's own voice, some with room noise, 12 % noise

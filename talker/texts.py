@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 REPLIES = [
-    "I hear you. Please go on.",
+    "I understand. Please continue.",
     "That is a very good question.",
     "Tell me more about that.",
     "Thank you for letting me know.",

@@ -26,11 +26,9 @@ REPLY_SHARE = 0.2
 PEAK_LR = 4e-4
 
 
-def frozen_encoder(work: Work) -> MimiModel:
-    """The stage-1 codec rounded through fp16, exactly as it will ship (codes depend on the rounding)."""
-    state = torch.load(work.path("encoder.pt"), weights_only=False)["state"]
-    codec.save(state, work.path("encoder.safetensors"))
-    return codec.load(work.path("encoder.safetensors"))
+def frozen_encoder(work: Work, source: str) -> MimiModel:
+    """The codec of `encoder.pt` or `joint.pt` rounded through fp16, exactly as it will ship (codes depend on it)."""
+    return codec.plain(torch.load(work.path(source), weights_only=False)["state"])
 
 
 def reply_segment(book: replies.Book, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -116,14 +114,13 @@ def trainable(mimi: MimiModel) -> list[nn.Parameter]:
 
 
 def train(work: Work, steps: int, seed: int) -> None:
-    """Write `decoder.pt`: the state of the whole codec with a trained decoder (weight norm still unfolded)."""
-    done = work.path("decoder.pt")
-    if done.exists():
+    """Stage 2: write `decoder.pt`, the state of the whole codec (weight norm unfolded) with a first decoder."""
+    if work.path("decoder.pt").exists():
         return
     torch.manual_seed(seed)
-    frozen = frozen_encoder(work)
-    codes, pcm = cache(work, frozen, seed)
-    crops, mimi = Crops(codes, pcm, seed), codec.new_mimi()
+    frozen = frozen_encoder(work, "encoder.pt")
+    crops = Crops(*cache(work, frozen, seed), seed)
+    mimi = codec.new_mimi()
     mimi.load_state_dict(codec.unfolded(frozen.state_dict()))
     with torch.no_grad():
         latents = mimi.quantizer.decode(crops.batch(BATCH)[0])
@@ -147,8 +144,7 @@ def train(work: Work, steps: int, seed: int) -> None:
             latents = mimi.quantizer.decode(batch)
         with codec.half_precision():
             said = codec.decode_latents(mimi, latents)
-        said, wanted = said.float()[:, 0, skip:], wanted[:, skip:]
-        loss = speech_loss(said, wanted)
+        loss = speech_loss(said.float()[:, 0, skip:], wanted[:, skip:])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainable(mimi), 1.0)
@@ -159,4 +155,4 @@ def train(work: Work, steps: int, seed: int) -> None:
         if step % 500 == 499:
             torch.save({"mimi": mimi.state_dict(), "optimiser": optimiser.state_dict(), "rng": crops.rng,
                         "step": step + 1}, resume)
-    torch.save(mimi.state_dict(), done)
+    torch.save(mimi.state_dict(), work.path("decoder.pt"))

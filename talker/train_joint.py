@@ -1,7 +1,6 @@
 """Codec stage 3: encoder, quantiser and decoder together, now that each has somewhere to start from.
 
-The spectral head of stage 1 stays on as a guide. Afterwards the codes have moved, so the decoder is polished once more
-with `train_decoder` on what the final encoder says.
+The spectral head of stage 1 stays on as a guide.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ BATCH, FRAMES = 8, 16
 PEAK_LR, HEAD_WEIGHT = 4e-4, 0.4
 
 
-def train(work: Work, steps: int, seed: int, minutes: float | None = None) -> None:
-    """Write `joint.pt`: codec state (unfolded) and head, from `encoder.pt` and `decoder.pt`."""
+def train(work: Work, steps: int, seed: int) -> None:
+    """Write `joint.pt`, the finished codec (folded), from `encoder.pt` and `decoder.pt`."""
     done = work.path("joint.pt")
     if done.exists():
         return
@@ -65,4 +64,4 @@ def train(work: Work, steps: int, seed: int, minutes: float | None = None) -> No
         if step % 500 == 499:
             torch.save({"mimi": mimi.state_dict(), "head": head.state_dict(), "optimiser": optimiser.state_dict(),
                         "rng": stream.rng, "step": step + 1}, resume)
-    torch.save({"state": codec.folded(mimi), "mimi": mimi.state_dict(), "head": head.state_dict()}, done)
+    torch.save({"state": codec.folded(mimi)}, done)

@@ -11,13 +11,14 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talker import dialogues, replies, tokenizer
+from talker import codec, dialogues, replies, tokenizer
 from talker.config import CARD, CODEBOOKS, LM_CONFIG, PAD, TEXT_CARD, Work
 from talker.stream import Speech
 from talker.train_decoder import frozen_encoder
 from talker.train_encoder import schedule
 
 FRAMES, BATCH = 300, 6
+ENCODE_BATCH = 16
 NOISE_SHARE = 0.12
 PEAK_LR = 2e-3
 OWN_CORRUPTION, USER_CORRUPTION = 0.03, 0.02  # share of input codes replaced by random ones
@@ -29,16 +30,16 @@ def make_dialogues(work: Work, count: int, seed: int) -> np.ndarray:
     target = work.path("cache/dialogues.npy")
     if target.exists():
         return np.load(target)
-    mimi, rng, speech = frozen_encoder(work), np.random.default_rng(seed), Speech(work, "train")
+    mimi, rng, speech = frozen_encoder(work, "joint.pt"), np.random.default_rng(seed), Speech(work, "train")
     book = replies.build(work, mimi, tokenizer.load(work))
     out = np.zeros((count, 1 + 2 * CODEBOOKS, FRAMES), np.int16)
-    for i in track(range(count), description="dialogues"):
-        noise = rng.random() < NOISE_SHARE
-        talk = dialogues.noise_only(speech, book, rng, FRAMES) if noise else dialogues.converse(
-            speech, book, rng, FRAMES)
-        with torch.no_grad():
-            user = mimi.encode(torch.from_numpy(talk.pcm)[None, None])[0].numpy()
-        out[i] = np.concatenate([talk.own, user])
+    for first in track(range(0, count, ENCODE_BATCH), description="dialogues"):
+        talks = [dialogues.noise_only(speech, book, rng, FRAMES) if rng.random() < NOISE_SHARE
+                 else dialogues.converse(speech, book, rng, FRAMES) for _ in range(min(ENCODE_BATCH, count - first))]
+        heard = codec.encode_live(mimi, torch.from_numpy(np.stack([t.pcm for t in talks])))
+        for i, (talk, user) in enumerate(zip(talks, heard.numpy(), strict=True)):
+            out[first + i] = np.concatenate([talk.own, user])
+        print(f"dialogues {first + len(talks)}/{count}", flush=True)
     np.save(target, out)
     return out
 
@@ -78,7 +79,7 @@ def train(work: Work, steps: int, count: int, seed: int) -> None:
         return
     torch.manual_seed(seed)
     data = make_dialogues(work, count, seed)
-    book = replies.build(work, frozen_encoder(work), tokenizer.load(work))
+    book = replies.build(work, frozen_encoder(work, "joint.pt"), tokenizer.load(work))
     silence = torch.from_numpy(book.silence)
     lm = get_moshi_lm(None, LM_CONFIG, dtype=torch.float32)
     assert lm.text_card == TEXT_CARD
