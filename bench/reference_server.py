@@ -56,7 +56,7 @@ async def reference_server(checkpoint: str, device: str, threads: int) -> AsyncI
 
 
 def _model_flags(checkpoint: str, scratch: Path) -> list[str]:
-    """How moshi.server is told what to load. From a folder it takes Mimi's configuration only as a URL in config.json."""
+    """How moshi.server is told what to load; of a folder it takes Mimi's configuration only as a URL in config.json."""
     folder = Path(checkpoint)
     if not folder.is_dir():
         return ["--hf-repo", checkpoint]
