@@ -21,7 +21,8 @@ $(STAMP): requirements/gateway.txt requirements/engine.txt requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "moshi-mesh needs Python 3.10 to 3.12; name one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar on -r requirements/dev.txt
+	@echo "installing into $(VENV): about 7 GB, some minutes"
+	$(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/dev.txt
 	@touch $@
 
 run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, TRACE)

@@ -6,6 +6,7 @@ The turn-taking part takes any `converse` (see `loop`), so that it also runs thr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
@@ -21,6 +22,7 @@ from talker.config import FRAME_SAMPLES, Work
 from talker.export import checkpoint, total_bytes
 from talker.loop import Answer, Converse, MoshiLoop
 from talker.samples import SAMPLES, read_wav
+from talker.through_mesh import ThroughMesh
 
 TARGETS = {  # key: (wanted, at least or at most)
     "stoi": (0.84, ">="), "estoi": (0.70, ">="), "stoi_heldout_voice": (0.80, ">="),
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=104)
     parser.add_argument("--only", choices=["codec", "turns", "speed", "report"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--through-mesh", action="store_true", help="take turns through a mesh of real processes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     work, folder = Work(args.work), args.checkpoint
@@ -91,7 +94,13 @@ def main() -> None:
     if args.only in (None, "codec"):
         figures |= measure_codec.measure(folder, work)
     if args.only in (None, "turns"):
-        figures |= turns(greedy, MoshiLoop(folder, greedy=False, seed=1), work, args.dialogues)[0]
+        loop = ThroughMesh if args.through_mesh else MoshiLoop
+        with contextlib.ExitStack() as meshes:
+            listeners = [loop(folder, greedy=True), loop(folder, greedy=False, seed=1)]
+            if args.through_mesh:
+                listeners = [meshes.enter_context(mesh) for mesh in listeners]
+            figures |= turns(*listeners, work, args.dialogues)[0]
+        figures["turns_through"] = "the mesh" if args.through_mesh else "moshi's own loop"
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(figures, indent=2) + "\n")
     samples = args.samples

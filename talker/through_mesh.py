@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import TracebackType
 
 import moshimesh
@@ -19,9 +20,9 @@ GREEDY = {"text_temperature": 0.0, "audio_temperature": 0.0}
 class ThroughMesh:
     """A mesh of its own for as long as the `with` block lasts; greedy, or sampled with the model's defaults."""
 
-    def __init__(self, checkpoint: str, greedy: bool = True, seed: int = 0) -> None:
+    def __init__(self, checkpoint: Path, greedy: bool = True, seed: int = 0) -> None:
         self._options = GREEDY if greedy else {"seed": seed}
-        self._mesh = LocalMesh(checkpoint, slots=SLOTS)
+        self._mesh = LocalMesh(str(checkpoint), slots=SLOTS)
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> ThroughMesh:
