@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.mesh.batching import IN_FLIGHT_FRAMES, Answer, Batcher
+from services.mesh.batching import GATHER_S_PER_SESSION, IN_FLIGHT_FRAMES, Answer, Batcher
 from services.mesh.errors import Draining, EngineFailed, InvalidRequest, NoFreeSlot
 
 
@@ -141,3 +141,18 @@ async def test_a_session_has_a_bounded_number_of_frames_under_way(echo) -> None:
     assert taken == IN_FLIGHT_FRAMES + 1  # one more is in the reader's hand
     session.cancel()
     await asyncio.gather(session, return_exceptions=True)
+
+
+async def test_the_first_stage_gathers_but_a_lone_session_does_not_wait() -> None:
+    async def spoken(start_s: float) -> AsyncIterator[int]:
+        await asyncio.sleep(start_s)
+        yield 1
+
+    engine = Echo()
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, gather=True)
+    (alone,) = await collect(gathering, "a", numbers(1))
+    assert alone.timing.dequeued - alone.timing.received < GATHER_S_PER_SESSION * 1e9
+    names = "abcd"
+    await asyncio.gather(*(collect(gathering, name, spoken(0.02)) for name in names))
+    assert len(engine.batches[-1]) == len(names)
+    await gathering.close()
