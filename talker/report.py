@@ -16,7 +16,7 @@ from talker.stream import Speech
 MEANING = {
     "stoi": "STOI, held-out sentences in known voices", "estoi": "ESTOI, the same",
     "stoi_heldout_voice": "STOI, held-out sentences in held-out voices", "estoi_heldout_voice": "ESTOI, the same",
-    "closed_set": "of 25 held-out sentences, told apart after the codec (tiny.en)",
+    "closed_set": "of 25 held-out sentences, picked from all 25 after the codec (likeliest to tiny.en)",
     "wer_open": "open-vocabulary word error rate after the codec (tiny.en)",
     "replies_understood": "kinds of line that tiny.en writes down word for word",
     "reply_in_window": "replies that start within -3..+5 frames of the rule",
@@ -53,7 +53,7 @@ def codec_picture(folder: Path, work: Work, img: Path) -> None:
         write_wav(img / f"talker-{split}-original.wav", clean)
         write_wav(img / f"talker-{split}-coded.wav", coded)
     figure.tight_layout()
-    figure.savefig(img / "talker-codec.png", dpi=90)
+    figure.savefig(img / "talker-codec.png", dpi=70)
     plt.close(figure)
 
 
@@ -65,11 +65,11 @@ def dialogue_picture(pcm: np.ndarray, answer: Answer, words: list[tuple[int, str
     _spectrogram(axes[0], pcm, f"{title}: the user")
     _spectrogram(axes[1], answer.pcm[: len(pcm)], "the talker")
     for frame, piece in words:
-        axes[1].text(frame * FRAME_SAMPLES / SAMPLE_RATE_HZ, 7200, piece.replace("\u2581", ""), color="white",
+        axes[1].text(frame * FRAME_SAMPLES / SAMPLE_RATE_HZ, 5000, piece.replace("\u2581", ""), color="white",
                      fontsize=7, rotation=45)
     axes[1].set_xlabel("s")
     figure.tight_layout()
-    figure.savefig(target, dpi=90)
+    figure.savefig(target, dpi=70)
     plt.close(figure)
 
 
@@ -88,8 +88,9 @@ def write(figures: dict, targets: dict, answers: dict[str, Answer], folder: Path
     codec_picture(folder, work, img)
     for name in ("demo", "interrupt"):
         words = [(i, tokenizer.id_to_piece(t)) for i, t in enumerate(answers[name].frames) if t > PAD]
-        dialogue_picture(read_wav(samples / f"{name}.wav"), answers[name], words, img / f"talker-{name}.png", name)
-        write_wav(img / f"talker-{name}-answer.wav", answers[name].pcm)
+        asked = read_wav(samples / f"{name}.wav")
+        dialogue_picture(asked, answers[name], words, img / f"talker-{name}.png", name)
+        write_wav(img / f"talker-{name}-answer.wav", answers[name].pcm[: len(asked)])
     rows = []
     for key, (wanted, how) in targets.items():
         value = figures.get(key)
