@@ -21,6 +21,7 @@ from talker.config import (
     PAD,
     REPLY_AFTER,
     STOP_AFTER,
+    STOP_AFTER_SHARE,
 )
 from talker.replies import Book, Line
 from talker.stream import Speech, coloured_noise
@@ -75,10 +76,13 @@ class Talker:
     active_run: int = 0
     turn_start: int = 0
     last_mmhm: int = 0
+    stop_after: int = STOP_AFTER[0]
+    hesitation: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def _start(self, t: int, index: int) -> None:
         self.line, self.index, self.at = self.book.lines[index], index, 0
         self.said.append((t, t + self.line.frames, index))
+        self.stop_after = int(self.hesitation.choice(STOP_AFTER, p=STOP_AFTER_SHARE))
         if self.tokens and self.tokens[-1] == PAD:
             self.tokens[-1] = EPAD
 
@@ -94,7 +98,7 @@ class Talker:
                 resumed = True
             self.heard_user = True
         if self.line is not None:
-            talked_over = self.active_run > STOP_AFTER and self.index != texts.MMHM_LINE
+            talked_over = self.active_run > self.stop_after and self.index != texts.MMHM_LINE
             if talked_over or self.at >= self.line.frames:
                 start, _, index = self.said[-1]
                 self.said[-1] = (start, t, index)
@@ -212,7 +216,7 @@ def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, 
         wait = 10 * frames  # nobody ever speaks
     room_db = rng.uniform(*QUIET_ROOM_DB) if rng.random() < 0.6 else None
     user = User(speech, rng, frames, wait, barge_in)
-    talker = Talker(book, rng, greets=True)
+    talker = Talker(book, rng, greets=True, hesitation=rng.spawn(1)[0])
     for t in range(frames):
         user.step(t, talker)
         talker.step(t, bool(user.active[t]))

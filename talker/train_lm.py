@@ -22,6 +22,7 @@ ENCODE_BATCH = 16
 NOISE_SHARE = 0.12
 PEAK_LR = 2e-3
 OWN_CORRUPTION, USER_CORRUPTION = 0.03, 0.02  # share of input codes replaced by random ones
+FALLING_WEIGHT = 4.0  # loss weight of the first frames of silence after speech
 SILENT_WEIGHT = 0.25  # loss weight of frames in which the talker is silent
 
 
@@ -65,11 +66,16 @@ def losses(lm: LMModel, codes: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]
     # The depth transformer is most of the cost: run it on the frames with speech and a sample of the silent ones.
     audio, inputs = (x[:, :, 1:].transpose(0, 1).flatten(1) for x in (clean, noisy))  # [17, B * T]
     quiet = (audio[1:split] == silence[:, None]).all(0)
-    keep = (~quiet | (torch.rand(quiet.shape) < SILENT_WEIGHT)).nonzero()[:, 0]
+    # Falling silent is a few frames in a thousand, and the hardest to learn when it is a barge-in that asks for it.
+    by_call = F.pad(quiet.view(len(codes), -1), (3, 0), value=True)
+    falling = (quiet.view(len(codes), -1) & ~by_call.unfold(1, 4, 1).all(2)).flatten()
+    keep = (~quiet | falling | (torch.rand(quiet.shape) < SILENT_WEIGHT)).nonzero()[:, 0]
     logits = lm.forward_depformer_training(inputs[None, :, keep], hidden.flatten(0, 1)[None, keep])[0]
     wanted = audio[1:split, keep].masked_fill(audio[1:split, keep] >= CARD, -100)
-    audio_loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
-    return (text_loss * text_weight).sum() / text_weight.sum(), audio_loss
+    audio_loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
+    audio_weight = torch.where(falling[keep], FALLING_WEIGHT, 1.0).expand_as(wanted).flatten()
+    return ((text_loss * text_weight).sum() / text_weight.sum(),
+            (audio_loss * audio_weight).sum() / audio_weight.sum())
 
 
 def train(work: Work, steps: int, count: int, seed: int) -> None:
