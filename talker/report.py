@@ -186,5 +186,7 @@ Known voice: [original](img/talker-heldout-original.wav), [coded](img/talker-hel
    Data-dependent initialisation (LSUV) is what makes a 16-filter SEANet learn at all.
 3. **Language model** (`dialogues`, `train_lm`): simulated 24 s calls in which a rule-following talker meets a user who
    pauses, goes on, interrupts, stays silent; 40 % with echo of the talker's own voice, some with room noise, 12 % noise
-   alone. Input codes are corrupted slightly so that one odd sample doesn't derail a reply.
+   alone. Input codes are corrupted slightly so that one odd sample doesn't derail a reply. The committed model saw 480
+   calls for 480 steps and then 200 more with spread-out stops (`config.STOP_AFTER`); stopping within 3 frames is what
+   it does worst (often it takes 4 to 6), so the budget in `config` asks for 960 calls, which was not trained yet.
 """
