@@ -25,13 +25,14 @@ from rich.progress import Progress
 from rich.table import Table
 from torch.nn import functional
 
-from services.lm.delays import DelayLine
 from services.lm.engine import LmEngine
 from services.lm.linear import Precision
+from services.lm.memory import KvPrecision
 from services.lm.sampling import Sampling
 
 BATCHES = (1, 8, 16, 32)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+KV_PRECISIONS: tuple[KvPrecision, ...] = get_args(KvPrecision)
 CONTEXT = 250
 GREEDY = Sampling(text_temperature=0, audio_temperature=0)
 Step = Callable[[], object]
@@ -135,15 +136,23 @@ def tokens_equal(lm: LMModel, frames: int) -> bool:
     return True
 
 
-def agreement(lm: LMModel, precision: Precision, frames: int) -> dict[str, float]:
-    """Share of equal greedy tokens and error of the text logits against float32, after the same history."""
-    rows = np.arange(4)
-    engines = [LmEngine(lm, len(rows), precision=kind) for kind in ("fp32", precision)]
+def agreement(lm: LMModel, frames: int, **options: Any) -> dict[str, float]:
+    """Share of equal greedy tokens and error of the text logits of an engine with these options against float32.
+
+    After the same history, as long as the ring, and with the same input at every step.
+    """
+    rows, chance = np.arange(4), np.random.default_rng(1)
+    said = chance.integers(0, min(lm.card, lm.text_card), (CONTEXT, len(rows), 1 + lm.dep_q))
+    heard = random_codes(CONTEXT, len(rows))
+    engines = [LmEngine(lm, len(rows)), LmEngine(lm, len(rows), **options)]
     logits: list[torch.Tensor] = []
     for engine in engines:
+        for row in rows:
+            engine.open(row, GREEDY)
+            engine.prefill(row, heard[:, row], said[:, row])
         engine._network.heads.register_forward_hook(
             lambda module, inputs, heads: logits.append(heads[:, : lm.text_card]))
-    line = DelayLine(len(rows), lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
+    line = engines[0]._line
     equal, error, size = [], 0.0, 0.0
     for codes in random_codes(frames, len(rows)):
         arguments = [torch.from_numpy(values) for values in (line.feed(rows, codes), rows, line.positions)]
@@ -156,38 +165,51 @@ def agreement(lm: LMModel, precision: Precision, frames: int) -> dict[str, float
 
 
 @torch.no_grad()
-def run(quick: bool) -> dict[str, Any]:
+def run(quick: bool, progress: Progress | None = None) -> dict[str, Any]:
     """Every number; see the module's docstring for what is compared."""
+    if progress is None:
+        with Progress(console=Console(stderr=True)) as progress:
+            return run(quick, progress)
     torch.set_num_threads(1)
     lm = random_lm()
-    repeats, seconds = (5, 0.1) if quick else (15, 0.5)
-    result: dict[str, Any] = {"parameters": sum(p.numel() for p in lm.parameters()), "ms": {}, "precision": {}}
+    repeats, seconds, frames = (5, 0.1, 50) if quick else (15, 0.5, 250)
+    result: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in lm.parameters()), "ms": {}, "precision": {}, "kv_precision": {}}
     turns: dict[int, list[dict[str, float]]] = {}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("lm engine", total=len(BATCHES) * repeats + len(PRECISIONS) + 1)
-        for batch in BATCHES:
-            engines = {precision: LmEngine(lm, batch, precision=precision) for precision in PRECISIONS}
-            with ExitStack() as stack:
-                steps = {"floor": bare_products(lm, batch), "lmgen": reference(lm, batch, stack)}
-                steps |= {precision: ours(engine, sampled=False) for precision, engine in engines.items()}
-                steps["fp32 sampled"] = ours(LmEngine(lm, batch), sampled=True)
-                turns[batch] = []
-                for turn in in_turns(steps, repeats, seconds):
-                    turns[batch].append(turn)
-                    progress.advance(task)
-            result["ms"][f"b{batch}"] = {name: spread([turn[name] for turn in turns[batch]]) for name in steps}
-        for batch in BATCHES:
-            result[f"lm_speedup_b{batch}"] = spread([turn["lmgen"] / turn["fp32"] for turn in turns[batch]])
-            result[f"lm_over_floor_b{batch}"] = spread([turn["fp32"] / turn["floor"] for turn in turns[batch]])
-        result["lm_tokens_equal"] = tokens_equal(lm, 60 if quick else 250)
+    task = progress.add_task(
+        "lm engine", total=len(BATCHES) * repeats + len(PRECISIONS) + len(KV_PRECISIONS) + 1)
+    for batch in BATCHES:
+        with ExitStack() as stack:
+            steps = {"floor": bare_products(lm, batch), "lmgen": reference(lm, batch, stack)}
+            steps |= {precision: ours(LmEngine(lm, batch, precision=precision), sampled=False)
+                      for precision in PRECISIONS}
+            steps |= {f"kv {kind}": ours(LmEngine(lm, batch, kv_precision=kind), sampled=False)
+                      for kind in KV_PRECISIONS[1:]}
+            steps["fp32 sampled"] = ours(LmEngine(lm, batch), sampled=True)
+            turns[batch] = []
+            for turn in in_turns(steps, repeats, seconds):
+                turns[batch].append(turn)
+                progress.advance(task)
+        result["ms"][f"b{batch}"] = {name: spread([turn[name] for turn in turns[batch]]) for name in steps}
+    speedups = {name: {batch: spread([turn["lmgen"] / turn[name] for turn in turns[batch]]) for batch in BATCHES}
+                for name in steps}
+    for batch in BATCHES:
+        result[f"lm_speedup_b{batch}"] = speedups["fp32"][batch]
+        result[f"lm_over_floor_b{batch}"] = spread([turn["fp32"] / turn["floor"] for turn in turns[batch]])
+    result["lm_tokens_equal"] = tokens_equal(lm, 60 if quick else 250)
+    progress.advance(task)
+    for precision in PRECISIONS:
+        result["precision"][precision] = {
+            "bytes": LmEngine(lm, 1, precision=precision).facts.weights_bytes, "speedup": speedups[precision][16],
+            **{f"speedup_b{batch}": values for batch, values in speedups[precision].items()},
+            **agreement(lm, frames, precision=precision)}
         progress.advance(task)
-        for precision in PRECISIONS:
-            result["precision"][precision] = {
-                "bytes": LmEngine(lm, 1, precision=precision).facts.weights_bytes,
-                **{f"speedup_b{batch}": spread([turn["lmgen"] / turn[precision] for turn in turns[batch]])
-                   for batch in BATCHES},
-                **agreement(lm, precision, 50 if quick else 250)}
-            progress.advance(task)
+    for kind in KV_PRECISIONS:
+        result["kv_precision"][kind] = {
+            "bytes_per_frame": LmEngine(lm, 1, kv_precision=kind).facts.kv_bytes_per_frame,
+            "speedup": speedups["fp32" if kind == "fp32" else f"kv {kind}"][16],
+            **agreement(lm, frames, kv_precision=kind)}
+        progress.advance(task)
     return result
 
 
@@ -205,6 +227,10 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
     for precision, facts in result["precision"].items():
         console.print(f"{precision}: {facts['bytes'] / 1e6:.1f} MB, {facts['equal_greedy_share']:.2%} equal greedy "
+                      f"tokens, text logit error {facts['text_logit_error']:.1e}")
+    for kind, facts in result["kv_precision"].items():
+        console.print(f"keys and values {kind}: {facts['bytes_per_frame']} bytes a frame, "
+                      f"{facts['speedup']['median']:.2f}x LMGen, {facts['equal_greedy_share']:.2%} equal greedy "
                       f"tokens, text logit error {facts['text_logit_error']:.1e}")
     console.print(f"tokens equal to LMGen's: {result['lm_tokens_equal']}")
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from services.lm.delays import DelayLine, Ints
 from services.lm.graphed import GraphedNetwork
 from services.lm.linear import Packing, Precision
+from services.lm.memory import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
 from services.lm.network import Draws, Network
 from services.lm.sampling import Sampling
 from services.lm.traced import TracedNetwork
@@ -45,36 +46,33 @@ class LmEngine:
     its own codes and sampling alone.
     """
 
-    def __init__(self, lm: Any, slots: int, *, device: str = "cpu", precision: Precision | None = None) -> None:
+    def __init__(self, lm: Any, slots: int, *, device: str = "cpu", precision: Precision | None = None,
+                 kv_precision: KvPrecision | None = None) -> None:
         """`lm` is a `moshi.models.LMModel`, wherever it was loaded. Its weights are copied to `device`, repacked; it is
         not needed any more then, so a model that only just fits on a GPU is best loaded on the CPU.
 
-        `precision` is that of the weights: by default fp32 on a CPU and bf16 elsewhere.
+        `precision` is that of the weights: by default fp32 on a CPU and bf16 elsewhere. `kv_precision` is that of the
+        keys and values: by default fp32 on a CPU and beside fp32 weights, and bf16 otherwise.
         """
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self.slots = slots
-        on_cpu = torch.device(device).type == "cpu"
-        packing = Packing(torch.device(device), precision or ("fp32" if on_cpu else "bf16"))
+        place = torch.device(device)
+        packing = Packing(place, precision or usual_precision(place))
         with torch.no_grad():
             self._network = Network(lm, packing).eval()
-        attention = lm.transformer.layers[0].self_attn
-        kv_heads, head_dim = attention.num_heads // attention.kv_repeat, attention.embed_dim // attention.num_heads
-        # [layers, keys and values, slots, heads, ring of frames, head_dim]
-        rings = torch.zeros(
-            len(lm.transformer.layers), 2, slots, kv_heads, lm.context, head_dim, device=packing.device,
-            dtype=torch.float32 if on_cpu or packing.precision == "fp32" else torch.bfloat16)
+        rings = new_rings(lm, slots, place, kv_precision or usual_kv_precision(packing))
         self.facts = LmFacts(
             user_codebooks=lm.n_q - lm.dep_q, own_codebooks=lm.dep_q, cardinality=lm.card,
             text_cardinality=self._network.cardinalities[0], delay_frames=max(lm.delays),
-            context_frames=lm.context, weights_bytes=sum(buffer.nbytes for buffer in self._network.buffers()),
+            context_frames=lm.context, weights_bytes=weights_bytes(self._network),
             kv_bytes_per_frame=rings[:, :, 0, :, 0].numel() * rings.element_size())
         self._line = DelayLine(
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self._draws = Draws(
             torch.zeros(slots, 2), torch.ones(slots, 2, dtype=torch.int64), torch.zeros(slots, dtype=torch.int64))
         self._rings = rings
-        self._generate = (TracedNetwork if on_cpu else GraphedNetwork)(self._network, rings)
+        self._generate = (TracedNetwork if place.type == "cpu" else GraphedNetwork)(self._network, rings)
 
     def warm_up(self) -> None:
         """Make the first steps slow now, before there are sessions, rather than when somebody waits."""

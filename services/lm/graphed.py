@@ -47,7 +47,7 @@ class GraphedNetwork:
     """The network with every shape captured when it is first met, or beforehand by `prepare`."""
 
     def __init__(self, network: Network, rings: Tensor, capture: Callable[[Replay], Replay] = capture) -> None:
-        """`rings` [layers, 2, slots, kv_heads, context, head_dim] also tells device, slots and context."""
+        """`rings` [layers, 2, slots, kv_heads, context, width] also tells device, slots and context."""
         self._network, self._rings, self._capture = network, rings, capture
         self._slots, self._context = rings.shape[2], rings.shape[4]
         # What a step reads: written before each replay, at addresses that the graphs know.

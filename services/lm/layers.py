@@ -77,7 +77,7 @@ class TemporalLayer(nn.Module):
         self.feed_forward = FeedForward(layer.norm2, layer.gating, layer_scale(layer.layer_scale_2), packing)
 
     def forward(self, x: Tensor, rotation: Tensor, ring: Tensor, attend: Attend) -> Tensor:
-        """x [n, dim] -> [n, dim], with the layer's ring [2, slots, kv_heads, context, head_dim]."""
+        """x [n, dim] -> [n, dim], with the layer's ring [2, slots, kv_heads, context, width]."""
         pairs = self.project(self.norm(x)).view(-1, *self.pairs)
         heads = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(2)
         output: Tensor = self.feed_forward(self.output.add(x, attend(heads, ring)))

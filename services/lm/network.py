@@ -68,7 +68,7 @@ class Temporal(nn.Module):
         self.layers = nn.ModuleList(TemporalLayer(layer, packing) for layer in lm.transformer.layers)
 
     def forward(self, tokens: Tensor, rings: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """tokens [n, streams], rings [layers, 2, slots, kv_heads, context, head_dim] -> [n, dim], not normed."""
+        """tokens [n, streams], rings [layers, 2, slots, kv_heads, context, width] -> [n, dim], not normed."""
         x = functional.embedding_bag(tokens + self.offsets, self.table, mode="sum").float()
         angle = positions[:, None, None].float() * self.frequencies
         rotation = torch.polar(self.one.expand_as(angle), angle).index_select(1, self.turns)

@@ -33,7 +33,7 @@ class TracedNetwork:
     """
 
     def __init__(self, network: Network, rings: Tensor) -> None:
-        """`rings` [layers, 2, slots, kv_heads, context, head_dim]."""
+        """`rings` [layers, 2, slots, kv_heads, context, width]."""
         self._rings = rings
         positions = torch.zeros(rings.shape[2], dtype=torch.int64)
         # Two rows, since a dimension of 1 would broadcast; the same row twice, since there may be only one.

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from moshi.models.lm import LMModel
-from small_lm import Ints, random_codes, random_lm, reference_tokens
+
+from tests.lm.small_lm import Ints, random_codes, random_lm, reference_tokens
 
 
 @pytest.fixture(scope="session", autouse=True)

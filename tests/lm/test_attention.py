@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.lm.attention import attend_filled, attend_prefix, places
+from services.lm.attention import attend_filled, attend_prefix, kept, places
 
 SLOTS, KV_HEADS, CONTEXT = 6, 2, 24
 
@@ -52,3 +52,16 @@ def test_prefix(positions: list[int], repeat: int) -> None:
     found = attend_prefix(heads, ring, torch.tensor(positions), at, min(max(positions) + 1, CONTEXT))
     torch.testing.assert_close(found, plain(heads, before, [0, 1, 2], positions))
     assert torch.equal(ring[:, 3:], before[:, 3:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8], ids=str)
+def test_a_ring_of_less_than_float32_gives_nearly_the_same(dtype: torch.dtype) -> None:
+    heads, ring = inputs(3, 3, 8)
+    packed = kept(ring.view(-1, 8), torch.empty(0, dtype=dtype)).view(*ring.shape[:-1], -1)
+    rows, positions = [0, 1, 2], [3, 0, 100]
+    at = torch.tensor(rows), torch.tensor(positions)
+    expected = plain(heads, ring, rows, positions)
+    filled = attend_filled(heads, packed.clone(), *at, places(packed, *at))
+    prefix = attend_prefix(heads, packed, at[1], places(packed, *at), CONTEXT)
+    for found in (filled, prefix):
+        assert float((found - expected).norm() / expected.norm()) < 0.02

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from moshi.models.lm import LMModel
-from small_lm import Ints, random_codes, random_lm, reference_tokens
 
 from services.lm.engine import LmEngine
 from services.lm.layers import Unsupported
 from services.lm.sampling import Sampling
+from tests.lm.small_lm import Ints, random_codes, random_lm, reference_tokens
 
 GREEDY = Sampling(text_temperature=0, audio_temperature=0)
 SAMPLED = Sampling(text_temperature=0.7, audio_temperature=0.8, seed=7)

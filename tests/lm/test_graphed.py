@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from small_lm import Ints, random_codes, random_lm
 
 from services.lm.engine import LmEngine
 from services.lm.graphed import GraphedNetwork, Replay, bucket
 from services.lm.sampling import Sampling
+from tests.lm.small_lm import Ints, random_codes, random_lm
 
 
 class Recorder:

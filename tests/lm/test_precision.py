@@ -1,19 +1,23 @@
 """Lower precisions stay close to float32, and a session stays independent of its neighbours in all of them."""
 
+from typing import Any, get_args
+
 import numpy as np
 import pytest
 import torch
-from small_lm import random_codes, random_lm
 
+from services.lm.attention import kept, recalled
 from services.lm.engine import LmEngine
 from services.lm.linear import Packing, Precision
+from services.lm.memory import KV_TYPES, KvPrecision
 from services.lm.sampling import Sampling
+from tests.lm.small_lm import random_codes, random_lm
 
 
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02)])
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.1)])
 def test_products(precision: Precision, error: float) -> None:
     generator = torch.Generator().manual_seed(1)
-    weight, x = torch.randn(48, 336, generator=generator), torch.randn(5, 336, generator=generator)
+    weight, x = torch.randn(48, 352, generator=generator), torch.randn(5, 352, generator=generator)
     residual = torch.randn(5, 48, generator=generator)
     linear = Packing(torch.device("cpu"), precision).linear(weight)
     exact = x @ weight.t()
@@ -22,9 +26,20 @@ def test_products(precision: Precision, error: float) -> None:
     assert linear(x).dtype == linear.add(residual, x).dtype == torch.float32
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_a_session_does_not_depend_on_its_neighbours(precision: Precision) -> None:
-    engine = LmEngine(random_lm(num_layers=2), slots=8, precision=precision)
+@pytest.mark.parametrize(("outputs", "inputs"), [(40, 64), (48, 80)], ids=str)
+def test_what_int4_cannot_have_is_int8(outputs: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(outputs, inputs, generator=generator), torch.randn(5, inputs, generator=generator)
+    linear, int8 = (Packing(torch.device("cpu"), precision).linear(weight) for precision in ("int4", "int8"))
+    assert torch.equal(linear(x), int8(x))
+
+
+@pytest.mark.parametrize("options", [
+    {"precision": "bf16"}, {"precision": "int8"}, {"precision": "int4"}, {"kv_precision": "bf16"},
+    {"kv_precision": "int8"},
+], ids=str)
+def test_a_session_does_not_depend_on_its_neighbours(options: dict[str, Any]) -> None:
+    engine = LmEngine(random_lm(num_layers=2), slots=8, **options)
     codes = random_codes(40, 1)
     engine.open(0, Sampling(seed=7))
     alone = np.concatenate([engine.step([0], frame[None]) for frame in codes])
@@ -36,13 +51,49 @@ def test_a_session_does_not_depend_on_its_neighbours(precision: Precision) -> No
     assert np.array_equal(among, alone)
 
 
-def test_int8_weights_take_less_room() -> None:
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_tracing_keeps_what_the_network_computes(precision: Precision) -> None:
+    engine = LmEngine(random_lm(num_layers=1, context=20), slots=3, precision=precision)
+    rows, draws = torch.arange(3), engine._draws
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 512, (3, 17)))
+    with torch.inference_mode():
+        plain = engine._network(tokens, engine._rings, rows, torch.zeros_like(rows))
+    positions = np.zeros(3, np.int64)
+    assert np.array_equal(engine._generate(tokens.numpy(), rows.numpy(), positions, draws), plain.numpy())
+
+
+def test_fewer_bits_take_less_room() -> None:
     lm = random_lm(num_layers=1)
-    precisions: list[Precision] = ["fp32", "bf16", "int8"]
-    fp32, bf16, int8 = (LmEngine(lm, 1, precision=precision).facts.weights_bytes for precision in precisions)
-    assert int8 < bf16 < 0.6 * fp32
+    fp32, bf16, int8, int4 = (
+        LmEngine(lm, 1, precision=precision).facts.weights_bytes for precision in get_args(Precision))
+    assert int4 < int8 < bf16 < 0.6 * fp32
+
+
+@pytest.mark.parametrize(("kind", "error"), [("bf16", 0.003), ("int8", 0.013)])
+def test_a_ring_gives_back_nearly_what_it_keeps(kind: KvPrecision, error: float) -> None:
+    new = torch.randn(500, 32, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 4, 500)[:, None]
+    new[7] = 0
+    packed = kept(new, torch.empty(0, dtype=KV_TYPES[kind]))
+    off = (recalled(packed, 32) - new).norm(dim=1) / new.norm(dim=1).clamp(min=1e-12)
+    assert float(off.max()) < error
+
+
+def test_a_row_with_int8_keys_rebuilt_from_its_history_has_the_same_ring() -> None:
+    engine = LmEngine(random_lm(num_layers=2, context=40), slots=2, kv_precision="int8")
+    codes, greedy = random_codes(35, 1), Sampling(text_temperature=0, audio_temperature=0)
+    engine.open(0, greedy)
+    tokens = np.concatenate([engine.step([0], frame[None]) for frame in codes])
+    engine.open(1, greedy)
+    engine.prefill(1, codes, tokens)
+    exact, rebuilt = recalled(engine._rings, 32)[:, :, :2].unbind(2)
+    assert float((rebuilt - exact).norm() / exact.norm()) < 0.005  # a step up or down here and there
 
 
 def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, int8, got fp8"):
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, int8, int4, got fp8"):
         LmEngine(random_lm(num_layers=1), 1, precision="fp8")  # type: ignore[arg-type]
+
+
+def test_unknown_kv_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="kv_precision must be one of fp32, bf16, int8, got int4"):
+        LmEngine(random_lm(num_layers=1), 1, kv_precision="int4")  # type: ignore[arg-type]
