@@ -54,10 +54,9 @@ def main() -> None:
     results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    if "engines" in parts:
-        results |= lm_engine.run(quick)
     with Progress(*columns, console=console) as progress:
         if "engines" in parts:
+            results |= lm_engine.run(quick, progress)
             results["mimi"] = mimi_engine.run(quick, progress)
             results["mimi_vs_rustymimi"] = results["mimi"]["mimi_vs_rustymimi"]
         if "gateway" in parts:

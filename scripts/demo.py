@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import time
 import wave
 from collections.abc import AsyncIterator, Sequence
@@ -155,6 +156,9 @@ async def main() -> None:
     options = arguments()
     _, rate = read_wav(options.wav)
     mesh = LocalMesh(options.checkpoint)
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # our mesh must not outlive us
     try:
         async with mesh_at_or_started(options.target, mesh) as target:
             if target != options.target:

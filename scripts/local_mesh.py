@@ -99,6 +99,8 @@ class LocalMesh:
 
     async def __aenter__(self) -> LocalMesh:
         try:
+            for port in (self.gateway_port, self.codec_port, self.lm_port):
+                check_free(port)
             if not self.redis_url:
                 await self._start_redis()
             engine = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
@@ -176,6 +178,16 @@ def redis_executable() -> str:
     if found is None:
         raise MeshDown("no redis-server; `make env` installs one, or name a running Redis with --redis-url")
     return found
+
+
+def check_free(port: int) -> None:
+    """Raise MeshDown when somebody listens on the port: another mesh would be taken for this one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise MeshDown(f"port {port} is taken, perhaps by another mesh; stop it or choose another --port") from None
 
 
 def free_port() -> int:

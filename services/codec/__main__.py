@@ -22,8 +22,9 @@ async def main(config: CodecConfig) -> None:
 
     from services.codec.engine import build_engines
     from services.codec.server import CodecServer
-    from services.mesh.checkpoint import load_mimi, model_id, resolve
+    from services.mesh.checkpoint import check_device, load_mimi, model_id, resolve
 
+    check_device(config.device)
     torch.set_num_threads(config.threads)
     checkpoint = resolve(config.checkpoint)
     model = model_id(config.checkpoint, checkpoint)

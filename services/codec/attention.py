@@ -49,8 +49,10 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Layer(layer, rows, self.context) for layer in inner.layers])
 
     def clear(self, row: int) -> None:
-        """The row's next call is the first of its tenant; what its ring still holds is never looked at."""
+        """The row's next call is the first of its tenant; its ring is cleared, since masked NaN would still be NaN."""
         self.positions[row] = 0
+        for layer in self.layers:
+            cast(Layer, layer).ring[row] = 0.0
 
     def forward(self, rows: Tensor, x: Tensor) -> Tensor:
         """x [n, steps, channels] of `rows`, int64 [n]."""

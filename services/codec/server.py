@@ -14,6 +14,7 @@ from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 
 from services.mesh.batching import Batcher, Timing
 from services.mesh.errors import InvalidRequest
+from services.mesh.samples import check_samples
 from services.mesh.serving import (
     Context,
     check_frame_codes,
@@ -188,8 +189,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
             raise InvalidRequest("BAD_PCM", f"a frame must have {self.facts.samples_per_frame} float samples "
                                  f"({expected} bytes), got {len(data)} bytes", field="frame.pcm", accepted=expected)
         pcm = np.frombuffer(data, dtype="<f4")
-        if not np.isfinite(pcm).all():
-            raise InvalidRequest("BAD_PCM", "samples must be finite, got NaN or infinity", field="frame.pcm")
+        check_samples(pcm, "frame.pcm")
         return pcm
 
     def _record(self, name: str, hop: audio_pb2.Hop, context: audio_pb2.FrameContext, timing: Timing

@@ -20,6 +20,8 @@ from services.mesh.serving import CHANNEL_OPTIONS, MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
 log = logging.getLogger("gateway")
+CODEC = codec_pb2.DESCRIPTOR.services_by_name["CodecService"].full_name
+LM = lm_pb2.DESCRIPTOR.services_by_name["LmService"].full_name
 
 
 async def main(config: GatewayConfig) -> None:
@@ -31,8 +33,8 @@ async def main(config: GatewayConfig) -> None:
     async with (grpc.aio.insecure_channel(config.codec, options=CHANNEL_OPTIONS) as codec_channel,
                 grpc.aio.insecure_channel(config.lm, options=CHANNEL_OPTIONS) as lm_channel):
         deadline = began + config.peers_wait_s
-        await _wait_until_ready("codec", config.codec, codec_channel, deadline)
-        await _wait_until_ready("lm", config.lm, lm_channel, deadline)
+        await _wait_until_ready("codec", CODEC, config.codec, codec_channel, deadline)
+        await _wait_until_ready("lm", LM, config.lm, lm_channel, deadline)
         codec_info = await codec_pb2_grpc.CodecServiceStub(codec_channel).GetInfo(codec_pb2.GetInfoRequest())
         lm_info = await lm_pb2_grpc.LmServiceStub(lm_channel).GetInfo(lm_pb2.GetInfoRequest())
         if codec_info.model_id != lm_info.model_id:
@@ -40,21 +42,23 @@ async def main(config: GatewayConfig) -> None:
                                 f"serves {lm_info.model_id}; start both with the same --checkpoint")
         tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
         await server.start(GatewayServer(codec_channel, lm_channel, sessions, tracer, config.stall_s,
-                                         config.trace_one_in))
+                                         config.idle_s, config.trace_one_in))
         log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, lm_info.model_id)
         await server.run_until_signal()
 
 
-async def _wait_until_ready(name: str, target: str, channel: grpc.aio.Channel, deadline: float) -> None:
+async def _wait_until_ready(name: str, service: str, target: str, channel: grpc.aio.Channel, deadline: float) -> None:
     """Wait for a service's health to be SERVING. Raises PeerLost at the deadline."""
     health = health_pb2_grpc.HealthStub(channel)
     while True:
         try:
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=2.0)
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 return
             problem = "it is not ready"
         except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                raise PeerLost(f"what listens at {target} is not the {name} service; correct --{name}") from None
             problem = error.details() or error.code().name
         if time.monotonic() > deadline:
             raise PeerLost(f"the {name} service at {target} is not there ({problem}); start it, or name another one "

@@ -16,4 +16,5 @@ class GatewayConfig(ServiceConfig):
     redis_url: str = Field("redis://localhost:6379/0", description="redis://, rediss:// or unix:// URL of Redis")
     peers_wait_s: float = Field(120.0, ge=0, le=3600, description="how long to wait at the start for codec and lm to "
                                                                   "be ready")
+    idle_s: float = Field(60.0, gt=0, le=3600, description="end a call whose caller has sent no audio for this long")
     trace_one_in: int = Field(1, ge=1, description="trace one in this many frames when there is an OTLP endpoint")

@@ -18,8 +18,8 @@ from moshimesh.audio.v1 import audio_pb2
 
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import InvalidRequest
+from services.mesh.samples import check_samples
 
-SHORTEST_PIECE_MS = 10
 LONGEST_PIECE_MS = 1000
 # Frames that may wait beyond those of one piece before a live call skips: 160 ms, about what a listener forgives.
 LIVE_SLACK_FRAMES = 2
@@ -64,8 +64,7 @@ class AudioFormat:
         if self.encoding == audio_pb2.AUDIO_ENCODING_PCM_S16LE:
             return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(_S16_SCALE)
         pcm = np.frombuffer(data, dtype="<f4")
-        if not np.isfinite(pcm).all():
-            raise InvalidRequest("BAD_PCM", "samples must be finite, got NaN or infinity", field="audio.pcm")
+        check_samples(pcm, "audio.pcm")
         return pcm
 
     def encode(self, pcm: bytes) -> bytes:

@@ -21,13 +21,14 @@ from services.gateway.tracing import CallTrace
 from services.gateway.tunnel import Tunnel
 from services.mesh.errors import (
     Draining,
+    IdleCaller,
     InvalidRequest,
     MeshError,
     ModelMismatch,
     UnknownSession,
     from_rpc_error,
 )
-from services.mesh.serving import Context, read_config_message, read_payloads, stream
+from services.mesh.serving import Context, next_within, read_config_message, read_payloads, stream
 from services.mesh.telemetry import FrameTracer
 
 FULL_NAME = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name
@@ -40,8 +41,9 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
     full_name = FULL_NAME
 
     def __init__(self, codec: grpc.aio.Channel, lm: grpc.aio.Channel, sessions: SessionStore, tracer: FrameTracer,
-                 stall_s: float, trace_one_in: int) -> None:
+                 stall_s: float, idle_s: float, trace_one_in: int) -> None:
         self.stall_s = stall_s
+        self._idle_s = idle_s
         self._codec = codec_pb2_grpc.CodecServiceStub(codec)
         self._lm = lm_pb2_grpc.LmServiceStub(lm)
         self._codec_tunnel = Tunnel("codec", codec)
@@ -83,6 +85,9 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         """One conversation."""
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
         encoding = _checked_encoding(config)
+        if config.pacing not in conversation_pb2.Pacing.values():
+            raise InvalidRequest("BAD_PACING", f"pacing {config.pacing} is not one that this mesh knows",
+                                 field="config.pacing")
         if config.resume_handle:
             raise UnknownSession("this mesh keeps no conversation with that resume_handle; open a new one without it",
                                  field="config.resume_handle")
@@ -92,7 +97,7 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         trace = CallTrace(self._tracer, session_id, config.traceparent, self._trace_one_in)
         pipeline = Pipeline(session_id, self._codec_tunnel, self._lm_tunnel, config.sampling)
         reader: asyncio.Task[None] | None = None
-        ended = "cancelled"
+        ended = "failed"
         try:
             codec, lm = await pipeline.open()
             _check_match(config, codec, lm)
@@ -104,7 +109,7 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
                 session_id=session_id, model_id=lm.model_id, sample_rate_hertz=codec.sample_rate_hertz,
                 samples_per_frame=codec.samples_per_frame, codebooks=lm.own_codebooks, delay_frames=lm.delay_frames,
                 sampling=lm.sampling))
-            reader = asyncio.create_task(ingest.read(_pieces(requests)))
+            reader = asyncio.create_task(ingest.read(self._pieces(requests)))
             frames_out = 0
             async for speech in pipeline.converse(ingest, trace):
                 frames_out += 1
@@ -119,6 +124,9 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         except MeshError as error:
             ended = error.reason
             raise
+        except (asyncio.CancelledError, GeneratorExit):
+            ended = "cancelled"
+            raise
         finally:
             pipeline.close()
             if reader is not None:
@@ -128,10 +136,17 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
             trace.close()
             self._sessions.note(session_id, state="ended", ended=ended)
 
-
-async def _pieces(requests: AsyncIterator[conversation_pb2.ConverseRequest]) -> AsyncIterator[bytes]:
-    async for audio in read_payloads(requests, "audio"):
-        yield audio.pcm
+    async def _pieces(self, requests: AsyncIterator[conversation_pb2.ConverseRequest]) -> AsyncIterator[bytes]:
+        """The caller's audio. Raises IdleCaller when none comes for idle_s: the slots belong to those who talk."""
+        chunks = read_payloads(requests, "audio")
+        while True:
+            try:
+                chunk: conversation_pb2.AudioChunk = await next_within(chunks, self._idle_s)
+            except StopAsyncIteration:
+                return
+            except (asyncio.TimeoutError, TimeoutError):
+                raise IdleCaller(f"no audio for {self._idle_s:.0f} s; send silence to keep a call open") from None
+            yield chunk.pcm
 
 
 def _checked_encoding(config: conversation_pb2.ConverseConfig) -> audio_pb2.AudioEncoding:

@@ -37,7 +37,7 @@ class SessionStore:
     def __init__(self, url: str) -> None:
         self._redis = redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S,
                                            decode_responses=True)
-        self._url = url
+        self._place = url.rpartition("@")[2]  # without the password
         self._notes: dict[str, dict[Any, Any]] = {}  # as redis-py types a hash
         self._away = False
         self._writer: asyncio.Task[None] | None = None
@@ -47,7 +47,7 @@ class SessionStore:
         try:
             await self._redis.ping()
         except (RedisError, OSError) as error:
-            raise PeerLost(f"Redis at {self._url} can't be reached ({error}); start it, or name another one with "
+            raise PeerLost(f"Redis at {self._place} can't be reached ({error}); start it, or name another one with "
                            "--redis-url") from None
         self._writer = asyncio.create_task(self._write_forever())
 
@@ -82,12 +82,14 @@ class SessionStore:
                     pipe.hset(record_key(session_id), mapping=changes)
                     pipe.expire(record_key(session_id), ENDED_TTL_S if "ended" in changes else LIVE_TTL_S)
                 await pipe.execute()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, asyncio.CancelledError) as error:
+            for session_id, changes in notes.items():  # what was noted meanwhile is newer
+                self._notes[session_id] = changes | self._notes.get(session_id, {})
+            if isinstance(error, asyncio.CancelledError):  # by `close`, which writes them
+                raise
             if not self._away:
                 log.warning("Redis is away (%s); calls go on, their records are written when it is back", error)
             self._away = True
-            for session_id, changes in notes.items():  # what was noted meanwhile is newer
-                self._notes[session_id] = changes | self._notes.get(session_id, {})
         else:
             if self._away:
                 log.info("Redis is back; %d session records written", len(notes))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from typing import TYPE_CHECKING
 
-from services.lm.config import LmConfig
+from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.config import read_config
 from services.mesh.serving import MeshServer, run
 from services.mesh.telemetry import FrameTracer
+
+if TYPE_CHECKING:
+    from moshi.models.loaders import CheckpointInfo
+
+    from services.lm.engine import LmEngine
+    from services.lm.sampling import Sampling
 
 log = logging.getLogger("lm")
 
@@ -18,29 +26,61 @@ async def main(config: LmConfig) -> None:
     server = MeshServer(config, "lm")
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
+    from services.lm.server import LmServer
+    from services.mesh.checkpoint import check_device, load_tokenizer, model_id, resolve
+
+    check_device(config.device)
+    checkpoint = resolve(config.checkpoint)
+    model = model_id(config.checkpoint, checkpoint)
+    engine = _engine(config, checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    engine.warm_up()
+    tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
+    await server.start(LmServer(engine, tokenizer, _defaults(checkpoint), model, tracer, config.stall_s))
+    facts = engine.facts
+    log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
+             facts.context_frames, facts.kv_bytes_per_frame / 1e3, facts.kv_bytes_per_slot / 1e6)
+    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
+             config.device, engine.slots)
+    await server.run_until_signal()
+
+
+def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
+    """The engine that the flags ask for."""
     import torch
 
     from services.lm.engine import LmEngine
-    from services.lm.sampling import Sampling
-    from services.lm.server import LmServer
-    from services.mesh.checkpoint import load_lm, load_tokenizer, model_id, resolve
+    from services.lm.linear import Packing
+    from services.lm.memory import slots_that_fit, usual_kv_precision, usual_precision
+    from services.mesh.checkpoint import load_lm
 
     torch.set_num_threads(config.threads)
-    checkpoint = resolve(config.checkpoint)
-    model = model_id(config.checkpoint, checkpoint)
-    dtype = torch.float32 if torch.device(config.device).type == "cpu" else torch.bfloat16
-    engine = LmEngine(load_lm(checkpoint, config.device, dtype), config.slots, device=config.device)
-    tokenizer = load_tokenizer(checkpoint)
+    device = torch.device(config.device)
+    precision = config.precision or usual_precision(device)
+    kv_precision = config.kv_precision or usual_kv_precision(Packing(device, precision))
+    # Loaded on the CPU: the engine repacks the weights, and a GPU need not hold them twice.
+    lm = load_lm(checkpoint, "cpu", torch.float32 if device.type == "cpu" else torch.bfloat16)
+    if config.context_frames > lm.context:
+        raise ValueError(f"--context-frames {config.context_frames}: the checkpoint was trained with {lm.context}")
+    lm.context = config.context_frames or lm.context
+    if isinstance(config.slots, int):
+        slots = config.slots
+    else:
+        free_bytes = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda"
+                      else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        slots = min(MOST_SLOTS, slots_that_fit(lm, free_bytes, precision, kv_precision))
+        log.info("%.1f GB are free on %s: %d slots", free_bytes / 1e9, device, slots)
+    return LmEngine(lm, slots, device=config.device, precision=precision, kv_precision=kv_precision)
+
+
+def _defaults(checkpoint: CheckpointInfo) -> Sampling:
+    """The checkpoint's own sampling, where its lm_gen_config names one."""
+    from services.lm.sampling import Sampling
+
     names = {"temp_text": "text_temperature", "top_k_text": "text_top_k", "temp": "audio_temperature",
-             "top_k": "audio_top_k"}  # what a checkpoint's lm_gen_config calls them
-    defaults = Sampling(**{name: checkpoint.lm_gen_config[key] for key, name in names.items()
-                           if key in checkpoint.lm_gen_config})
-    engine.warm_up()
-    tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
-    await server.start(LmServer(engine, tokenizer, defaults, model, tracer, config.stall_s))
-    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
-             config.device, config.slots)
-    await server.run_until_signal()
+             "top_k": "audio_top_k"}
+    return Sampling(**{name: checkpoint.lm_gen_config[key] for key, name in names.items()
+                       if key in checkpoint.lm_gen_config})
 
 
 if __name__ == "__main__":

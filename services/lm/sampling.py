@@ -1,9 +1,9 @@
 """How one session wants its tokens drawn."""
 
-import math
 from dataclasses import dataclass
 
 MAX_SEED = 2**63 - 1
+MAX_TEMPERATURE = 10.0  # beyond it, every draw is as good as blind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("text_temperature", "audio_temperature"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+            if not 0 <= value <= MAX_TEMPERATURE:  # NaN is refused, too
+                raise ValueError(f"{name} must be between 0 and {MAX_TEMPERATURE:g}, got {value}")
         for name in ("text_top_k", "audio_top_k"):
             value = getattr(self, name)
             if value < 0:

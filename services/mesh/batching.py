@@ -194,7 +194,7 @@ class Batcher(Generic[Settings, Payload, Result]):
                 results, started, finished = await loop.run_in_executor(
                     self._thread, self._tick, opening, [slot.row for slot in served], [p for p, _ in frames])
             except Exception as error:
-                log.exception("a step of %s with rows %s failed", self.name, [slot.row for slot in served])
+                log.exception("a step of %s for sessions %s failed", self.name, [slot.tenant for slot in served])
                 failure = EngineFailed(f"a step of {self.name} failed ({type(error).__name__}); see its log")
                 for slot in {*served, *(slot for slot, _ in opening)}:
                     slot.deliver(failure)

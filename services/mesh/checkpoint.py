@@ -58,6 +58,16 @@ def model_id(checkpoint: str, info: CheckpointInfo) -> str:
     return f"{Path(checkpoint).expanduser().resolve().name}@{digest.hexdigest()[:12]}"
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or that is not there. Raises ValueError."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"--device {device}: no such device; use cpu, cuda or cuda:1") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch finds no CUDA device here; use --device cpu") from None
+
+
 def load_mimi(info: CheckpointInfo, device: torch.device | str = "cpu") -> MimiModel:
     """Mimi in fp32, with as many codebooks in use as the language model speaks. Raises CheckpointError."""
     return _load("Mimi", info.mimi_weights, lambda: info.get_mimi(device=device))

@@ -6,6 +6,7 @@
     +-- NoFreeSlot          every slot of this replica is taken; another replica may have one
     +-- Draining            this replica takes nobody new; another one does
     +-- SlowCaller          the caller does not read its answers, or never sends its config
+    +-- IdleCaller          the caller holds slots without sending audio
     +-- PeerLost            a service further down the mesh is unreachable or ended the call
     +-- PeerRefused         another service's refusal, passed on as it is
     +-- ModelMismatch       two services of the mesh serve different checkpoints
@@ -96,6 +97,12 @@ class SlowCaller(MeshError):
     """The caller kept the mesh waiting for longer than it may."""
 
     code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_CALLER"
+
+
+class IdleCaller(MeshError):
+    """The caller holds slots without sending audio."""
+
+    code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_CALLER"
 
 
 class PeerLost(MeshError):

@@ -11,14 +11,14 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.mesh.config import ServiceConfig
-from services.mesh.errors import InvalidRequest, MeshError, SlowCaller
+from services.mesh.errors import Draining, InvalidRequest, MeshError, SlowCaller
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 1 << 20
 # A caller that opens a stream sends its config with it; this only has to cover a slow network.
 CONFIG_WAIT_S = 10.0
+# After the grace of a drain, calls are ended with a reason; this long their last message has to get out.
+CUT_S = 1.0
 
 SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -33,6 +35,7 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     # A caller whose network vanished without a goodbye is noticed after 15 s at the most, and its slot comes back.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # without it, the one above counts for nothing and a minute passes
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # lets clients ping as often
     ("grpc.keepalive_permit_without_calls", 1),
 ]
@@ -40,9 +43,11 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # without it, the one above counts for nothing and a minute passes
     ("grpc.http2.max_pings_without_data", 0),
 ]
 
+Item = TypeVar("Item")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context: TypeAlias = grpc.aio.ServicerContext
@@ -75,17 +80,13 @@ def stream(handler: Callable[[Any, AsyncIterator[Request], Context], AsyncIterat
     @functools.wraps(handler)
     async def wrapped(self: Any, requests: AsyncIterator[Request], context: Context) -> AsyncIterator[Response]:
         responses = handler(self, requests, context)
-        watch = _Watch(self.stall_s)
-        context.add_done_callback(lambda _: watch.ended.set())
-        watcher = asyncio.create_task(watch.close(responses, context))
-        _watchers.add(watcher)  # the event loop itself keeps only a weak reference
-        watcher.add_done_callback(_watchers.discard)
+        watch = _Watch(self.stall_s, responses, context)
         try:
             async for response in responses:
                 watch.writing_since = watch.now()
                 yield response
                 watch.writing_since = None
-                if watch.stalled:  # the watch has closed `responses` and ended the call
+                if watch.failure:  # the watch has closed `responses` and ended the call
                     return
         except MeshError as error:
             await error.abort(context)
@@ -97,35 +98,53 @@ def stream(handler: Callable[[Any, AsyncIterator[Request], Context], AsyncIterat
     return wrapped
 
 
+class _Watch:
+    """Looks after one call from outside."""
+
+    running: ClassVar[set[_Watch]] = set()
+
+    def __init__(self, stall_s: float, responses: AsyncIterator[Any], context: Context) -> None:
+        self.failure: MeshError | None = None
+        self.writing_since: float | None = None
+        self.now = asyncio.get_running_loop().time
+        self._stall_s = stall_s
+        self._responses = responses
+        self._context = context
+        self._ended = False
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._close())  # kept alive by `running`: the event loop does not
+        self.running.add(self)
+        context.add_done_callback(lambda _: self._on_end())
+
+    def end_with(self, failure: MeshError) -> None:
+        """End the call with an error, whatever its handler is doing."""
+        self.failure = failure
+        self._wake.set()
+
+    def _on_end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    async def _close(self) -> None:
+        """Close the handler's generator when the call has ended, or when its caller has not read for stall_s."""
+        while not self._wake.is_set():
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._stall_s / 4)
+            if self.writing_since is not None and self.now() - self.writing_since > self._stall_s:
+                self.end_with(SlowCaller(f"no answer was read for {self._stall_s:.0f} s"))
+        self.running.discard(self)
+        if self.writing_since is not None:  # the generator rests while its answer is written
+            await _close(self._responses)
+        if self.failure is not None and not self._ended:
+            with contextlib.suppress(grpc.aio.AbortError, Exception):
+                await self.failure.abort(self._context)  # waits for a write that may never end
+        await _close(self._responses)
+
+
 def internal_error(where: str, error: Exception) -> MeshError:
     """What a caller is told about a bug of ours; the log has the rest."""
     log.error("%s failed", where, exc_info=error)
     return MeshError(f"internal error ({type(error).__name__}); the service's log has the details")
-
-
-_watchers: set[asyncio.Task[None]] = set()
-
-
-class _Watch:
-    """Looks after one call from outside."""
-
-    def __init__(self, stall_s: float) -> None:
-        self.ended = asyncio.Event()
-        self.stalled = False
-        self.writing_since: float | None = None
-        self.now = asyncio.get_running_loop().time
-        self._stall_s = stall_s
-
-    async def close(self, responses: AsyncIterator[Any], context: Context) -> None:
-        """Close the handler's generator when the call has ended, or when its caller has not read for stall_s."""
-        while not self.ended.is_set() and not self.stalled:
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), self._stall_s / 4)
-            self.stalled = self.writing_since is not None and self.now() - self.writing_since > self._stall_s
-        await _close(responses)
-        if self.stalled and not self.ended.is_set():
-            with contextlib.suppress(grpc.aio.AbortError, Exception):
-                await SlowCaller(f"no answer was read for {self._stall_s:.0f} s").abort(context)
 
 
 async def _close(responses: AsyncIterator[Any]) -> None:
@@ -137,6 +156,22 @@ async def _close(responses: AsyncIterator[Any]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def next_within(items: AsyncIterator[Item], seconds: float) -> Item:
+    """The next item. Raises TimeoutError when it does not come in time, StopAsyncIteration at the end.
+
+    Not `asyncio.wait_for`: before Python 3.12 that swallows a cancellation which arrives together with the item, and a
+    call that was hung up would go on without its caller (https://github.com/python/cpython/issues/86296).
+    """
+    coming = asyncio.ensure_future(items.__anext__())
+    try:
+        await asyncio.wait((coming,), timeout=seconds)
+        if not coming.done():
+            raise TimeoutError
+        return coming.result()
+    finally:
+        coming.cancel()
+
+
 async def read_config_message(requests: AsyncIterator[Any]) -> Any:
     """The first message's config.
 
@@ -145,7 +180,7 @@ async def read_config_message(requests: AsyncIterator[Any]) -> Any:
         SlowCaller: nothing came for CONFIG_WAIT_S.
     """
     try:
-        first = await asyncio.wait_for(requests.__anext__(), CONFIG_WAIT_S)
+        first = await next_within(requests, CONFIG_WAIT_S)
     except StopAsyncIteration:
         raise InvalidRequest("CONFIG_MISSING", "the stream ended before its config; send the config first") from None
     except (asyncio.TimeoutError, TimeoutError):
@@ -188,8 +223,9 @@ class MeshServer:
                              "another port with --port") from None
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
-        self.port: int = self._server.add_insecure_port(f"{config.host}:{config.port}")
-        self.address = f"{config.host}:{self.port}"
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
+        self.address = f"{host}:{self.port}"
 
     async def start(self, service: Servable) -> None:
         """Serve, and say that it is ready."""
@@ -206,7 +242,11 @@ class MeshServer:
         """Take nobody new, let running calls end for `grace_s`, then end them."""
         self._service.drain()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        stopping = asyncio.create_task(self._server.stop(grace_s + CUT_S))
+        await asyncio.wait((stopping,), timeout=grace_s)
+        for watch in list(_Watch.running):
+            watch.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
+        await stopping
         await self._service.close()
 
     async def run_until_signal(self) -> None:
@@ -243,9 +283,10 @@ def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.run(main())
-        except (MeshError, OSError, ValueError) as error:
-            log.debug("start-up failed", exc_info=True)
-            raise SystemExit(f"{program}: {error}") from None
+        except Exception as error:
+            log.debug("ended by an error", exc_info=True)  # --log-level debug shows it
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise SystemExit(f"{program}: {lines[0]}") from None
 
 
 def check_frame_codes(codes: Sequence[int], codebooks: int, cardinality: int) -> None:

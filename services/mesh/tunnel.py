@@ -138,6 +138,8 @@ class _Tunnel:
     def _receive(self, item: tunnel_pb2.RequestItem) -> None:
         kind = item.WhichOneof("item")
         if kind == "open":
+            if item.call in self._calls:
+                return  # against the contract; the call that has the number keeps it
             waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
             task = asyncio.create_task(self._run(item.call, item.open, waiting))
             task.add_done_callback(functools.partial(self._end, item.call))

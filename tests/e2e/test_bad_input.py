@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
+import moshimesh
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -49,6 +51,8 @@ BAD_CALLS: dict[str, tuple[list[pb.ConverseRequest], grpc.StatusCode, str]] = {
     "empty message": ([config(), pb.ConverseRequest()], INVALID, "EMPTY_REQUEST"),
     "NaN": ([config(), audio(), audio(floats(float("nan")))], INVALID, "BAD_PCM"),
     "infinity": ([config(), audio(floats(float("inf")))], INVALID, "BAD_PCM"),
+    "a sample that would overflow": ([config(), audio(floats(1e30))], INVALID, "BAD_PCM"),
+    "unknown pacing": ([config(pacing=77)], INVALID, "BAD_PACING"),
     "odd byte count, floats": ([config(), audio(bytes(7681))], INVALID, "BAD_PCM"),
     "odd byte count, integers": ([config(encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE), audio(bytes(3841))], INVALID,
                                  "BAD_PCM"),
@@ -58,6 +62,7 @@ BAD_CALLS: dict[str, tuple[list[pb.ConverseRequest], grpc.StatusCode, str]] = {
     "unknown encoding": ([config(encoding=77)], INVALID, "BAD_ENCODING"),
     "unknown session": ([config(resume_handle="nobody")], NOT_FOUND, "UNKNOWN_SESSION"),
     "negative temperature": ([sampling(text_temperature=-0.1)], INVALID, "BAD_SAMPLING"),
+    "temperature too high": ([sampling(text_temperature=11.0)], INVALID, "BAD_SAMPLING"),
     "temperature that is not a number": ([sampling(audio_temperature=float("nan"))], INVALID,
                                          "BAD_SAMPLING"),
     "seed beyond 63 bits": ([sampling(seed=2**63)], INVALID, "BAD_SAMPLING"),
@@ -229,3 +234,48 @@ async def test_a_caller_who_never_reads(mesh: LocalMesh, short: Pcm, undisturbed
             assert (caught.value.code(), error_info(caught.value).reason) == (
                 grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_CALLER")
         await sender
+
+
+async def test_callers_who_hang_up_at_once(mesh: LocalMesh) -> None:
+    """A cancellation that arrives together with the config must not be lost on the way (Python < 3.12)."""
+    async with grpc.aio.insecure_channel(mesh.target) as channel:
+        stub = conversation_pb2_grpc.ConversationServiceStub(channel)
+        for attempt in range(60):
+            stream = stub.Converse()
+            await stream.write(config())
+            await asyncio.sleep(0.0002 * attempt)
+            stream.cancel()
+    assert await slots_are_free(mesh, 2.0)
+
+
+async def test_an_error_of_the_callers_own_audio_reaches_the_caller(mesh: LocalMesh) -> None:
+    async def microphone() -> AsyncIterator[bytes]:
+        yield bytes(3840)
+        raise OSError("unplugged")
+
+    async with moshimesh.connect(mesh.target) as connected:
+        with pytest.raises(OSError, match="unplugged"):
+            async for _ in connected.converse(microphone()):
+                pass
+    assert await slots_are_free(mesh)
+
+
+async def test_a_caller_who_says_nothing(checkpoint: str) -> None:
+    async with LocalMesh(checkpoint, slots=1, environment={"MOSHIMESH_IDLE_S": "1"}) as mesh:
+        async with grpc.aio.insecure_channel(mesh.target) as channel:
+            error = await refusal(conversation_pb2_grpc.ConversationServiceStub(channel).Converse, [config()])
+        assert (error.code(), error_info(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_CALLER")
+        assert await slots_are_free(mesh)
+
+
+async def test_a_call_that_a_drain_cuts_is_told_why(checkpoint: str) -> None:
+    async with LocalMesh(checkpoint, slots=1, environment={"MOSHIMESH_DRAIN_S": "1"}) as mesh:
+        async with grpc.aio.insecure_channel(mesh.target) as channel:
+            stream = conversation_pb2_grpc.ConversationServiceStub(channel).Converse()
+            await stream.write(config())
+            assert (await stream.read()).WhichOneof("response") == "ready"
+            mesh.processes["gateway"].send(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+        assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert await slots_are_free(mesh)

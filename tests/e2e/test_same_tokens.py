@@ -87,3 +87,10 @@ async def test_a_live_caller_who_is_too_fast_is_told_what_was_skipped(mesh_targe
     assert summary.frames_out == summary.frames_in
     assert answer.speech[-1].frames_skipped == summary.frames_skipped
     assert answer.speech[-1].sequence == frames + answer.ready.delay_frames - 1
+
+
+async def test_a_tenant_who_shouted_leaves_nothing_behind(mesh: LocalMesh, speech: Pcm, reference: Reference) -> None:
+    """The loudest audio that is accepted, then the next call in the same row."""
+    await call(mesh.target, np.full(48_000, 100.0, np.float32), **GREEDY)
+    assert await slots_are_free(mesh)
+    assert_same(await call(mesh.target, speech, **GREEDY), reference)

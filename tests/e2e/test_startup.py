@@ -12,9 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import pytest
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from scripts.local_mesh import LocalMesh, free_port
+from scripts.local_mesh import LocalMesh, MeshDown, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -62,7 +64,8 @@ async def test_a_busy_port(service: str) -> None:
 
 async def test_redis_down() -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
-    assert_one_clear_line(await outcome("gateway", "--port", "0", "--redis-url", url), ["gateway:", url, "--redis-url"])
+    result = await outcome("gateway", "--port", "0", "--redis-url", url)
+    assert_one_clear_line(result, ["gateway:", url.removeprefix("redis://"), "--redis-url"])
 
 
 async def test_peers_that_are_not_there(mesh: LocalMesh) -> None:
@@ -75,10 +78,30 @@ async def test_peers_that_are_not_there(mesh: LocalMesh) -> None:
     (["--slots", "0"], ["codec: --slots", "greater than or equal to 1", "'0'"]),
     (["--slots", "many"], ["codec: --slots", "'many'"]),
     (["--port", "70000"], ["codec: --port", "65535"]),
+    (["--device", "abacus"], ["codec: --device abacus", "cpu"]),
+    (["--device", "cuda"], ["codec: --device cuda", "--device cpu"]),
     (["--log-level", "loud"], ["codec: --log-level", "'loud'"]),
 ])
 async def test_a_setting_out_of_range(flags: list[str], words: list[str]) -> None:
     assert_one_clear_line(await outcome("codec", *flags), words)
+
+
+async def test_peers_that_are_swapped(mesh: LocalMesh) -> None:
+    flags = ["--redis-url", mesh.redis_url, "--lm", f"localhost:{mesh.codec_port}"]
+    result = await outcome("gateway", "--port", "0", "--codec", f"localhost:{mesh.lm_port}", *flags)
+    assert_one_clear_line(result, ["gateway:", "not the codec service", "--codec"])
+
+
+async def test_a_second_mesh_on_the_same_ports(mesh: LocalMesh) -> None:
+    with pytest.raises(MeshDown, match=f"port {mesh.codec_port} is taken"):
+        async with LocalMesh(mesh.checkpoint, codec_port=mesh.codec_port):
+            pass
+
+
+async def test_a_password_is_not_printed() -> None:
+    _, output = await outcome("gateway", "--port", "0", "--redis-url", f"redis://:secret@127.0.0.1:{free_port()}/0")
+    assert "can't be reached" in output
+    assert "secret" not in output
 
 
 async def test_sigterm_drains_and_exits_with_0(checkpoint: str) -> None:
@@ -89,3 +112,25 @@ async def test_sigterm_drains_and_exits_with_0(checkpoint: str) -> None:
             assert process.child is not None
             assert await asyncio.wait_for(process.child.wait(), 10) == 0
             assert "stopped" in process.last_line
+
+
+@pytest.mark.parametrize("flags", [["--slots", "auto", "--precision", "bf16"],
+                                   ["--precision", "int8", "--kv-precision", "int8", "--context-frames", "100"]])
+async def test_other_precisions_and_slots_that_fit(mesh: LocalMesh, flags: list[str]) -> None:
+    port = free_port()
+    lm = LocalMesh(mesh.checkpoint, lm_port=port)  # only its lm
+    await lm.start("lm", "--port", str(port), "--checkpoint", mesh.checkpoint, *flags)
+    try:
+        await lm.wait_ready("lm", port)
+        async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+            info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest())
+        assert info.slots_total == (256 if "auto" in flags else 8)
+        assert info.context_frames == (100 if "--context-frames" in flags else 250)
+        assert info.weights_bytes > 0 < info.kv_bytes_per_frame
+    finally:
+        await lm.__aexit__()
+
+
+async def test_a_longer_context_than_the_checkpoints_own(checkpoint: str) -> None:
+    result = await outcome("lm", "--port", "0", "--checkpoint", checkpoint, "--context-frames", "9999")
+    assert_one_clear_line(result, ["lm: --context-frames 9999", "250"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ Encoding = Literal["s16", "f32"]
 _ENCODINGS = {"s16": (audio_pb2.AUDIO_ENCODING_PCM_S16LE, 2), "f32": (audio_pb2.AUDIO_ENCODING_PCM_F32LE, 4)}
 _PACINGS = {"live": conversation_pb2.PACING_LIVE, "offline": conversation_pb2.PACING_OFFLINE}
 _PIECE_MS = 80
+# A mesh that vanished without a goodbye is noticed within 15 s.
+_KEEPALIVE = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000),
+              ("grpc.http2.ping_timeout_ms", 5_000)]
 
 
 class MeshError(Exception):
@@ -99,7 +103,7 @@ class Mesh:
 
     async def converse(
         self,
-        pcm: bytes | AsyncIterator[bytes],
+        pcm: bytes | bytearray | memoryview | AsyncIterator[bytes],
         *,
         encoding: Encoding = "s16",
         pacing: Literal["live", "offline"] = "live",
@@ -127,6 +131,7 @@ class Mesh:
 
         Raises:
             MeshError: the mesh refused or ended the call.
+            Exception: whatever `pcm` raises.
         """
         sampling = lm_pb2.Sampling(text_temperature=text_temperature, text_top_k=text_top_k,
                                    audio_temperature=audio_temperature, audio_top_k=audio_top_k, seed=seed)
@@ -135,19 +140,32 @@ class Mesh:
             sample_rate_hertz=sample_rate_hertz, encoding=layout, pacing=_PACINGS[pacing], sampling=sampling,
             traceparent=traceparent)
 
+        if isinstance(pcm, (bytes, bytearray, memoryview)):
+            pieces = _cut(bytes(pcm), sample_rate_hertz * width * _PIECE_MS // 1000)
+        else:
+            pieces = pcm
+        failure: list[Exception] = []  # what `pcm` raised: gRPC would only say that the call was cancelled
+
         async def requests() -> AsyncIterator[conversation_pb2.ConverseRequest]:
             yield conversation_pb2.ConverseRequest(config=config)
-            pieces = _cut(pcm, sample_rate_hertz * width * _PIECE_MS // 1000) if isinstance(pcm, bytes) else pcm
-            async for piece in pieces:
-                if call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
-                    return
-                yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
+            try:
+                async for piece in pieces:
+                    if call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
+                        return
+                    yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
+            except Exception as error:
+                failure.append(error)
+                raise
 
         call = self._stub.Converse(requests())
         try:
             with _mesh_errors():
                 async for response in call:
                     yield _event(response)
+        except (asyncio.CancelledError, MeshError):
+            if failure:
+                raise failure[0] from None
+            raise
         finally:
             call.cancel()
 
@@ -155,7 +173,8 @@ class Mesh:
 @contextlib.asynccontextmanager
 async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = None) -> AsyncIterator[Mesh]:
     """Connect to a gateway at host:port, in plain text unless credentials are given."""
-    channel = (grpc.aio.secure_channel(target, credentials) if credentials else grpc.aio.insecure_channel(target))
+    channel = (grpc.aio.secure_channel(target, credentials, options=_KEEPALIVE) if credentials
+               else grpc.aio.insecure_channel(target, options=_KEEPALIVE))
     async with channel:
         yield Mesh(channel)
 
