@@ -20,5 +20,5 @@ def test_it_imports_nothing_else() -> None:
     script = (f"import sys; sys.path.insert(0, {str(WHEEL)!r}); import moshimesh, {', '.join(modules)}; "
               "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'numpy', 'torch', 'redis', 'pydantic', "
               "'opentelemetry', 'services'}), 'google.rpc' in sys.modules)")
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/").stdout
-    assert found.split() == ["False"]
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
+    assert found.stdout.split() == ["False"]
