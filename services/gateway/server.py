@@ -160,7 +160,8 @@ def _checked_encoding(config: conversation_pb2.ConverseConfig) -> audio_pb2.Audi
 
 def _check_match(config: conversation_pb2.ConverseConfig, codec: codec_pb2.EncodeReady, lm: lm_pb2.StepReady) -> None:
     if codec.model_id != lm.model_id:
-        raise ModelMismatch(f"codec serves {codec.model_id} but lm serves {lm.model_id}; start both with one")
+        raise ModelMismatch(f"codec serves {codec.model_id} but lm serves {lm.model_id}; start both with one "
+                            "checkpoint")
     if config.sample_rate_hertz != codec.sample_rate_hertz:
         raise InvalidRequest("BAD_SAMPLE_RATE", f"the mesh speaks {codec.sample_rate_hertz} Hz, got "
                              f"{config.sample_rate_hertz}; resample your audio", field="config.sample_rate_hertz",

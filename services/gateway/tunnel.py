@@ -32,14 +32,14 @@ class Tunnel:
     """Calls to one service. The stream is opened by the first call, and again by the next one after it broke."""
 
     def __init__(self, peer: str, channel: grpc.aio.Channel) -> None:
-        self.peer = peer
+        self._peer = peer
         self._stub = tunnel_pb2_grpc.TunnelServiceStub(channel)
         self._stream: _Stream | None = None
 
     def call(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
         """Begin a call."""
         if self._stream is None or self._stream.broken:
-            self._stream = _Stream(self.peer, self._stub)
+            self._stream = _Stream(self._peer, self._stub)
         return self._stream.open(method)
 
 
@@ -51,7 +51,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self._number = number
         self._outbox = outbox
         self._parse = method.response.FromString
-        self._inbox: asyncio.Queue[bytes | MeshError | Exception | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._ended = False
         self._outbox.put(tunnel_pb2.RequestItem(call=number, open=method.name))
 

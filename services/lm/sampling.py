@@ -30,8 +30,3 @@ class Sampling:
                 raise ValueError(f"{name} must be at least 0 (0 keeps every entry), got {value}")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether every token of the session is the most likely one."""
-        return self.text_temperature == 0 and self.audio_temperature == 0
