@@ -1,7 +1,8 @@
 from moshimesh.audio.v1 import audio_pb2 as _audio_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -11,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +22,7 @@ class GetInfoResponse(_message.Message):
     ENCODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     DECODE_SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     DECODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
@@ -30,15 +32,18 @@ class GetInfoResponse(_message.Message):
     encode_slots_free: int
     decode_slots_total: int
     decode_slots_free: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ...) -> None: ...
+    draining: bool
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
-    __slots__ = ("session_id", "reset_after_first_frame")
+    __slots__ = ("session_id", "reset_after_first_frame", "priming_pcm")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESET_AFTER_FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    PRIMING_PCM_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     reset_after_first_frame: bool
-    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: _Optional[bool] = ...) -> None: ...
+    priming_pcm: bytes
+    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: _Optional[bool] = ..., priming_pcm: _Optional[bytes] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("config", "frame")
@@ -49,18 +54,20 @@ class EncodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ...) -> None: ...
 
 class EncodeReady(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int
     cardinality: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ...) -> None: ...
+    priming_frames: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
 
 class EncodeSummary(_message.Message):
     __slots__ = ("frames",)
@@ -79,10 +86,12 @@ class EncodeResponse(_message.Message):
     def __init__(self, ready: _Optional[_Union[EncodeReady, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ..., summary: _Optional[_Union[EncodeSummary, _Mapping]] = ...) -> None: ...
 
 class DecodeConfig(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "priming_codes")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIMING_CODES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    priming_codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., priming_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("config", "frame")
@@ -93,18 +102,20 @@ class DecodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[DecodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ...) -> None: ...
 
 class DecodeReady(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
+    PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int
     cardinality: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ...) -> None: ...
+    priming_frames: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
 
 class DecodeSummary(_message.Message):
     __slots__ = ("frames",)

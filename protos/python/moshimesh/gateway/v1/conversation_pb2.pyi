@@ -37,20 +37,22 @@ class GetInfoResponse(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
 
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
     sampling: _lm_pb2.Sampling
     traceparent: str
     resume_handle: str
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ...) -> None: ...
+    first_sequence: int
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)
@@ -67,7 +69,7 @@ class ConverseRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[ConverseConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
 
 class ConverseReady(_message.Message):
-    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle")
+    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle", "resume_grace_ms", "next_sequence", "priming_frames")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +78,9 @@ class ConverseReady(_message.Message):
     DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model_id: str
     sample_rate_hertz: int
@@ -84,7 +89,30 @@ class ConverseReady(_message.Message):
     delay_frames: int
     sampling: _lm_pb2.Sampling
     resume_handle: str
-    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ...) -> None: ...
+    resume_grace_ms: int
+    next_sequence: int
+    priming_frames: int
+    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ..., resume_grace_ms: _Optional[int] = ..., next_sequence: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
+
+class Queued(_message.Message):
+    __slots__ = ("position", "estimated_wait_ms")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    estimated_wait_ms: int
+    def __init__(self, position: _Optional[int] = ..., estimated_wait_ms: _Optional[int] = ...) -> None: ...
+
+class GoAway(_message.Message):
+    __slots__ = ("time_left_ms",)
+    TIME_LEFT_MS_FIELD_NUMBER: _ClassVar[int]
+    time_left_ms: int
+    def __init__(self, time_left_ms: _Optional[int] = ...) -> None: ...
+
+class ResumeStatus(_message.Message):
+    __slots__ = ("available",)
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    available: bool
+    def __init__(self, available: _Optional[bool] = ...) -> None: ...
 
 class SpeechFrame(_message.Message):
     __slots__ = ("context", "pcm", "text", "text_token", "codes", "frames_skipped")
@@ -113,11 +141,17 @@ class ConverseSummary(_message.Message):
     def __init__(self, frames_in: _Optional[int] = ..., frames_out: _Optional[int] = ..., frames_skipped: _Optional[int] = ...) -> None: ...
 
 class ConverseResponse(_message.Message):
-    __slots__ = ("ready", "speech", "summary")
+    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status")
     READY_FIELD_NUMBER: _ClassVar[int]
     SPEECH_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    GO_AWAY_FIELD_NUMBER: _ClassVar[int]
+    RESUME_STATUS_FIELD_NUMBER: _ClassVar[int]
     ready: ConverseReady
     speech: SpeechFrame
     summary: ConverseSummary
-    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ...) -> None: ...
+    queued: Queued
+    go_away: GoAway
+    resume_status: ResumeStatus
+    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ...) -> None: ...

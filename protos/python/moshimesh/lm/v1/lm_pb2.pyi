@@ -1,7 +1,8 @@
 from moshimesh.audio.v1 import audio_pb2 as _audio_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -11,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +24,7 @@ class GetInfoResponse(_message.Message):
     SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
@@ -34,7 +36,8 @@ class GetInfoResponse(_message.Message):
     slots_free: int
     weights_bytes: int
     kv_bytes_per_frame: int
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ...) -> None: ...
+    draining: bool
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed")
@@ -51,12 +54,24 @@ class Sampling(_message.Message):
     def __init__(self, text_temperature: _Optional[float] = ..., text_top_k: _Optional[int] = ..., audio_temperature: _Optional[float] = ..., audio_top_k: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StepConfig(_message.Message):
-    __slots__ = ("session_id", "sampling")
+    __slots__ = ("session_id", "sampling", "history")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     sampling: Sampling
-    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    history: StepHistory
+    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., history: _Optional[_Union[StepHistory, _Mapping]] = ...) -> None: ...
+
+class StepHistory(_message.Message):
+    __slots__ = ("first_step", "user_codes", "tokens")
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    USER_CODES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    first_step: int
+    user_codes: _containers.RepeatedScalarFieldContainer[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, first_step: _Optional[int] = ..., user_codes: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
     __slots__ = ("config", "frame")
@@ -67,20 +82,22 @@ class StepRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StepConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ...) -> None: ...
 
 class StepReady(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling", "context_frames")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
     DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
     cardinality: int
     delay_frames: int
     sampling: Sampling
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    context_frames: int
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_frames: _Optional[int] = ...) -> None: ...
 
 class StepFrame(_message.Message):
     __slots__ = ("frame", "text_token", "text")

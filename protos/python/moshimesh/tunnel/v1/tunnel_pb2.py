@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n moshimesh/tunnel/v1/tunnel.proto\x12\x13moshimesh.tunnel.v1\"\t\n\x07Nothing\"\xaa\x01\n\x0bRequestItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x0e\n\x04open\x18\x02 \x01(\tH\x00\x12\x11\n\x07message\x18\x03 \x01(\x0cH\x00\x12\x32\n\nhalf_close\x18\x04 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x12.\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x42\x06\n\x04item\"@\n\rTunnelRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32 .moshimesh.tunnel.v1.RequestItem\"9\n\x07\x43\x61llEnd\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"d\n\x0cResponseItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12+\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.CallEndH\x00\x42\x06\n\x04item\"B\n\x0eTunnelResponse\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.moshimesh.tunnel.v1.ResponseItem2f\n\rTunnelService\x12U\n\x06Tunnel\x12\".moshimesh.tunnel.v1.TunnelRequest\x1a#.moshimesh.tunnel.v1.TunnelResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n moshimesh/tunnel/v1/tunnel.proto\x12\x13moshimesh.tunnel.v1\"\t\n\x07Nothing\"\xaa\x01\n\x0bRequestItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x0e\n\x04open\x18\x02 \x01(\tH\x00\x12\x11\n\x07message\x18\x03 \x01(\x0cH\x00\x12\x32\n\nhalf_close\x18\x04 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x12.\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x42\x06\n\x04item\"@\n\rTunnelRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32 .moshimesh.tunnel.v1.RequestItem\"9\n\x07\x43\x61llEnd\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"d\n\x0cResponseItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12+\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.CallEndH\x00\x42\x06\n\x04item\"T\n\x0eTunnelResponse\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.moshimesh.tunnel.v1.ResponseItem\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x32\x66\n\rTunnelService\x12U\n\x06Tunnel\x12\".moshimesh.tunnel.v1.TunnelRequest\x1a#.moshimesh.tunnel.v1.TunnelResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESPONSEITEM']._serialized_start=366
   _globals['_RESPONSEITEM']._serialized_end=466
   _globals['_TUNNELRESPONSE']._serialized_start=468
-  _globals['_TUNNELRESPONSE']._serialized_end=534
-  _globals['_TUNNELSERVICE']._serialized_start=536
-  _globals['_TUNNELSERVICE']._serialized_end=638
+  _globals['_TUNNELRESPONSE']._serialized_end=552
+  _globals['_TUNNELSERVICE']._serialized_start=554
+  _globals['_TUNNELSERVICE']._serialized_end=656
 # @@protoc_insertion_point(module_scope)

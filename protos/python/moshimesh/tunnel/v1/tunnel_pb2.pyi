@@ -51,7 +51,9 @@ class ResponseItem(_message.Message):
     def __init__(self, call: _Optional[int] = ..., message: _Optional[bytes] = ..., end: _Optional[_Union[CallEnd, _Mapping]] = ...) -> None: ...
 
 class TunnelResponse(_message.Message):
-    __slots__ = ("items",)
+    __slots__ = ("items", "draining")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[ResponseItem]
-    def __init__(self, items: _Optional[_Iterable[_Union[ResponseItem, _Mapping]]] = ...) -> None: ...
+    draining: bool
+    def __init__(self, items: _Optional[_Iterable[_Union[ResponseItem, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
