@@ -10,7 +10,7 @@ SLOTS ?= 8
 QUICK ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help env run demo test lint talker talk-eval bench bench-gpu stubs clean
+.PHONY: help env run demo test lint talker talk-eval bench bench-gpu chaos stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench-gpu: CHECKPOINT = kyutai/moshiko-pytorch-bf16
 bench-gpu: DEVICE = cuda
 bench-gpu: env ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
 	$(PY) -m bench --only gateway,capacity --checkpoint $(CHECKPOINT) --device $(DEVICE) $(if $(QUICK),--quick)
+
+chaos: env ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
+	$(PY) -m bench.chaos $(if $(QUICK),--quick)
 
 stubs: env ## generate the Python stubs from the protos
 	$(PY) -m scripts.stubs

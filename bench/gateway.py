@@ -19,20 +19,17 @@ CALLERS = 80  # about half of what one core is meant to carry, so that callers s
 
 
 class NullMesh(LocalMesh):
-    """A gateway over null services."""
+    """Gateways over null services; one process is a codec and an lm."""
 
-    async def __aenter__(self) -> NullMesh:
-        try:
-            await self._start_redis()
-            await self.start_process("null", [sys.executable, "-m", "bench.null_services", "--codec-port",
-                                              str(self.codec_port), "--lm-port", str(self.lm_port)])
-            await self.start("gateway", "--port", str(self.gateway_port), "--codec", f"localhost:{self.codec_port}",
-                             "--lm", f"localhost:{self.lm_port}", "--redis-url", self.redis_url)
-            await self.wait_ready("gateway", self.gateway_port)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+    async def start_replica(self, name: str) -> None:
+        service = name.partition("-")[0]
+        if service == "gateway":
+            await super().start_replica(name)
+        elif service == "codec":
+            lm = name.replace("codec", "lm")
+            await self.start_process(name, [
+                sys.executable, "-m", "bench.null_services", "--codec-port", str(self.ports[name]), "--lm-port",
+                str(self.ports[lm]), "--slots", str(self.slots)])
 
 
 async def measure(callers: int, seconds: float, wav: Path, progress: Progress | None = None
@@ -40,7 +37,7 @@ async def measure(callers: int, seconds: float, wav: Path, progress: Progress | 
     """Figures of the load, and CPU time in ms per caller's frame of gateway and null services."""
     async with NullMesh(slots=callers) as mesh:
         processes = {name: psutil.Process(mesh.processes[name].child.pid)  # type: ignore[union-attr]
-                     for name in ("gateway", "null")}
+                     for name in ("gateway", "codec")}
         await load(mesh.target, 8, 0.5, 1.0, read_speech(wav))  # warm
         before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
         people, figures = await load(mesh.target, callers, 1.0, seconds, read_speech(wav), progress)

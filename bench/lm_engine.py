@@ -38,11 +38,11 @@ GREEDY = Sampling(text_temperature=0, audio_temperature=0)
 Step = Callable[[], object]
 
 
-def random_lm() -> LMModel:
+def random_lm(context: int = CONTEXT) -> LMModel:
     """19 M random parameters in the shape of Moshi's own model."""
     torch.manual_seed(0)
     lm = LMModel(
-        dim=256, num_heads=8, num_layers=4, hidden_scale=4.125, context=CONTEXT, max_period=10000, text_card=512,
+        dim=256, num_heads=8, num_layers=4, hidden_scale=4.125, context=context, max_period=10000, text_card=512,
         existing_text_padding_id=3, n_q=16, dep_q=8, card=2048, causal=True, gating="silu", norm="rms_norm_f32",
         positional_embedding="rope", depformer_dim=128, depformer_dim_feedforward=int(4.125 * 128),
         depformer_num_heads=4, depformer_num_layers=2, depformer_multi_linear=True, depformer_context=8,
@@ -149,7 +149,8 @@ def agreement(lm: LMModel, frames: int, **options: Any) -> dict[str, float]:
     for engine in engines:
         for row in rows:
             engine.open(row, GREEDY)
-            engine.prefill(row, heard[:, row], said[:, row])
+            for _ in engine.prefill(row, heard[:, row], said[:, row]):
+                pass
         engine._network.heads.register_forward_hook(
             lambda module, inputs, heads: logits.append(heads[:, : lm.text_card]))
     line = engines[0]._line

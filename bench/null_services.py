@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,20 +37,35 @@ class NullFacts:
     context_frames: int = 3000
     weights_bytes: int = 0
     kv_bytes_per_frame: int = 0
+    priming_frames: int = 64
 
 
 class NullEngine:
     """Answers at once with the zeros it was made for."""
 
-    def __init__(self, slots: int, answer: np.ndarray) -> None:
+    def __init__(self, slots: int, answer: np.ndarray, delay_frames: int = 0) -> None:
+        """The first `delay_frames` steps of a session answer with -1."""
         self.slots, self.facts, self._answer = slots, NullFacts(), answer
+        self._delay_frames = delay_frames
+        self._steps = np.zeros(slots, np.int64)
 
     def open(self, row: int, sampling: Sampling | None = None) -> None:
-        """Nothing to clear."""
+        """Begin a session."""
+        self._steps[row] = 0
+
+    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int) -> Iterator[None]:
+        """Only their number matters."""
+        self._steps[row] = first_step + len(codes)
+        yield from ()
 
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         """Zeros [n, ...]."""
-        return np.broadcast_to(self._answer, (len(rows), *self._answer.shape))
+        answers = np.broadcast_to(self._answer, (len(rows), *self._answer.shape))
+        if self._delay_frames:
+            index = np.array(rows)
+            self._steps[index] += 1
+            answers = np.where(self._steps[index, None] <= self._delay_frames, -1, answers)
+        return answers
 
 
 class NullTokenizer:
@@ -71,8 +86,9 @@ async def main() -> None:
         NullEngine(options.slots, np.zeros(facts.codebooks, np.int64)),  # type: ignore[arg-type]
         NullEngine(options.slots, np.zeros(facts.samples_per_frame, np.float32)),  # type: ignore[arg-type]
         "null", tracer, 10.0)
-    lm: Any = LmServer(NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64)),  # type: ignore[arg-type]
-                       NullTokenizer(), Sampling(), "null", tracer, 10.0)
+    lm: Any = LmServer(
+        NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64),  # type: ignore[arg-type]
+                   facts.delay_frames), NullTokenizer(), Sampling(), "null", tracer, 10.0)
     codec_server = MeshServer(CodecConfig(host="127.0.0.1", port=options.codec_port), "codec")
     lm_server = MeshServer(LmConfig(host="127.0.0.1", port=options.lm_port), "lm")
     await codec_server.start(codec)

@@ -88,29 +88,31 @@ class LocalMesh:
     redis_url: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     on_line: Callable[[str, str], None] = lambda name, line: None
+    replicas: int = 1
+    """Of each service. The second ones are called codec-2, lm-2 and gateway-2, and so on."""
+    gateway_flags: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.gateway_port = self.gateway_port or free_port()
         self.codec_port = self.codec_port or free_port()
         self.lm_port = self.lm_port or free_port()
+        firsts = {"codec": self.codec_port, "lm": self.lm_port, "gateway": self.gateway_port}
+        self.ports = {name if number == 1 else f"{name}-{number}": port if number == 1 else free_port()
+                      for name, port in firsts.items() for number in range(1, self.replicas + 1)}
         self.target = f"localhost:{self.gateway_port}"
         self.processes: dict[str, Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-")
 
     async def __aenter__(self) -> LocalMesh:
         try:
-            for port in (self.gateway_port, self.codec_port, self.lm_port):
+            for port in self.ports.values():
                 check_free(port)
             if not self.redis_url:
                 await self._start_redis()
-            engine = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
-            await self.start("codec", "--port", str(self.codec_port), *engine)
-            await self.start("lm", "--port", str(self.lm_port), *engine)
-            await self.start("gateway", "--port", str(self.gateway_port), "--codec", f"localhost:{self.codec_port}",
-                             "--lm", f"localhost:{self.lm_port}", "--redis-url", self.redis_url)
-            await self.wait_ready("codec", self.codec_port)
-            await self.wait_ready("lm", self.lm_port)
-            await self.wait_ready("gateway", self.gateway_port)
+            for name in self.ports:
+                await self.start_replica(name)
+            for name in self.ports:
+                await self.wait_ready(name, self.ports[name])
         except BaseException:
             await self.__aexit__()
             raise
@@ -121,9 +123,20 @@ class LocalMesh:
             await self.processes[name].stop()
         self._folder.cleanup()
 
-    async def start(self, service: str, *flags: str) -> None:
-        """Start one service's real command."""
-        await self.start_process(service, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1", *flags])
+    async def start_replica(self, name: str) -> None:
+        """Start a service's real command, for the first time or again: codec, lm, gateway, codec-2 ..."""
+        service = name.partition("-")[0]
+        if service == "gateway":
+            flags = ["--codec", self.addresses("codec"), "--lm", self.addresses("lm"), "--redis-url", self.redis_url,
+                     *self.gateway_flags]
+        else:
+            flags = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
+        await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",
+                                        "--port", str(self.ports[name]), *flags])
+
+    def addresses(self, service: str) -> str:
+        """All replicas of a service, separated by commas."""
+        return ",".join(f"localhost:{port}" for name, port in self.ports.items() if name.partition("-")[0] == service)
 
     async def start_process(self, name: str, command: Sequence[str]) -> None:
         """Start any process of the mesh; it is stopped with the others."""
@@ -159,6 +172,11 @@ class LocalMesh:
         for wait in pending:
             wait.cancel()
         return waits[done.pop()]
+
+    async def restart_redis(self) -> None:
+        """Start our own Redis again, at the same place and empty, after it was killed."""
+        (Path(self._folder.name) / "redis.sock").unlink(missing_ok=True)
+        await self._start_redis()
 
     async def _start_redis(self) -> None:
         socket_path = Path(self._folder.name) / "redis.sock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,11 @@ class Transformer(nn.Module):
         self.before = _projection(module.input_proj)
         self.after = _projection(module.output_projs[0])
         self.layers = nn.ModuleList([Layer(layer, rows, self.context) for layer in inner.layers])
+
+    @property
+    def frames(self) -> Fraction:
+        """How far back a step hears: each layer makes the one above hear its own context further back."""
+        return Fraction(len(self.layers) * (self.context - 1), self.steps)
 
     def clear(self, row: int) -> None:
         """The row's next call is the first of its tenant; its ring is cleared, since masked NaN would still be NaN."""

@@ -6,6 +6,7 @@ one thread; the two engines of build_engines may run on two threads at the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from moshi.models.compression import MimiModel
 
 from services.codec.runner import Runner
 from services.codec.stages import DecoderHalf, EncoderHalf
+
+MOST_PRIMING_FRAMES = 64
+"""5 s of audio: 0.3 s of an encoder's time, and half of what a message may be long."""
 
 PcmArray = npt.NDArray[np.float32]
 CodeArray = npt.NDArray[np.int64]
@@ -29,6 +33,7 @@ class CodecFacts:
     samples_per_frame: int
     codebooks: int
     cardinality: int
+    priming_frames: int
 
 
 class EncodeEngine:
@@ -36,9 +41,9 @@ class EncodeEngine:
 
     def __init__(self, mimi: MimiModel, slots: int) -> None:
         self.slots = slots
-        self.facts = _facts(mimi)
         with torch.no_grad():
             self._half = EncoderHalf(mimi, slots + 1)
+        self.facts = _facts(mimi, self._half)
         self._run = Runner(self._half, slots, torch.zeros(self.facts.samples_per_frame, device=_device(mimi)))
 
     def open(self, row: int) -> None:
@@ -62,9 +67,9 @@ class DecodeEngine:
 
     def __init__(self, mimi: MimiModel, slots: int) -> None:
         self.slots = slots
-        self.facts = _facts(mimi)
         with torch.no_grad():
             self._half = DecoderHalf(mimi, slots + 1)
+        self.facts = _facts(mimi, self._half)
         empty = torch.zeros(self.facts.codebooks, dtype=torch.int64, device=_device(mimi))
         self._run = Runner(self._half, slots, empty)
 
@@ -89,8 +94,20 @@ def build_engines(mimi: MimiModel, slots: int) -> tuple[EncodeEngine, DecodeEngi
     return EncodeEngine(mimi, slots), DecodeEngine(mimi, slots)
 
 
-def _facts(mimi: MimiModel) -> CodecFacts:
-    return CodecFacts(mimi.sample_rate, mimi.frame_size, mimi.num_codebooks, mimi.cardinality)
+def _facts(mimi: MimiModel, half: EncoderHalf | DecoderHalf) -> CodecFacts:
+    return CodecFacts(mimi.sample_rate, mimi.frame_size, mimi.num_codebooks, mimi.cardinality, _priming_frames(half))
+
+
+def _priming_frames(half: EncoderHalf | DecoderHalf) -> int:
+    """How many past frames bring a cleared row to where all of the past would have brought it.
+
+    Nothing of a row's state is older than what the half hears: a convolution keeps (kernel - 1) * dilation + 1 - stride
+    of its inputs, and each layer of the transformer looks context - 1 steps further back than the one below. Positions
+    count from the first frame that the row got, but rotary embedding only knows their differences, so what is left is
+    rounding. Full-size Mimi (8 layers of 250 steps) hears a thousand frames back, though hardly anything of it, so
+    there is a limit.
+    """
+    return min(math.ceil(half.frames), MOST_PRIMING_FRAMES)
 
 
 def _device(mimi: MimiModel) -> torch.device:

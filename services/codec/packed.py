@@ -86,7 +86,7 @@ class Convolution(nn.Module):
         outputs, self.inputs, self._kernel = weight.shape
         self._stride, self._dilation = stride, dilation
         self.past = (self._kernel - 1) * dilation + 1 - stride
-        self._steps = steps // stride
+        self.input_steps, self._steps = steps, steps // stride
         self._row_cost = self._steps * weight.numel()
         self._few_steps = dilation == 1 and (self._kernel == 1 or self._steps < FEWEST_CONVOLVED_STEPS)
         self.linear = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ class Past:
 
     def __init__(self) -> None:
         self._shapes: list[tuple[int, int]] = []
+        self.frames = Fraction(0)
+        """How far back all layers together hear. An upper bound: it is exact where they form one chain."""
         self._before: list[Tensor] = []
         self._after: dict[int, Tensor] = {}
 
@@ -24,9 +28,10 @@ class Past:
         """How many numbers a row keeps."""
         return sum(steps * channels for steps, channels in self._shapes)
 
-    def reserve(self, steps: int, channels: int) -> int:
+    def reserve(self, steps: int, channels: int, steps_per_frame: int) -> int:
         """A place for the last `steps` inputs of one layer; its index."""
         self._shapes.append((steps, channels))
+        self.frames += Fraction(steps, steps_per_frame)
         return len(self._shapes) - 1
 
     def load(self, memory: Tensor) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -32,61 +32,39 @@ if TYPE_CHECKING:  # this file speaks gRPC, that one torch
 
 Pcm = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
+Frame = Pcm | Codes
+NO_CONTEXT = audio_pb2.FrameContext()  # of past frames: nobody hears of them
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 
 
 @dataclass(frozen=True)
-class PcmItem:
-    """One frame to encode: its audio [samples], its context, and whether to clear the row behind it."""
+class Item:
+    """One frame: its samples or codes, its context, and whether to clear the row behind it."""
 
-    pcm: Pcm
+    frame: Frame
     context: audio_pb2.FrameContext
-    clear_after: bool
+    clear_after: bool = False
 
 
-@dataclass(frozen=True)
-class CodesItem:
-    """One frame to decode: its codes [codebooks] and its context."""
+class CodecStepper:
+    """Lets a batcher drive the encoder or the decoder."""
 
-    codes: Sequence[int]
-    context: audio_pb2.FrameContext
-
-
-class EncodeStepper:
-    """Lets a batcher drive the encoder."""
-
-    def __init__(self, engine: EncodeEngine) -> None:
+    def __init__(self, engine: EncodeEngine | DecodeEngine) -> None:
         self.slots = engine.slots
         self._engine = engine
 
-    def open(self, row: int, settings: None) -> None:
+    def open(self, row: int, settings: None) -> Iterator[None]:
         """Clear a row."""
         self._engine.open(row)
+        yield from ()
 
-    def step(self, rows: Sequence[int], items: Sequence[PcmItem]) -> Sequence[tuple[PcmItem, list[int]]]:
-        """Each item with its codes."""
-        codes: list[list[int]] = self._engine.step(rows, np.stack([item.pcm for item in items])).tolist()
+    def step(self, rows: Sequence[int], items: Sequence[Item]) -> Sequence[tuple[Item, Frame]]:
+        """Each item with what its frame became: the codes of samples, or the samples of codes."""
+        answers = self._engine.step(rows, np.stack([item.frame for item in items]))
         for row, item in zip(rows, items, strict=True):
             if item.clear_after:
                 self._engine.open(row)
-        return list(zip(items, codes, strict=True))
-
-
-class DecodeStepper:
-    """Lets a batcher drive the decoder."""
-
-    def __init__(self, engine: DecodeEngine) -> None:
-        self.slots = engine.slots
-        self._engine = engine
-
-    def open(self, row: int, settings: None) -> None:
-        """Clear a row."""
-        self._engine.open(row)
-
-    def step(self, rows: Sequence[int], items: Sequence[CodesItem]) -> Sequence[tuple[CodesItem, bytes]]:
-        """Each item with its audio as little-endian floats."""
-        pcm = self._engine.step(rows, np.array([item.codes for item in items], dtype=np.int64))
-        return [(item, row.astype("<f4", copy=False).tobytes()) for item, row in zip(items, pcm, strict=True)]
+        return list(zip(items, answers, strict=True))
 
 
 class CodecServer(codec_pb2_grpc.CodecServiceServicer):
@@ -98,12 +76,16 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
                  stall_s: float) -> None:
         self.stall_s = stall_s
         self._tunnel = TunnelServer(self, DESCRIPTOR)
-        self.facts: CodecFacts = encoder.facts
-        self._model_id = model_id
+        # One number for both halves: theirs differ by a frame or two.
+        priming_frames = max(encoder.facts.priming_frames, decoder.facts.priming_frames)
+        self.facts: CodecFacts = replace(encoder.facts, priming_frames=priming_frames)
+        self._announced: dict[str, Any] = {
+            "model_id": model_id, "sample_rate_hertz": self.facts.sample_rate_hertz,
+            "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
+            "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._tracer = tracer
-        self._encode: Batcher[None, PcmItem, tuple[PcmItem, list[int]]] = Batcher(
-            "encode", EncodeStepper(encoder), gather=True)
-        self._decode: Batcher[None, CodesItem, tuple[CodesItem, bytes]] = Batcher("decode", DecodeStepper(decoder))
+        self._encode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("encode", CodecStepper(encoder), gather=True)
+        self._decode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the handlers to a server."""
@@ -124,11 +106,9 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
     async def GetInfo(self, request: codec_pb2.GetInfoRequest, context: Context) -> codec_pb2.GetInfoResponse:
         """Facts about the codec, and its room."""
         return codec_pb2.GetInfoResponse(
-            model_id=self._model_id, sample_rate_hertz=self.facts.sample_rate_hertz,
-            samples_per_frame=self.facts.samples_per_frame, codebooks=self.facts.codebooks,
-            cardinality=self.facts.cardinality, encode_slots_total=self._encode.total,
-            encode_slots_free=self._encode.free, decode_slots_total=self._decode.total,
-            decode_slots_free=self._decode.free)
+            encode_slots_total=self._encode.total, encode_slots_free=self._encode.free,
+            decode_slots_total=self._decode.total, decode_slots_free=self._decode.free,
+            draining=self._encode.draining, **self._announced)
 
     @stream
     async def Encode(self, requests: AsyncIterator[codec_pb2.EncodeRequest], context: Context
@@ -136,18 +116,19 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         """One session's audio to codes."""
         config: codec_pb2.EncodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
+        past = self._pcm_past(config.priming_pcm)
+        # With a past, the first frame to come is not the session's first.
+        items = self._pcm_items(requests, clear_after_first=config.reset_after_first_frame and not past)
         frames = 0
-        with self._encode.lease(session_id, None) as slot:
-            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
-                model_id=self._model_id, sample_rate_hertz=self.facts.sample_rate_hertz,
-                samples_per_frame=self.facts.samples_per_frame, codebooks=self.facts.codebooks,
-                cardinality=self.facts.cardinality))
-            async for answer in slot.serve(self._pcm_items(requests, config.reset_after_first_frame)):
+        with self._encode.lease(session_id, None, past) as slot:
+            await slot.opened()
+            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(**self._announced))
+            async for answer in slot.serve(items):
                 item, codes = answer.result
                 frames += 1
                 yield codec_pb2.EncodeResponse(frame=audio_pb2.CodeFrame(
                     context=self._record("codec.encode", audio_pb2.HOP_CODEC_ENCODE, item.context, answer.timing),
-                    codes=codes))
+                    codes=codes.tolist()))
         yield codec_pb2.EncodeResponse(summary=codec_pb2.EncodeSummary(frames=frames))
 
     @stream
@@ -157,40 +138,63 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         config: codec_pb2.DecodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
         frames = 0
-        with self._decode.lease(session_id, None) as slot:
-            yield codec_pb2.DecodeResponse(ready=codec_pb2.DecodeReady(
-                model_id=self._model_id, sample_rate_hertz=self.facts.sample_rate_hertz,
-                samples_per_frame=self.facts.samples_per_frame, codebooks=self.facts.codebooks,
-                cardinality=self.facts.cardinality))
+        with self._decode.lease(session_id, None, self._codes_past(config.priming_codes)) as slot:
+            await slot.opened()
+            yield codec_pb2.DecodeResponse(ready=codec_pb2.DecodeReady(**self._announced))
             async for answer in slot.serve(self._codes_items(requests)):
                 item, pcm = answer.result
                 frames += 1
                 yield codec_pb2.DecodeResponse(frame=audio_pb2.PcmFrame(
                     context=self._record("codec.decode", audio_pb2.HOP_CODEC_DECODE, item.context, answer.timing),
-                    pcm=pcm))
+                    pcm=pcm.astype("<f4", copy=False).tobytes()))
         yield codec_pb2.DecodeResponse(summary=codec_pb2.DecodeSummary(frames=frames))
 
-    async def _pcm_items(self, requests: AsyncIterator[codec_pb2.EncodeRequest], reset_after_first: bool
-                         ) -> AsyncIterator[PcmItem]:
-        clear_after = reset_after_first
+    async def _pcm_items(self, requests: AsyncIterator[codec_pb2.EncodeRequest], clear_after_first: bool
+                         ) -> AsyncIterator[Item]:
+        clear_after = clear_after_first
         async for frame in read_payloads(requests, "frame"):
-            yield PcmItem(self._checked_pcm(frame.pcm), frame.context, clear_after)
+            yield Item(self._checked_pcm(frame.pcm, "frame.pcm"), frame.context, clear_after)
             clear_after = False
 
-    async def _codes_items(self, requests: AsyncIterator[codec_pb2.DecodeRequest]) -> AsyncIterator[CodesItem]:
+    async def _codes_items(self, requests: AsyncIterator[codec_pb2.DecodeRequest]) -> AsyncIterator[Item]:
         async for frame in read_payloads(requests, "frame"):
-            check_frame_codes(frame.codes, self.facts.codebooks, self.facts.cardinality)
-            yield CodesItem(frame.codes, frame.context)
+            yield Item(self._checked_codes(frame.codes, "frame.codes"), frame.context)
 
-    def _checked_pcm(self, data: bytes) -> Pcm:
+    def _pcm_past(self, data: bytes) -> list[Item]:
+        """The frames that a session brings to the encoder. Raises InvalidRequest."""
+        field, size = "config.priming_pcm", self.facts.samples_per_frame * 4
+        self._check_past("BAD_PCM", field, len(data), size, "bytes")
+        return [Item(self._checked_pcm(data[begin:begin + size], field), NO_CONTEXT)
+                for begin in range(0, len(data), size)]
+
+    def _codes_past(self, codes: Sequence[int]) -> list[Item]:
+        """The frames that a session brings to the decoder. Raises InvalidRequest."""
+        field, size = "config.priming_codes", self.facts.codebooks
+        self._check_past("BAD_CODES", field, len(codes), size, "codes")
+        return [Item(self._checked_codes(codes[begin:begin + size], field), NO_CONTEXT)
+                for begin in range(0, len(codes), size)]
+
+    def _check_past(self, reason: str, field: str, found: int, size: int, unit: str) -> None:
+        """Refuse a past that is not whole frames of `size`, or longer than what a row remembers."""
+        most = self.facts.priming_frames
+        if found > most * size or found % size:
+            raise InvalidRequest(reason, f"{field.removeprefix('config.')} must be at most {most} frames of {size} "
+                                 f"{unit}, got {found} {unit}", field=field, accepted=f"0..{most * size}")
+
+    def _checked_pcm(self, data: bytes, field: str) -> Pcm:
         """One frame's samples [samples_per_frame], or what is wrong with them."""
         expected = self.facts.samples_per_frame * 4
         if len(data) != expected:
             raise InvalidRequest("BAD_PCM", f"a frame must have {self.facts.samples_per_frame} float samples "
-                                 f"({expected} bytes), got {len(data)} bytes", field="frame.pcm", accepted=expected)
+                                 f"({expected} bytes), got {len(data)} bytes", field=field, accepted=expected)
         pcm = np.frombuffer(data, dtype="<f4")
-        check_samples(pcm, "frame.pcm")
+        check_samples(pcm, field)
         return pcm
+
+    def _checked_codes(self, codes: Sequence[int], field: str) -> Codes:
+        """One frame's codes [codebooks], or what is wrong with them."""
+        check_frame_codes(codes, self.facts.codebooks, self.facts.cardinality, field)
+        return np.array(codes, np.int64)
 
     def _record(self, name: str, hop: audio_pb2.Hop, context: audio_pb2.FrameContext, timing: Timing
                 ) -> audio_pb2.FrameContext:

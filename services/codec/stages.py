@@ -8,6 +8,7 @@ shape is fixed by the number of rows, so that it can be traced or captured. Acti
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import cast
 
 import torch
@@ -28,7 +29,9 @@ class Convolve(nn.Module):
     def __init__(self, past: Past, convolution: Convolution, activate: bool = False) -> None:
         super().__init__()
         self._past, self._convolution, self._activate = past, convolution, activate
-        self._place = past.reserve(convolution.past, convolution.inputs) if convolution.past else None
+        self._place = None
+        if convolution.past:
+            self._place = past.reserve(convolution.past, convolution.inputs, convolution.input_steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, steps, inputs] to [n, steps / stride, outputs]."""
@@ -88,7 +91,7 @@ class Downsample(nn.Module):
         super().__init__()
         self._convolution = _convolution(conv, steps)
         self._past = past
-        self._place = past.reserve(self._convolution.past, self._convolution.inputs)
+        self._place = past.reserve(self._convolution.past, self._convolution.inputs, steps)
 
     def forward(self, x: Tensor, fresh: Tensor) -> Tensor:
         """x [n, steps, channels]; fresh, bool [n], marks the rows whose first frame this is."""
@@ -104,7 +107,7 @@ class Upsample(nn.Module):
         # [inputs ago, output step, channel], of the two inputs that each output hears: the last one first.
         self.register_buffer("_weight", conv.weight[:, 0].T.reshape(2, conv.stride[0], -1).contiguous())
         self._past = past
-        self._place = past.reserve(1, conv.in_channels)
+        self._place = past.reserve(1, conv.in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, 1, channels] to [n, stride, channels]."""
@@ -128,6 +131,11 @@ class EncoderHalf(nn.Module):
             self._downsample = Downsample(self._past, mimi.downsample.conv.conv.conv, steps)
         self._search = Search(mimi.quantizer)
         self.register_buffer("memory", torch.zeros(rows, self._past.width, device=next(mimi.parameters()).device))
+
+    @property
+    def frames(self) -> Fraction:
+        """How far back a frame's answer hears."""
+        return self._past.frames + self._transformer.frames
 
     def clear(self, row: int) -> None:
         """The row's next frame is the first of a call."""
@@ -161,6 +169,11 @@ class DecoderHalf(nn.Module):
         self._transformer = Transformer(mimi.decoder_transformer, rows, steps)
         self._seanet, _ = _seanet(self._past, mimi.decoder.model, steps)
         self.register_buffer("memory", torch.zeros(rows, self._past.width, device=next(mimi.parameters()).device))
+
+    @property
+    def frames(self) -> Fraction:
+        """How far back a frame's answer hears."""
+        return self._past.frames + self._transformer.frames
 
     def clear(self, row: int) -> None:
         """The row's next frame is the first of a call."""

@@ -11,10 +11,17 @@ class GatewayConfig(ServiceConfig):
     """Flags of `python -m services.gateway`; each is also MOSHIMESH_NAME in the environment."""
 
     port: Port = Field(50050, description="port to listen on; 0 takes a free one")
-    codec: str = Field("localhost:50051", description="host:port of the codec service")
-    lm: str = Field("localhost:50052", description="host:port of the language model service")
+    codec: str = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a name "
+                                                      "with several addresses stands for all of them")
+    lm: str = Field("localhost:50052", description="host:port of the language model replicas, likewise")
     redis_url: str = Field("redis://localhost:6379/0", description="redis://, rediss:// or unix:// URL of Redis")
+    grace_s: float = Field(120.0, ge=1, le=3600, description="how long a call that was cut off can be taken up again")
     peers_wait_s: float = Field(120.0, ge=0, le=3600, description="how long to wait at the start for codec and lm to "
                                                                   "be ready")
     idle_s: float = Field(60.0, gt=0, le=3600, description="end a call whose caller has sent no audio for this long")
+    failover_s: float = Field(15.0, ge=0, le=3600, description="how long a call whose codec or lm was lost waits for "
+                                                               "another one; about what a restart takes")
+    longest_call_s: float = Field(3600.0, gt=0, description="end a call after this long")
+    most_waiting: int = Field(100, ge=0, description="callers who may wait in line for a slot")
+    calls_per_key: int = Field(0, ge=0, description="calls at once of one x-api-key; 0: no limit")
     trace_one_in: int = Field(1, ge=1, description="trace one in this many frames when there is an OTLP endpoint")

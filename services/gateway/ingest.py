@@ -23,6 +23,9 @@ from services.mesh.samples import check_samples
 LONGEST_PIECE_MS = 1000
 # Frames that may wait beyond those of one piece before a live call skips: 160 ms, about what a listener forgives.
 LIVE_SLACK_FRAMES = 2
+# Frames beyond those that may wait after a live call was held up by a lost replica, or is taken up again and repeats
+# its last seconds: 10 s, 1 MB. They are heard faster than they were spoken; after as many frames a call is live again.
+CATCH_UP_FRAMES = 125
 # Frames that may be in the mesh at once. Three hops, each busy with one frame, keep the engines fed; one more covers
 # the hand-overs. Beyond that a queue only adds delay.
 IN_FLIGHT_FRAMES = 4
@@ -87,14 +90,21 @@ class CallerFrame:
 class Ingest:
     """The queue between the caller's audio and the mesh."""
 
-    def __init__(self, audio: AudioFormat, live: bool, delay_frames: int) -> None:
-        self.frames_skipped = 0
+    def __init__(self, audio: AudioFormat, live: bool, delay_frames: int, first_sequence: int = 0,
+                 next_sequence: int = 0) -> None:
+        """`first_sequence` is the number of the first frame to come, `next_sequence` of the first that the model has
+        not heard yet: a call that is taken up again may repeat some, or have missed some.
+        """
+        self.next_sequence = next_sequence
+        self.frames_skipped = max(first_sequence - next_sequence, 0)
         self.failure: Exception | None = None
         self._audio = audio
         self._live = live
         self._delay_frames = delay_frames
         self._rest: Pcm = np.zeros(0, dtype=np.float32)  # less than a frame
-        self._cut_frames = 0
+        self._next_cut = first_sequence
+        self._holds = 0
+        self._catch_up_until = first_sequence + CATCH_UP_FRAMES if next_sequence else 0
         self._frames: deque[CallerFrame] = deque()
         self._largest_piece_frames = 1
         self._ended = False
@@ -104,7 +114,16 @@ class Ingest:
     @property
     def frames_heard(self) -> int:
         """Frames of the caller's own audio that went, or wait to go, to the model."""
-        return self._cut_frames - self.frames_skipped
+        return max(self._next_cut - self.next_sequence, 0) - self.frames_skipped
+
+    def hold(self) -> None:
+        """A stage has lost its replica: what comes before `release` is heard quickly then, rather than skipped."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """The stage goes on."""
+        self._holds -= 1
+        self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
 
     async def read(self, pieces: AsyncIterator[bytes]) -> None:
         """Take the caller's audio until it ends, then add the silence that flushes the model's delay line."""
@@ -142,24 +161,27 @@ class Ingest:
         self._in_flight.release()
 
     async def _add(self, pcm: Pcm) -> None:
-        frame = CallerFrame(self._cut_frames, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
+        frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
         while not self._live and len(self._frames) >= IN_FLIGHT_FRAMES:
             await self._wait_for_change()
-        self._cut_frames += 1
+        self._next_cut += 1
         self._frames.append(frame)
-        while self._live and len(self._frames) > self._largest_piece_frames + LIVE_SLACK_FRAMES:
-            self._frames.popleft()
-            self.frames_skipped += 1
+        most = self._largest_piece_frames + LIVE_SLACK_FRAMES
+        if self._holds or frame.sequence < self._catch_up_until:
+            most += CATCH_UP_FRAMES
+        while self._live and len(self._frames) > most:
+            if self._frames.popleft().sequence >= self.next_sequence:
+                self.frames_skipped += 1
         self._changed.set()
 
     async def _flush(self) -> None:
         """Fill up the last frame, and follow it with as many frames of silence as the delay line is long."""
         if len(self._rest):
             await self._add(np.pad(self._rest, (0, self._audio.samples_per_frame - len(self._rest))))
-        if not self._cut_frames:
+        if not self._next_cut:
             return
         silence = bytes(4 * self._audio.samples_per_frame)
-        for sequence in range(self._cut_frames, self._cut_frames + self._delay_frames):
+        for sequence in range(self._next_cut, self._next_cut + self._delay_frames):
             self._frames.append(CallerFrame(sequence, silence, now_unix_nanos()))
 
     async def _wait_for_change(self) -> None:

@@ -1,96 +1,270 @@
-"""Session records in Redis.
+"""What outlives this process about its calls: a record and a journal of each, in Redis (docs/sessions.md).
 
-The audio path never waits for Redis: what changes is noted here at once and written by a task of its own, the newest
-state of each session in one round trip. While Redis is away the notes wait, at most MAX_NOTES of them.
+The audio path never waits for Redis. Each session keeps its history in memory anyway; a task of its own appends what is
+new of it to the journal, twice a second. While Redis is away the histories go on growing to the model's context, and
+when it is back, or another one has taken its place, the journals are written anew.
+
+A session has one owner. Taking it up raises its fencing token, and what an earlier owner writes is refused from then on
+(https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import math
+import struct
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Callable
 
-import redis.asyncio as redis
-from redis.exceptions import RedisError
+from moshimesh.lm.v1 import lm_pb2
 
-from services.mesh.errors import PeerLost
+from services.gateway.history import History
+from services.gateway.sealing import Handle
+from services.gateway.store import Request, Store, StoreAway
+from services.mesh.errors import MeshError, ResumeUnavailable, SessionMoved, UnknownSession
 
 log = logging.getLogger(__name__)
 
-WRITE_EVERY_S = 0.5
-LIVE_TTL_S = 3600  # refreshed by every write of a running call
+WRITE_EVERY_S = 0.5  # what a lost gateway may not have written; the caller's own audio covers it
+SLICES = 5  # the sessions are written in turns, so that a hundred of them never hold up the event loop together
 ENDED_TTL_S = 600  # long enough to ask support about it
-MAX_NOTES = 10_000  # sessions whose state waits for Redis: a few MB
-ANSWER_S = 2.0  # a Redis that takes longer is treated as away
+FACTS, CHUNK = b"facts", b"chunk"  # what is sealed is bound to its place
+_LENGTH = struct.Struct("<H")
+
+# The record of a session is a hash, its journal a list of sealed chunks. Returns "ok"; "moved" when somebody else owns
+# the session; "again" when the journal is not what its owner thinks, as after a fail-over: then it is written anew.
+_WRITE = """
+local held = tonumber(redis.call('HGET', KEYS[1], 'fence'))
+local mine, mode, ttl_ms, length, trim, chunk = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+if held and held > mine then return 'moved' end
+if mode == 'append' then
+  if held ~= mine or redis.call('LLEN', KEYS[2]) ~= length then return 'again' end
+  if chunk ~= '' then redis.call('RPUSH', KEYS[2], chunk) end
+  redis.call('LTRIM', KEYS[2], trim, -1)
+else
+  redis.call('DEL', KEYS[2])
+  if mode == 'anew' then redis.call('RPUSH', KEYS[2], chunk) else redis.call('HDEL', KEYS[1], 'facts') end
+end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], unpack(ARGV, 7))
+redis.call('PEXPIRE', KEYS[1], ttl_ms)
+redis.call('PEXPIRE', KEYS[2], ttl_ms)
+return 'ok'
+"""
+
+# Returns nothing for a session that is not there or has ended; else the new fencing token, what is sealed, the journal.
+_TAKE_UP = """
+local facts = redis.call('HGET', KEYS[1], 'facts')
+if not facts then return false end
+local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', 'live')
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return {fence, facts, redis.call('LRANGE', KEYS[2], 0, -1)}
+"""
 
 
-def record_key(session_id: str) -> str:
-    """Where a session's record is; the braces keep all keys of a session on one node of a cluster."""
-    return f"moshimesh:{{{session_id}}}:session"
+class Session:
+    """One conversation as the store knows it."""
+
+    def __init__(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History,
+                 fence: int, flush: Callable[[], None]) -> None:
+        self.id, self.model_id, self.sampling, self.history = session_id, model_id, sampling, history
+        self.on_lost: Callable[[MeshError], None] = lambda error: None  # somebody else has taken the session up
+        self.on_available: Callable[[bool], None] = lambda available: None  # whether it could be taken up now
+        self.lost = False
+        self.ended = ""
+        self._handle, self._fence, self._flush = handle, fence, flush
+        self._keep = True
+        self._written = history.steps
+        self._rewinds = -1  # of the history, when the journal was last written anew
+        self._chunks: deque[int] = deque()  # the first step of each chunk in the journal
+        self._end_written = False
+        self._forget_at = math.inf  # monotonic; Redis may be away for longer than anybody could take the session up
+
+    @property
+    def handle(self) -> str:
+        """With which the caller takes the conversation up again."""
+        return self._handle.text
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will be written."""
+        return self.lost or self._end_written or time.monotonic() > self._forget_at
+
+    def flush_soon(self) -> None:
+        """Write what is new at once: another gateway is about to take the session up."""
+        self._flush()
+
+    def end(self, ended: str, keep: bool) -> None:
+        """The call is over. `keep`: it was cut off, and may be taken up again within the grace time."""
+        self.ended, self._keep = ended, keep
+        self._forget_at = time.monotonic() + ENDED_TTL_S
+        self._flush()
+
+    def next_write(self, owner: str, grace_s: float) -> tuple[Request, Callable[[str], None]]:
+        """What to write now, and what to do with the answer."""
+        history = self.history
+        # Also when Redis was away for so long that steps have left the history unwritten.
+        anew = self._rewinds != history.rewinds or history.first_step > self._written
+        gone = bool(self.ended) and not self._keep
+        mode = "gone" if gone else "anew" if anew else "append"
+        first = history.first_step if anew else self._written
+        steps, rewinds, ended = history.steps, history.rewinds, self.ended
+        chunk = b"" if gone or (not anew and steps == first) else self._handle.seal(history.pack(first), CHUNK)
+        kept = steps - history.most_kept
+        trim = 0 if anew else sum(later <= kept for _, later in itertools.pairwise(self._chunks))
+        fields: list[str | bytes | int | float] = [
+            "state", "ended" if ended else "live", "sequence", history.next_sequence - 1, "steps", steps,
+            "updated", round(time.time(), 3)]
+        if ended:
+            fields += ["ended", ended]
+        if mode != "append":
+            fields += ["session", self.id, "model", self.model_id, "owner", owner]
+        if mode == "anew":
+            fields += ["facts", self._seal_facts()]
+        ttl_ms = round((ENDED_TTL_S if gone else grace_s) * 1000)
+        request = Request(_WRITE, _keys(self._handle), (
+            self._fence, mode, ttl_ms, len(self._chunks), trim, chunk, *fields))
+
+        def done(answer: str) -> None:
+            if answer == "moved":
+                self.lost = True
+                self.on_lost(SessionMoved("the conversation was taken up elsewhere with its resume handle"))
+            elif answer == "again":
+                self._rewinds = -1
+            else:
+                if anew:
+                    self._chunks.clear()
+                    self._rewinds = rewinds
+                if chunk:
+                    self._chunks.append(first)
+                for _ in range(trim):
+                    self._chunks.popleft()
+                self._written = steps
+                self._end_written = bool(ended)
+
+        return request, done
+
+    def _seal_facts(self) -> bytes:
+        parts = (self.id.encode(), self.model_id.encode(), self.history.pack_shape(),
+                 self.sampling.SerializeToString())
+        return self._handle.seal(b"".join(_LENGTH.pack(len(part)) + part for part in parts), FACTS)
 
 
-class SessionStore:
-    """Writes the records of this gateway's sessions."""
+class Sessions:
+    """The sessions of this gateway, and the way to those that another one has left."""
 
-    def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S,
-                                           decode_responses=True)
-        self._place = url.rpartition("@")[2]  # without the password
-        self._notes: dict[str, dict[Any, Any]] = {}  # as redis-py types a hash
-        self._away = False
-        self._writer: asyncio.Task[None] | None = None
-
-    async def connect(self) -> None:
-        """Start writing. Raises PeerLost when Redis does not answer."""
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError) as error:
-            raise PeerLost(f"Redis at {self._place} can't be reached ({error}); start it, or name another one with "
-                           "--redis-url") from None
+    def __init__(self, store: Store, owner: str, grace_s: float) -> None:
+        """`owner` names this gateway. A session can be taken up for `grace_s` after its gateway's last word."""
+        self.store, self.grace_s = store, grace_s
+        self._owner = owner
+        self._live: dict[str, Session] = {}
+        self._closing = False
+        self._wake = asyncio.Event()
+        self._hurry: set[str] = set()  # names of those that are to be written at once
         self._writer = asyncio.create_task(self._write_forever())
+        store.on_change.add(self._tell)
 
-    def note(self, session_id: str, **changes: str | int | float) -> None:
-        """Remember what changed about a session; it is written soon."""
-        if session_id not in self._notes and len(self._notes) >= MAX_NOTES:
-            log.warning("Redis is away for too long: the record of session %s is lost", session_id)
-            return
-        self._notes.setdefault(session_id, {}).update(changes, updated=round(time.time(), 3))
+    def create(self, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History) -> Session:
+        """A new session, written soon."""
+        return self._add(Handle.new(), session_id, model_id, sampling, history, 1)
+
+    async def take_up(self, handle: str) -> Session:
+        """The session that was cut off; from now on it is this gateway's.
+
+        Raises:
+            UnknownSession: nobody has it (any more).
+            ResumeUnavailable: Redis does not answer.
+        """
+        unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
+                                 f"{self.grace_s:.0f} s ago")
+        try:
+            key = Handle(handle)
+        except ValueError:
+            raise unknown from None
+        try:
+            found = await self.store.run(Request(_TAKE_UP, _keys(key), (self._owner, round(self.grace_s * 1000))))
+        except StoreAway:
+            raise ResumeUnavailable("Redis does not answer, so no conversation can be taken up now; retry") from None
+        if not found:
+            raise unknown
+        fence, facts, chunks = found
+        if (old := self._live.get(key.name)) is not None:
+            old.lost = True
+            old.on_lost(SessionMoved("the conversation was taken up again with its resume handle"))
+        try:
+            session_id, model_id, shape, sampling = _parts(key.open(facts, FACTS))
+            history = History.from_shape(shape)
+            for chunk in chunks:
+                history.unpack(key.open(chunk, CHUNK))
+        except (ValueError, struct.error) as error:
+            log.error("the journal of a session can't be read: %s", error)
+            raise unknown from None
+        return self._add(key, session_id.decode(), model_id.decode(), lm_pb2.Sampling.FromString(sampling), history,
+                         int(fence))
 
     async def close(self) -> None:
         """Write what is left, if Redis is there."""
-        if self._writer is not None:
-            self._writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._writer
-            await self._write()
-        await self._redis.aclose()
+        self.store.on_change.discard(self._tell)
+        self._closing = True
+        self._wake.set()
+        await self._writer
+        with contextlib.suppress(StoreAway):
+            await self._write(list(self._live.values()))
+
+    def _add(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History,
+             fence: int) -> Session:
+        def flush() -> None:
+            self._hurry.add(handle.name)
+            self._wake.set()
+
+        session = Session(handle, session_id, model_id, sampling, history, fence, flush)
+        self._live[handle.name] = session
+        session.flush_soon()
+        return session
+
+    def _tell(self, available: bool) -> None:
+        for session in self._live.values():
+            session.on_available(available)
 
     async def _write_forever(self) -> None:
-        while True:
-            await asyncio.sleep(WRITE_EVERY_S)
-            await self._write()
+        for turn in itertools.cycle(range(SLICES)):
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), WRITE_EVERY_S / SLICES)
+            if self._closing:
+                return
+            self._wake.clear()
+            hurry, self._hurry = self._hurry, set()
+            due = [session for number, (name, session) in enumerate(self._live.items())
+                   if name in hurry or number % SLICES == turn]
+            try:
+                await self._write(due)
+            except StoreAway:
+                await asyncio.sleep(WRITE_EVERY_S)
+            except Exception:
+                log.exception("sessions could not be written")
 
-    async def _write(self) -> None:
-        notes, self._notes = self._notes, {}
-        if not notes:
-            return
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for session_id, changes in notes.items():
-                    pipe.hset(record_key(session_id), mapping=changes)
-                    pipe.expire(record_key(session_id), ENDED_TTL_S if "ended" in changes else LIVE_TTL_S)
-                await pipe.execute()
-        except (RedisError, OSError, asyncio.CancelledError) as error:
-            for session_id, changes in notes.items():  # what was noted meanwhile is newer
-                self._notes[session_id] = changes | self._notes.get(session_id, {})
-            if isinstance(error, asyncio.CancelledError):  # by `close`, which writes them
-                raise
-            if not self._away:
-                log.warning("Redis is away (%s); calls go on, their records are written when it is back", error)
-            self._away = True
-        else:
-            if self._away:
-                log.info("Redis is back; %d session records written", len(notes))
-            self._away = False
+    async def _write(self, sessions: list[Session]) -> None:
+        writes = [session.next_write(self._owner, self.grace_s) for session in sessions if not session.finished]
+        answers = await self.store.run_all([request for request, _ in writes])
+        for (_, done), answer in zip(writes, answers, strict=True):
+            done(answer.decode())
+        self._live = {name: session for name, session in self._live.items() if not session.finished}
+
+
+def _keys(handle: Handle) -> tuple[str, str]:
+    """A session's keys; the braces keep them on one node of a cluster."""
+    return f"moshimesh:{{{handle.name}}}:session", f"moshimesh:{{{handle.name}}}:journal"
+
+
+def _parts(data: bytes) -> list[bytes]:
+    parts = []
+    while data:
+        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+        parts.append(data[_LENGTH.size:end])
+        data = data[end:]
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +32,7 @@ class Tunnel:
     """Calls to one service. The stream is opened by the first call, and again by the next one after it broke."""
 
     def __init__(self, peer: str, channel: grpc.aio.Channel) -> None:
+        """`peer` names the service in errors."""
         self._peer = peer
         self._stub = tunnel_pb2_grpc.TunnelServiceStub(channel)
         self._stream: _Stream | None = None
@@ -53,6 +54,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self._parse = method.response.FromString
         self._inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._ended = False
+        self.on_draining: Callable[[], None] = _ignore
         self._outbox.put(tunnel_pb2.RequestItem(call=number, open=method.name))
 
     def send(self, request: RequestMessage) -> None:
@@ -71,16 +73,26 @@ class Call(Generic[RequestMessage, ResponseMessage]):
             self._ended = True
             self._outbox.put(tunnel_pb2.RequestItem(call=self._number, cancel=tunnel_pb2.Nothing()))
 
-    async def responses(self) -> AsyncIterator[ResponseMessage]:
-        """The service's responses. Raises MeshError when the call ended badly, or what `fail` was given."""
-        while (item := await self._inbox.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield self._parse(item)
+    def __aiter__(self) -> Call[RequestMessage, ResponseMessage]:
+        return self
+
+    async def __anext__(self) -> ResponseMessage:
+        """The next response. Raises MeshError when the call ended badly, or what `fail` was given."""
+        item = await self._inbox.get()
+        if item is None:
+            raise StopAsyncIteration
+        if isinstance(item, Exception):
+            raise item
+        return self._parse(item)
 
     def fail(self, error: Exception) -> None:
-        """Let `responses` raise an error that comes from elsewhere."""
+        """Raise an error from elsewhere behind the responses that have arrived."""
         self._inbox.put_nowait(error)
+
+    def lose(self, error: MeshError) -> None:
+        """The stream below broke."""
+        self._ended = True
+        self.fail(error)
 
     def receive(self, item: tunnel_pb2.ResponseItem, peer: str) -> None:
         """Take what the service sent."""
@@ -117,8 +129,11 @@ class _Stream:
         failure: MeshError = PeerLost(f"{self._peer} closed its tunnel", peer=self._peer)
         try:
             async for response in responses:
+                if response.draining:
+                    for call in list(self._calls.values()):
+                        call.on_draining()
                 for item in response.items:
-                    call = self._calls.get(item.call)
+                    call = self._calls.get(item.call)  # type: ignore[assignment]
                     if call is not None:
                         call.receive(item, self._peer)
                         if item.WhichOneof("item") == "end":
@@ -128,4 +143,8 @@ class _Stream:
         finally:
             self.broken = True
             for call in self._calls.values():
-                call.fail(failure)
+                call.lose(failure)
+
+
+def _ignore() -> None:
+    pass

@@ -98,16 +98,19 @@ def attend_prefix(heads: Tensor, ring: Tensor, positions: Tensor, places: Tensor
     return attended.reshape(n, -1).to(heads.dtype)
 
 
-def attend_history(heads: Tensor, ring: Tensor, row: int, positions: Tensor, held: Tensor, places: Tensor) -> Tensor:
-    """Many successive positions [n] of one row, each over those up to itself; `held` [context] is each slot's."""
+def attend_history(heads: Tensor, ring: Tensor, row: int, bias: Tensor, places: Tensor) -> Tensor:
+    """Many positions of one row over the ring's first slots.
+
+    `bias` [n, filled] is 0 where a position may look at a slot and -inf where it may not.
+    """
     n, _, dim = heads.shape
     kv_heads = ring.shape[2]
     queries, new = heads[:, : -2 * kv_heads], heads[:, -2 * kv_heads :]
     packed = kept(new.reshape(-1, dim), ring)
     ring.view(-1, packed.shape[1]).index_copy_(0, places, packed)
-    history = recalled(ring[:, row, :, None], dim)
+    history = recalled(ring[:, row, :, None, : bias.shape[1]], dim)
     grouped = queries.view(n, kv_heads, -1, dim).permute(1, 2, 0, 3).to(history.dtype)
     keys, values = history.expand(-1, -1, grouped.shape[1], -1, -1)
     attended = functional.scaled_dot_product_attention(
-        grouped, keys, values, attn_mask=held <= positions[:, None], scale=1.0)
+        grouped, keys, values, attn_mask=bias.to(history.dtype), scale=1.0)
     return attended.permute(2, 0, 1, 3).reshape(n, -1).to(heads.dtype)

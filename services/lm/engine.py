@@ -1,6 +1,6 @@
 """The language model's engine: many sessions' steps as one, on one device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,36 +95,52 @@ class LmEngine:
         self._draws.top_k[row] = torch.tensor(top_k)
         self._draws.seed[row] = sampling.seed
 
-    def prefill(self, row: int, codes: Ints, tokens: Ints) -> None:
+    def prefill(self, row: int, codes: Ints, tokens: Ints, first_step: int = 0) -> Iterator[None]:
         """Bring an open row to where a session was that sent codes [frames, user_codebooks] and got tokens
-        [frames, 1 + own_codebooks] for them from `step`.
+        [frames, 1 + own_codebooks] for them from `step`, after `first_step` steps that are not named any more.
 
-        Many times faster than stepping. Within the context the session goes on with the tokens it would have had;
-        in a longer one the oldest keys had themselves seen older frames, so it only goes on nearly the same.
+        Many times faster than stepping, and in chunks, one for each item: other rows may be stepped in between. Within
+        the context the session goes on with the tokens it would have had; in a longer one the oldest keys had
+        themselves seen older frames, so it only goes on nearly the same.
         """
         facts = self.facts
         if codes.shape != (len(codes), facts.user_codebooks) or tokens.shape != (len(codes), 1 + facts.own_codebooks):
             raise ValueError(f"codes and tokens must be [frames, {facts.user_codebooks}] and [frames, "
                              f"{1 + facts.own_codebooks}], got {list(codes.shape)} and {list(tokens.shape)}")
-        index = np.array([row])
+        index, device = np.array([row]), self._rings.device
         self._line.open(row)
+        self._line.positions[row] = first_step
         generated = self._line.generated(tokens)
         # What the last steps generated has not all been answered: they are made again, at the end.
         known = max(len(codes) - facts.delay_frames, 0)
-        inputs = np.empty((known, 1 + facts.own_codebooks + facts.user_codebooks), np.int64)
-        for frame in range(known):
-            inputs[frame] = self._line.feed(index, codes[frame : frame + 1])
-            self._line.take(index, generated[frame : frame + 1])
-        # The ring can't hold more, and a chunk must not overwrite keys that its own first steps still need.
-        positions = torch.arange(max(known - facts.context_frames, 0), known)
-        held = torch.full((facts.context_frames,), known).scatter(0, positions % facts.context_frames, positions)
-        with torch.inference_mode():
-            for chunk in positions.split(PREFILL_FRAMES) if known else ():
-                self._network.prefill(torch.from_numpy(inputs)[chunk].to(self._rings.device), self._rings, row,
-                                      chunk.to(self._rings.device), held.to(self._rings.device))
+        # The first inputs of a history without a beginning hang on what came before it. The ring can't hold more than
+        # the context, and a chunk must not overwrite keys that its own first steps still need.
+        first = max(known - facts.context_frames, facts.delay_frames + 1 if first_step else 0)
+        positions = first_step + torch.arange(known, device=device)
+        held = torch.full((facts.context_frames,), first_step + known, device=device)
+        held = held.scatter(0, positions[first:] % facts.context_frames, positions[first:])
+        if first_step:  # the slots of steps that are not named are attended to, too: nothing of another session's there
+            with torch.inference_mode():
+                self._rings[:, :, row] = 0
+        for begin in range(0, known, PREFILL_FRAMES):
+            frames = range(begin, min(begin + PREFILL_FRAMES, known))
+            # The row's position ends up right behind the chunk, where a graph's step of other rows may write.
+            inputs = np.concatenate([self._pass(index, codes[[frame]], generated[[frame]]) for frame in frames])
+            named = slice(max(first, begin), frames.stop)
+            if named.start < named.stop:
+                with torch.inference_mode():
+                    self._network.prefill(torch.from_numpy(inputs[named.start - begin :]).to(device), self._rings, row,
+                                          positions[named], held[: first_step + frames.stop])
+            yield
         for frame in range(known, len(codes)):
             self.step([row], codes[frame : frame + 1])
             self._line.amend(row, generated[frame])
+
+    def _pass(self, row: Ints, codes: Ints, generated: Ints) -> Ints:
+        """The input [1, streams] of one step whose outcome is known; all arguments are of one row."""
+        tokens = self._line.feed(row, codes)
+        self._line.take(row, generated)
+        return tokens
 
     def step(self, rows: Sequence[int], codes: NDArray[np.int64]) -> Ints:
         """One frame of each named row: codes int64 [n, user_codebooks] -> tokens int64 [n, 1 + own_codebooks].

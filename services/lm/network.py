@@ -163,12 +163,14 @@ class Network(nn.Module):
     def prefill(self, tokens: Tensor, rings: Tensor, row: int, positions: Tensor, held: Tensor) -> None:
         """Put many successive steps of one row into the rings: tokens [n, streams] at positions [n].
 
-        `held` [context] is the position each slot of the row's ring holds once that is done.
+        `held` [filled] is the position each slot of the row's ring holds once that is done, as far as it is filled.
         """
         places = attention.places(rings[0], torch.full_like(positions, row), positions)
+        unseen = held > positions[:, None]
+        bias = torch.zeros(unseen.shape, device=held.device).masked_fill_(unseen, -math.inf)
 
         def attend(heads: Tensor, ring: Tensor) -> Tensor:
-            return attention.attend_history(heads, ring, row, positions, held, places)
+            return attention.attend_history(heads, ring, row, bias, places)
 
         self.temporal(tokens, rings, positions, attend)
 

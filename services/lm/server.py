@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
+from services.lm.history import History, read_history
 from services.lm.sampling import Sampling
 from services.mesh.batching import Batcher
 from services.mesh.errors import InvalidRequest
@@ -43,6 +44,14 @@ class PieceTable(Protocol):
 
 
 @dataclass(frozen=True)
+class Opening:
+    """How a session draws its tokens, and its past if it comes from another replica."""
+
+    sampling: Sampling
+    history: History | None
+
+
+@dataclass(frozen=True)
 class CodesItem:
     """One frame of the user's codes [user_codebooks] and its context."""
 
@@ -57,9 +66,12 @@ class LmStepper:
         self.slots = engine.slots
         self._engine = engine
 
-    def open(self, row: int, settings: Sampling) -> None:
-        """Clear a row and give it its sampling."""
-        self._engine.open(row, settings)
+    def open(self, row: int, settings: Opening) -> Iterator[None]:
+        """Clear a row, give it its sampling, and rebuild its past."""
+        self._engine.open(row, settings.sampling)
+        if settings.history is not None:
+            past = settings.history
+            yield from self._engine.prefill(row, past.codes, past.tokens, past.first_step)
 
     def step(self, rows: Sequence[int], items: Sequence[CodesItem]) -> Sequence[tuple[CodesItem, list[int]]]:
         """Each item with its tokens, text first; negative while the delay line fills."""
@@ -82,7 +94,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._tracer = tracer
-        self._batcher: Batcher[Sampling, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
+        self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the handlers to a server."""
@@ -106,7 +118,8 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
             model_id=self._model_id, user_codebooks=facts.user_codebooks, own_codebooks=facts.own_codebooks,
             cardinality=facts.cardinality, text_cardinality=facts.text_cardinality, delay_frames=facts.delay_frames,
             context_frames=facts.context_frames, slots_total=self._batcher.total, slots_free=self._batcher.free,
-            weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame)
+            weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame,
+            draining=self._batcher.draining)
 
     @stream
     async def Step(self, requests: AsyncIterator[lm_pb2.StepRequest], context: Context
@@ -115,12 +128,15 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         config: lm_pb2.StepConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
         sampling = read_sampling(config.sampling, self._defaults)
+        history = read_history(config.history, self.facts) if config.HasField("history") else None
         frames = 0
-        with self._batcher.lease(session_id, sampling) as slot:
+        with self._batcher.lease(session_id, Opening(sampling, history)) as slot:
+            await slot.opened()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id=self._model_id, user_codebooks=self.facts.user_codebooks,
                 own_codebooks=self.facts.own_codebooks, cardinality=self.facts.cardinality,
-                delay_frames=self.facts.delay_frames, sampling=lm_pb2.Sampling(
+                delay_frames=self.facts.delay_frames, context_frames=self.facts.context_frames,
+                sampling=lm_pb2.Sampling(
                     text_temperature=sampling.text_temperature, text_top_k=sampling.text_top_k,
                     audio_temperature=sampling.audio_temperature, audio_top_k=sampling.audio_top_k,
                     seed=sampling.seed)))

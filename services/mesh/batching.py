@@ -3,6 +3,9 @@
 A session leases a slot (a row of the engine's batch). Its frames wait in the slot's queue; whenever the engine is idle
 and any slot has a frame, one frame of each such slot goes into one step on the engine's own thread, and each result is
 handed to the slot's tenant. Codec and language model share this file: they differ only in what a step does.
+
+A session that comes from another replica brings what its row must know first, and the others step on meanwhile: a
+history that the engine takes in chunks, one between two steps, or past frames that are stepped without an answer.
 """
 
 from __future__ import annotations
@@ -41,12 +44,15 @@ LONGEST_GATHER_S = 0.010
 
 
 class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
-    """What a batch needs from an engine. Its methods are called on the engine's thread, never two at once."""
+    """What a batch needs from an engine. All of its work is done on the engine's thread, never two things at once."""
 
     slots: int
 
-    def open(self, row: int, settings: SettingsIn) -> None:
-        """Clear a row for a new session."""
+    def open(self, row: int, settings: SettingsIn) -> Iterator[None]:
+        """Clear a row for a session and rebuild what it brings; each item is a chunk of that work done.
+
+        A generator: nothing may happen before its first item is asked for, since the row may still be in a step.
+        """
 
     def step(self, rows: Sequence[int], payloads: Sequence[PayloadIn]) -> Sequence[ResultOut]:
         """One result for each named row, in their order; other rows are untouched."""
@@ -78,13 +84,29 @@ class Slot(Generic[Payload, Result]):
     def __init__(self, row: int, tenant: str, wake: asyncio.Event) -> None:
         self.row = row
         self.tenant = tenant
-        self.waiting: deque[tuple[Payload, int]] = deque()  # at most IN_FLIGHT_FRAMES, by _room
+        self.waiting: deque[tuple[Payload, int]] = deque()  # the past, then at most IN_FLIGHT_FRAMES, by _room
+        self.past = 0  # how many of those that wait are past frames: stepped, but not answered
+        self.chunks: Iterator[None] | None = None  # of the row's opening, until it is done
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outbox: asyncio.Queue[Answer[Result] | Exception | None] = asyncio.Queue()  # likewise, and an end
         self._room = asyncio.Semaphore(IN_FLIGHT_FRAMES)
         self._wake = wake
 
+    async def opened(self) -> None:
+        """Wait until the row is as the session left its last one. Raises MeshError."""
+        await self._opened
+
+    def is_open(self) -> None:
+        """Let `opened` return."""
+        if not self._opened.done():
+            self._opened.set_result(None)
+
     async def serve(self, payloads: AsyncIterator[Payload]) -> AsyncIterator[Answer[Result]]:
-        """Step the row for each payload and yield the answers in order; the failure of either side ends both."""
+        """Step the row for each payload and yield the answers in order; the failure of either side ends both.
+
+        Not before the row is open: raises what `opened` does.
+        """
+        await self._opened
         reader = asyncio.create_task(self._read(payloads))
         try:
             while (answer := await self._outbox.get()) is not None:
@@ -99,6 +121,10 @@ class Slot(Generic[Payload, Result]):
 
     def deliver(self, answer: Answer[Result] | Exception) -> None:
         """Hand over a result, or what the step failed with."""
+        if isinstance(answer, Exception) and not self._opened.done():
+            self._opened.set_exception(answer)
+            self._opened.exception()  # nobody has to ask: the tenant may have left
+            return
         self._outbox.put_nowait(answer)
 
     async def _read(self, payloads: AsyncIterator[Payload]) -> None:
@@ -129,7 +155,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         self._stepper = stepper
         self._free = list(range(stepper.slots))  # a heap: low rows first, so that the occupied ones stay together
         self._tenants: dict[int, Slot[Payload, Result]] = {}
-        self._opening: list[tuple[Slot[Payload, Result], Settings]] = []
+        self._opening: deque[Slot[Payload, Result]] = deque()
         self._wake = asyncio.Event()
         self._ticks = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine")
@@ -142,12 +168,13 @@ class Batcher(Generic[Settings, Payload, Result]):
 
     @property
     def free(self) -> int:
-        """Slots that nobody holds."""
-        return len(self._free)
+        """Slots that a session could have: none while the replica drains."""
+        return 0 if self.draining else len(self._free)
 
     @contextlib.contextmanager
-    def lease(self, tenant: str, settings: Settings) -> Iterator[Slot[Payload, Result]]:
-        """Hold a cleared row until the block ends.
+    def lease(self, tenant: str, settings: Settings, past: Sequence[Payload] = ()
+              ) -> Iterator[Slot[Payload, Result]]:
+        """Hold a row until the block ends; `Slot.opened` says when it is ready. The frames of `past` are stepped first.
 
         Raises:
             NoFreeSlot: all are held.
@@ -160,12 +187,17 @@ class Batcher(Generic[Settings, Payload, Result]):
                              "again later", slots=self.total)
         slot: Slot[Payload, Result] = Slot(heapq.heappop(self._free), tenant, self._wake)
         self._tenants[slot.row] = slot
-        self._opening.append((slot, settings))
+        now = now_unix_nanos()
+        slot.waiting.extend((payload, now) for payload in past)
+        slot.past = len(past)
+        slot.chunks = self._stepper.open(slot.row, settings)
+        self._opening.append(slot)
         self._wake.set()
         try:
             yield slot
         finally:
             del self._tenants[slot.row]
+            slot.chunks = None
             heapq.heappush(self._free, slot.row)
 
     async def close(self) -> None:
@@ -179,37 +211,90 @@ class Batcher(Generic[Settings, Payload, Result]):
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            if self._gather and len(self._tenants) > 1:
+            if self._gather and len(self._tenants) > 1 and not self._rebuilding():
                 await asyncio.sleep(min(GATHER_S_PER_SESSION * len(self._tenants), LONGEST_GATHER_S))
             self._wake.clear()
-            opening, self._opening = self._opening, []
-            served = [slot for slot in self._tenants.values() if slot.waiting]
-            if not served and not opening:
+            opening = self._next_to_open()
+            served = [slot for slot in self._tenants.values() if slot.waiting and slot.chunks is None]
+            if not served and opening is None:
                 continue
             frames = [slot.waiting.popleft() for slot in served]
-            if any(slot.waiting for slot in served):
-                self._wake.set()
             dequeued = now_unix_nanos()
-            try:
-                results, started, finished = await loop.run_in_executor(
-                    self._thread, self._tick, opening, [slot.row for slot in served], [p for p, _ in frames])
-            except Exception as error:
-                log.exception("a step of %s for sessions %s failed", self.name, [slot.tenant for slot in served])
-                failure = EngineFailed(f"a step of {self.name} failed ({type(error).__name__}); see its log")
-                for slot in {*served, *(slot for slot, _ in opening)}:
-                    slot.deliver(failure)
-                continue
-            for slot, (_, received), result in zip(served, frames, results, strict=True):
-                timing = Timing(received, dequeued, started, finished, len(served), self._ticks)
-                slot.deliver(Answer(result, timing))
+            rows = [slot.row for slot in served]
+            opened, outcome = await loop.run_in_executor(
+                self._thread, self._tick, opening.chunks if opening else None, rows, [payload for payload, _ in frames])
+            if opening is not None and opened:
+                self._end_opening(opening, opened)
+            if isinstance(outcome, Exception):
+                log.error("a step of %s for sessions %s failed", self.name, [slot.tenant for slot in served],
+                          exc_info=outcome)
+                for slot in served:
+                    slot.deliver(_failure(self.name, outcome))
+            else:
+                results, started, finished = outcome
+                for slot, (_, received), result in zip(served, frames, results, strict=True):
+                    if slot.past:
+                        slot.past -= 1
+                        if not slot.past:
+                            slot.is_open()
+                    else:
+                        timing = Timing(received, dequeued, started, finished, len(served), self._ticks)
+                        slot.deliver(Answer(result, timing))
+            if self._opening or any(slot.waiting for slot in self._tenants.values()):
+                self._wake.set()
 
-    def _tick(self, opening: list[tuple[Slot[Payload, Result], Settings]], rows: list[int],
-              payloads: list[Payload]) -> tuple[Sequence[Result], int, int]:
-        for slot, settings in opening:
-            self._stepper.open(slot.row, settings)
+    def _rebuilding(self) -> bool:
+        """Whether a row is brought to where its session was: then steps follow each other without a pause."""
+        return bool(self._opening) or any(slot.past for slot in self._tenants.values())
+
+    def _next_to_open(self) -> Slot[Payload, Result] | None:
+        """The slot whose row is worked on next: each in turn, so that a short history need not wait for a long one."""
+        while self._opening:
+            slot = self._opening.popleft()
+            if slot.chunks is not None:  # else its tenant has left
+                self._opening.append(slot)
+                return slot
+        return None
+
+    def _end_opening(self, slot: Slot[Payload, Result], opened: Exception | bool) -> None:
+        self._opening.remove(slot)
+        if slot.chunks is None:  # its tenant has left meanwhile
+            return
+        slot.chunks = None
+        if isinstance(opened, Exception):
+            log.error("opening a row of %s for session %s failed", self.name, slot.tenant, exc_info=opened)
+            slot.deliver(_failure(self.name, opened))
+        elif not slot.past:
+            slot.is_open()
+
+    def _tick(self, chunks: Iterator[None] | None, rows: list[int], payloads: list[Payload]
+              ) -> tuple[Exception | bool, tuple[Sequence[Result], int, int] | Exception]:
+        """One chunk of an opening, and one step.
+
+        Whether the row is open then or why it can't be; and the step's results, start and end, or what it failed with.
+        """
+        opened = chunks is None or _advance(chunks)
         if not rows:
-            return [], 0, 0
+            return opened, ([], 0, 0)
         self._ticks += 1
         started = now_unix_nanos()
-        results = self._stepper.step(rows, payloads)
-        return results, started, now_unix_nanos()
+        try:
+            results = self._stepper.step(rows, payloads)
+        except Exception as error:
+            return opened, error
+        return opened, (results, started, now_unix_nanos())
+
+
+def _advance(chunks: Iterator[None]) -> Exception | bool:
+    """Whether that was all of an opening's chunks, or why it can't go on."""
+    try:
+        next(chunks)
+    except StopIteration:
+        return True
+    except Exception as error:
+        return error
+    return False
+
+
+def _failure(name: str, error: Exception) -> EngineFailed:
+    return EngineFailed(f"a step of {name} failed ({type(error).__name__}); see its log")

@@ -7,6 +7,11 @@
     +-- Draining            this replica takes nobody new; another one does
     +-- SlowCaller          the caller does not read its answers, or never sends its config
     +-- IdleCaller          the caller holds slots without sending audio
+    +-- CallTooLong         the call has lasted as long as a call may
+    +-- LineFull            every slot is taken, and every place in the line, too
+    +-- TooManyCalls        the caller's key has as many calls as it may have
+    +-- SessionMoved        the conversation was taken up elsewhere
+    +-- ResumeUnavailable   the store of the sessions does not answer
     +-- PeerLost            a service further down the mesh is unreachable or ended the call
     +-- PeerRefused         another service's refusal, passed on as it is
     +-- ModelMismatch       two services of the mesh serve different checkpoints
@@ -103,6 +108,39 @@ class IdleCaller(MeshError):
     """The caller holds slots without sending audio."""
 
     code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_CALLER"
+
+
+class CallTooLong(MeshError):
+    """The call has lasted as long as a call may."""
+
+    code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "CALL_TOO_LONG"
+
+
+class LineFull(MeshError):
+    """Every slot of the mesh is taken, and so is every place in the line."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "LINE_FULL"
+    retry_after_s = 5.0
+
+
+class TooManyCalls(MeshError):
+    """The caller's key has as many calls as it may have at once."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"
+    retry_after_s = 5.0
+
+
+class SessionMoved(MeshError):
+    """The conversation was taken up elsewhere with its resume handle."""
+
+    code, reason = grpc.StatusCode.ABORTED, "SESSION_MOVED"
+
+
+class ResumeUnavailable(MeshError):
+    """The store of the sessions does not answer."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "RESUME_UNAVAILABLE"
+    retry_after_s = 0.5
 
 
 class PeerLost(MeshError):

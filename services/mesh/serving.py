@@ -45,6 +45,9 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),  # without it, the one above counts for nothing and a minute passes
     ("grpc.http2.max_pings_without_data", 0),
+    # A replica that was restarted is found again within a second; gRPC's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
 Item = TypeVar("Item")
@@ -289,11 +292,11 @@ def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
             raise SystemExit(f"{program}: {lines[0]}") from None
 
 
-def check_frame_codes(codes: Sequence[int], codebooks: int, cardinality: int) -> None:
+def check_frame_codes(codes: Sequence[int], codebooks: int, cardinality: int, field: str = "frame.codes") -> None:
     """Refuse a frame of codes that the model can't take."""
     if len(codes) != codebooks:
         raise InvalidRequest("BAD_CODES", f"a frame must have {codebooks} codes, got {len(codes)}",
-                             field="frame.codes", accepted=codebooks)
+                             field=field, accepted=codebooks)
     if max(codes) >= cardinality:
         raise InvalidRequest("BAD_CODES", f"codes must be between 0 and {cardinality - 1}, got {max(codes)}",
-                             field="frame.codes", accepted=f"0..{cardinality - 1}")
+                             field=field, accepted=f"0..{cardinality - 1}")

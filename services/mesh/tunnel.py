@@ -20,8 +20,9 @@ from moshimesh.tunnel.v1 import tunnel_pb2, tunnel_pb2_grpc
 from services.mesh.errors import InvalidRequest, MeshError
 from services.mesh.serving import Context, internal_error, stream
 
-# Requests of one call that may wait for its handler: the gateway has at most 4 frames in flight, and the config.
-WAITING_REQUESTS = 8
+# Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
+# moved here sends again what passed while its row was rebuilt, two seconds of it.
+WAITING_REQUESTS = 32
 # Well under the limit of a message (1 MiB) even if the last item is a large one.
 MESSAGE_BYTES = 256 << 10
 
@@ -94,9 +95,13 @@ class TunnelServer(tunnel_pb2_grpc.TunnelServiceServicer):
         tunnel = _Tunnel(self)
         self._tunnels.add(tunnel)
         reader = asyncio.create_task(tunnel.read(requests))
+        told = False
         try:
             while not tunnel.finished:
                 for items in await tunnel.outbox.take():
+                    if self.draining and not told:
+                        told = True
+                        yield tunnel_pb2.TunnelResponse(draining=True)
                     if items:
                         yield tunnel_pb2.TunnelResponse(items=items)
         finally:

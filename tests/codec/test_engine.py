@@ -16,7 +16,7 @@ from moshi.models.compression import MimiModel
 from scripts.random_checkpoint import random_mimi, speech_like
 from services.codec import packed
 from services.codec.attention import attend_gathered, attend_row_by_row
-from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine, build_engines
+from services.codec.engine import MOST_PRIMING_FRAMES, CodecFacts, DecodeEngine, EncodeEngine, build_engines
 from services.codec.runner import MOST_CPU_ROWS, row_buckets
 
 SLOTS, CALLS, FRAMES = 8, 9, 24
@@ -162,7 +162,7 @@ def test_warm_up_leaves_the_rows_alone(half: Half) -> None:
 
 def test_the_facts_come_from_the_model(mimi: MimiModel) -> None:
     encoder, decoder = build_engines(mimi, 1)
-    assert encoder.facts == decoder.facts == CodecFacts(24_000, 1920, 8, 1024)
+    assert encoder.facts == decoder.facts == CodecFacts(24_000, 1920, 8, 1024, MOST_PRIMING_FRAMES)
 
 
 def test_more_rows_than_one_step_takes(half: Half, mimi: MimiModel) -> None:

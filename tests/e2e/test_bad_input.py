@@ -172,21 +172,6 @@ async def test_a_message_of_100_mb(mesh: LocalMesh, short: Pcm, undisturbed: Cal
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_more_callers_than_slots(mesh: LocalMesh) -> None:
-    async with grpc.aio.insecure_channel(mesh.target) as channel:
-        stub = conversation_pb2_grpc.ConversationServiceStub(channel)
-        calls = [stub.Converse() for _ in range(mesh.slots)]
-        for opened in calls:
-            await opened.write(config())
-            assert (await opened.read()).WhichOneof("response") == "ready"
-        error = await refusal(stub.Converse, [config()])
-        assert (error.code(), error_info(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_FREE_SLOT")
-        assert int(dict(error.trailing_metadata())["moshimesh-retry-after-ms"]) > 0
-        for opened in calls:
-            opened.cancel()
-    assert await slots_are_free(mesh)
-
-
 async def test_half_close_before_the_first_frame(mesh: LocalMesh) -> None:
     async with grpc.aio.insecure_channel(mesh.target) as channel:
         stream = conversation_pb2_grpc.ConversationServiceStub(channel).Converse()

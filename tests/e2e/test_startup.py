@@ -119,7 +119,8 @@ async def test_sigterm_drains_and_exits_with_0(checkpoint: str) -> None:
 async def test_other_precisions_and_slots_that_fit(mesh: LocalMesh, flags: list[str]) -> None:
     port = free_port()
     lm = LocalMesh(mesh.checkpoint, lm_port=port)  # only its lm
-    await lm.start("lm", "--port", str(port), "--checkpoint", mesh.checkpoint, *flags)
+    await lm.start_process("lm", [sys.executable, "-m", "services.lm", "--port", str(port), "--checkpoint",
+                                  mesh.checkpoint, *flags])
     try:
         await lm.wait_ready("lm", port)
         async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:

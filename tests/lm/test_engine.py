@@ -180,7 +180,7 @@ def test_a_row_rebuilt_from_its_history_goes_on_the_same(
     engine.open(2, SAMPLED)
     run(engine, 2, random_codes(30, 2))  # somebody else was here
     engine.open(2, sampling)
-    engine.prefill(2, codes[:frames], tokens[:frames])
+    list(engine.prefill(2, codes[:frames], tokens[:frames]))
     assert np.array_equal(run(engine, 2, codes[frames:]), tokens[frames:])
 
 
@@ -190,11 +190,44 @@ def test_a_row_rebuilt_after_more_than_the_context_goes_on_nearly_the_same() -> 
     engine.open(0, GREEDY)
     tokens = run(engine, 0, codes)
     engine.open(1, GREEDY)
-    engine.prefill(1, codes[:250], tokens[:250])
+    list(engine.prefill(1, codes[:250], tokens[:250]))
     assert engine._line.positions[1] == 250
     assert np.mean(engine.step([1], codes[250:251]) == tokens[250:251]) > 0.5
 
 
+def test_neighbours_step_between_the_chunks_of_a_history() -> None:
+    engine = LmEngine(random_lm(num_layers=2, context=300), slots=2)
+    codes, others = random_codes(290, 1), random_codes(3, 2)
+    engine.open(0, SAMPLED)
+    tokens = run(engine, 0, codes)
+    engine.open(1, GREEDY)
+    alone = run(engine, 1, others)
+    engine.open(0, GREEDY)
+    engine.open(1, SAMPLED)
+    chunks = engine.prefill(1, codes[:280], tokens[:280])
+    among = []
+    for frame in others:
+        next(chunks)
+        among.append(engine.step([0], frame[None]))
+    assert list(chunks) == []
+    assert np.array_equal(np.concatenate(among), alone)
+    assert np.array_equal(run(engine, 1, codes[280:]), tokens[280:])
+
+
+def test_a_history_without_its_beginning_knows_nothing_of_an_earlier_session() -> None:
+    """Its first slots stay empty, but not with what somebody else has left there."""
+    engine = LmEngine(random_lm(num_layers=2, context=100), slots=2)
+    codes, answers = random_codes(60, 1), []
+    tokens = np.random.default_rng(1).integers(0, 512, (30, 9))
+    for row in range(2):
+        engine.open(row, SAMPLED)
+        run(engine, row, random_codes(120, 10 + row))
+        engine.open(row, GREEDY)
+        list(engine.prefill(row, codes[:30], tokens, 1000))
+        answers.append(run(engine, row, codes[30:]))
+    assert np.array_equal(*answers)
+
+
 def test_a_history_of_the_wrong_shape_is_refused(engine: LmEngine) -> None:
     with pytest.raises(ValueError, match="codes and tokens must be"):
-        engine.prefill(0, np.zeros((3, 8), np.int64), np.zeros((2, 9), np.int64))
+        list(engine.prefill(0, np.zeros((3, 8), np.int64), np.zeros((2, 9), np.int64)))

@@ -42,6 +42,20 @@ def test_fixed_shapes_give_the_same_tokens() -> None:
     assert recorder.graphs <= 6  # 1, 2 and 4 rows; top-k 256 and, from the third session on, all 2048
 
 
+def test_graphs_of_other_rows_leave_a_row_alone_that_is_being_rebuilt() -> None:
+    engine = LmEngine(random_lm(num_layers=2, context=200), slots=3)
+    engine._generate = GraphedNetwork(engine._network, engine._rings, Recorder())
+    greedy = Sampling(text_temperature=0, audio_temperature=0)
+    codes, tokens = random_codes(420, 1), np.random.default_rng(1).integers(0, 512, (400, 9))
+    for row in range(3):
+        engine.open(row, greedy)
+    list(engine.prefill(0, codes[:400], tokens))
+    for _ in engine.prefill(1, codes[:400], tokens):
+        engine.step([2], codes[:1])  # a graph of rows 0 to 2, which writes to all of them
+    answers = np.stack([engine.step([0, 1], codes[[frame, frame]]) for frame in range(400, 420)])
+    assert np.array_equal(answers[:, 0], answers[:, 1])
+
+
 def test_prepared_shapes_are_all_a_session_needs() -> None:
     engine = LmEngine(random_lm(num_layers=1, context=40), slots=3)
     recorder = Recorder()

@@ -84,7 +84,7 @@ def test_a_row_with_int8_keys_rebuilt_from_its_history_has_the_same_ring() -> No
     engine.open(0, greedy)
     tokens = np.concatenate([engine.step([0], frame[None]) for frame in codes])
     engine.open(1, greedy)
-    engine.prefill(1, codes, tokens)
+    list(engine.prefill(1, codes, tokens))
     exact, rebuilt = recalled(engine._rings, 32)[:, :, :2].unbind(2)
     assert float((rebuilt - exact).norm() / exact.norm()) < 0.005  # a step up or down here and there
 

@@ -4,34 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 
 import pytest
 
+from services.mesh import batching
 from services.mesh.batching import GATHER_S_PER_SESSION, IN_FLIGHT_FRAMES, Answer, Batcher
 from services.mesh.errors import Draining, EngineFailed, InvalidRequest, NoFreeSlot
 
 
 class Echo:
-    """Answers each payload with itself and the row's setting; remembers what it was asked."""
+    """Answers each payload with itself and the row's setting; remembers what it was asked.
+
+    A setting is the session's name, or "name/3" for an opening of three chunks, or "name/3!" if the last one fails.
+    """
 
     def __init__(self, slots: int = 4) -> None:
         self.slots = slots
         self.batches: list[list[int]] = []
+        self.log: list[str] = []
+        self.heard: dict[str, list[int]] = {}
         self.gate = threading.Event()
         self.gate.set()
         self._settings: dict[int, str] = {}
 
-    def open(self, row: int, settings: str) -> None:
-        self._settings[row] = settings
+    def open(self, row: int, settings: str) -> Iterator[None]:
+        name, _, chunks = settings.partition("/")
+        self._settings[row] = name
+        for chunk in range(int(chunks.rstrip("!") or 0)):
+            self.log.append(f"{name} {chunk}")
+            assert self.gate.wait(5)
+            if chunks == f"{chunk + 1}!":
+                raise ValueError("a past that the engine chokes on")
+            yield
 
     def step(self, rows: Sequence[int], payloads: Sequence[int]) -> Sequence[tuple[str, int]]:
         self.batches.append(list(rows))
+        self.log.append("step")
         assert self.gate.wait(5)
         if -1 in payloads:
             raise ValueError("a payload that the engine chokes on")
+        for row, payload in zip(rows, payloads, strict=True):
+            self.heard.setdefault(self._settings[row], []).append(payload)
         return [(self._settings[row], payload) for row, payload in zip(rows, payloads, strict=True)]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what the engine's thread does."""
+    async def poll() -> None:
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(poll(), 5)
 
 
 @pytest.fixture
@@ -80,9 +105,18 @@ async def test_no_more_leases_than_slots_and_lowest_row_first(echo) -> None:
         with pytest.raises(NoFreeSlot), batcher.lease("e", "e"):
             pass
     assert batcher.free == 4
-    batcher.draining = True
-    with pytest.raises(Draining), batcher.lease("f", "f"):
-        pass
+
+
+async def test_a_draining_replica_takes_nobody_and_its_sessions_go_on(echo) -> None:
+    _, batcher = echo
+    with batcher.lease("a", "a") as slot:
+        async with aclosing(slot.serve(numbers(5))) as answers:
+            assert (await anext(answers)).result == ("a", 0)
+            batcher.draining = True
+            assert batcher.free == 0
+            with pytest.raises(Draining), batcher.lease("b", "b"):
+                pass
+            assert [answer.result async for answer in answers] == [("a", number) for number in range(1, 5)]
 
 
 async def test_a_result_that_comes_after_its_tenant_left_reaches_nobody(echo) -> None:
@@ -91,8 +125,7 @@ async def test_a_result_that_comes_after_its_tenant_left_reaches_nobody(echo) ->
     with batcher.lease("gone", "gone") as slot:
         async with aclosing(slot.serve(numbers(3))) as answers:
             pending = asyncio.ensure_future(answers.__anext__())
-            while not engine.batches:  # noqa: ASYNC110 - the engine's thread sets it
-                await asyncio.sleep(0.001)
+            await until(lambda: engine.batches)
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
     engine_is_still_busy = asyncio.create_task(collect(batcher, "next", numbers(5)))
@@ -156,3 +189,117 @@ async def test_the_first_stage_gathers_but_a_lone_session_does_not_wait() -> Non
     await asyncio.gather(*(collect(gathering, name, spoken(0.02)) for name in names))
     assert len(engine.batches[-1]) == len(names)
     await gathering.close()
+
+
+async def test_an_opening_takes_its_chunks_between_the_steps_of_others(echo) -> None:
+    engine, batcher = echo
+    engine.gate.clear()
+    live = asyncio.create_task(collect(batcher, "live", numbers(IN_FLIGHT_FRAMES)))
+    await until(lambda: engine.batches)
+    with batcher.lease("new", "new/3") as slot:
+        engine.gate.set()
+        await slot.opened()
+    assert engine.log == ["step", "new 0", "step", "new 1", "step", "new 2", "step"]
+    assert len(await live) == IN_FLIGHT_FRAMES
+
+
+async def test_a_short_opening_does_not_wait_for_a_long_one(echo) -> None:
+    engine, batcher = echo
+    with batcher.lease("long", "long/5") as long, batcher.lease("short", "short/2") as short:
+        await short.opened()
+        assert engine.log.count("long 4") == 0
+        await long.opened()
+    assert [line for line in engine.log if line != "step"] == [
+        "long 0", "short 0", "long 1", "short 1", "long 2", "long 3", "long 4"]
+
+
+async def test_past_frames_are_stepped_and_not_answered(echo) -> None:
+    engine, batcher = echo
+    with batcher.lease("a", "a/2", past=[100, 101, 102]) as slot:
+        await slot.opened()
+        assert engine.heard["a"] == [100, 101, 102]
+        assert [answer.result async for answer in slot.serve(numbers(3))] == [("a", 0), ("a", 1), ("a", 2)]
+    assert engine.heard["a"] == [100, 101, 102, 0, 1, 2]
+
+
+async def test_past_frames_share_the_steps_of_others_and_nobody_is_waited_for(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "GATHER_S_PER_SESSION", 60.0)
+    monkeypatch.setattr(batching, "LONGEST_GATHER_S", 60.0)
+    engine = Echo()
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, gather=True)
+    engine.gate.clear()
+    live = asyncio.create_task(collect(gathering, "live", numbers(IN_FLIGHT_FRAMES)))
+    await until(lambda: engine.batches)
+    with gathering.lease("new", "new", past=list(range(20))) as slot:
+        engine.gate.set()
+        await asyncio.wait_for(asyncio.gather(slot.opened(), live), 5)
+    # Row 1 is opened beside the second step.
+    assert engine.batches == [[0], [0], *[[0, 1]] * (IN_FLIGHT_FRAMES - 2), *[[1]] * (20 - IN_FLIGHT_FRAMES + 2)]
+    await gathering.close()
+
+
+async def test_an_opening_that_fails_is_told_to_its_tenant_only(echo) -> None:
+    engine, batcher = echo
+    live = asyncio.create_task(collect(batcher, "live", numbers(30)))
+    with pytest.raises(EngineFailed, match="ValueError"), batcher.lease("bad", "bad/2!") as slot:
+        await slot.opened()
+    with pytest.raises(EngineFailed, match="ValueError"):
+        await collect(batcher, "bad/1!", numbers(3))
+    assert len(await live) == 30
+    assert "bad" not in engine.heard
+    assert batcher.free == 4
+
+
+async def test_an_opening_and_a_step_that_fail_together_are_both_told(echo) -> None:
+    engine, batcher = echo
+
+    async def bad() -> AsyncIterator[int]:
+        yield 1
+        yield -1
+
+    engine.gate.clear()
+    live = asyncio.create_task(collect(batcher, "live", bad()))
+    await until(lambda: engine.batches)
+    with pytest.raises(EngineFailed), batcher.lease("bad", "bad/1!") as slot:
+        engine.gate.set()
+        await slot.opened()
+    with pytest.raises(EngineFailed):
+        await live
+
+
+async def test_past_frames_that_fail_end_the_opening(echo) -> None:
+    _, batcher = echo
+    with pytest.raises(EngineFailed), batcher.lease("a", "a", past=[1, -1, 2]) as slot:
+        await slot.opened()
+    assert len(await collect(batcher, "b", numbers(3))) == 3
+
+
+@pytest.mark.parametrize("leaves_in", ["chunk", "past frame"])
+async def test_a_tenant_who_leaves_while_its_row_is_rebuilt(echo, leaves_in: str) -> None:
+    engine, batcher = echo
+    engine.gate.clear()
+    with batcher.lease("gone", "gone/3" if leaves_in == "chunk" else "gone", past=[100, 101, 102]) as slot:
+        await until(lambda: engine.log)
+        row = slot.row
+    assert batcher.free == 4
+    with batcher.lease("next", "next/2", past=[7]) as slot:
+        assert slot.row == row
+        engine.gate.set()
+        assert [answer.result async for answer in slot.serve(numbers(3))] == [("next", 0), ("next", 1), ("next", 2)]
+    assert engine.log[0] == ("gone 0" if leaves_in == "chunk" else "step")
+    assert engine.log[1:] == ["next 0", "next 1", *["step"] * 4]
+    assert engine.heard["next"] == [7, 0, 1, 2]
+
+
+async def test_who_is_cancelled_while_its_row_is_rebuilt_gives_it_back(echo) -> None:
+    engine, batcher = echo
+    engine.gate.clear()
+    waiting = asyncio.create_task(collect(batcher, "gone/3", numbers(3)))
+    await until(lambda: engine.log)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert batcher.free == 4
+    engine.gate.set()
+    assert len(await collect(batcher, "next", numbers(3))) == 3
+    assert engine.log == ["gone 0", "step", "step", "step"]

@@ -72,7 +72,7 @@ def frame(sequence: int) -> codec_pb2.EncodeRequest:
 
 
 async def numbers(call: Call[codec_pb2.EncodeRequest, codec_pb2.EncodeResponse]) -> list[int]:
-    return [response.frame.codes[0] async for response in call.responses()]
+    return [response.frame.codes[0] async for response in call]
 
 
 async def test_calls_do_not_mix_and_end_on_their_own(served) -> None:
@@ -98,7 +98,7 @@ async def test_errors_keep_their_code_reason_and_details(served) -> None:
                                (bug, grpc.StatusCode.INTERNAL, "INTERNAL"),
                                (unknown, grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_METHOD")):
         with pytest.raises(PeerRefused) as caught:
-            await anext(call.responses())
+            await anext(call)
         assert (caught.value.code, caught.value.reason) == (code, reason)
         if call is full:
             assert (caught.value.metadata, caught.value.retry_after_s) == ({"slots": "3"}, 1.0)
@@ -108,7 +108,7 @@ async def test_a_cancelled_call_ends_at_the_service(served) -> None:
     echo, _, tunnel, _ = served
     call, neighbour = tunnel.call(ENCODE), tunnel.call(ENCODE)
     call.send(frame(1))
-    assert (await anext(call.responses())).frame.codes == [1]
+    assert (await anext(call)).frame.codes == [1]
     assert echo.running == 2
     call.cancel()
     neighbour.send(frame(2))
@@ -143,7 +143,7 @@ async def test_a_draining_service_ends_the_tunnel_with_its_last_call(served) -> 
     _, tunnels, tunnel, server = served
     call = tunnel.call(ENCODE)
     call.send(frame(1))
-    responses = call.responses()
+    responses = call
     await anext(responses)
     tunnels.drain()
     stopping = asyncio.create_task(server.stop(30))
@@ -158,7 +158,7 @@ async def test_a_lost_service_is_told_to_every_call(served) -> None:
     _, _, tunnel, server = served
     calls = [tunnel.call(ENCODE) for _ in range(3)]
     calls[0].send(frame(1))
-    await anext(calls[0].responses())
+    await anext(calls[0])
     await server.stop(0)
     for call in calls:
         with pytest.raises(PeerLost, match="echo"):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
 import grpc
 from moshimesh.audio.v1 import audio_pb2
+from moshimesh.conversation import Conversation, Sent
+from moshimesh.events import Event, MeshInfo, mesh_error
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
 
@@ -18,86 +18,24 @@ _ENCODINGS = {"s16": (audio_pb2.AUDIO_ENCODING_PCM_S16LE, 2), "f32": (audio_pb2.
 _PACINGS = {"live": conversation_pb2.PACING_LIVE, "offline": conversation_pb2.PACING_OFFLINE}
 _PIECE_MS = 80
 # A mesh that vanished without a goodbye is noticed within 15 s.
-_KEEPALIVE = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000),
-              ("grpc.http2.ping_timeout_ms", 5_000)]
-
-
-class MeshError(Exception):
-    """A call that the mesh ended: gRPC code, reason from docs/protocol.md, and when to try again if that helps."""
-
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, retry_after_s: float | None) -> None:
-        super().__init__(f"{code.name} {reason}: {message}" if reason else f"{code.name}: {message}")
-        self.code, self.reason, self.message, self.retry_after_s = code, reason, message, retry_after_s
-
-
-@dataclass(frozen=True)
-class MeshInfo:
-    """What the mesh serves."""
-
-    model_id: str
-    sample_rate_hertz: int
-    samples_per_frame: int
-    slots_total: int
-    slots_free: int
-
-
-@dataclass(frozen=True)
-class HopTiming:
-    """How long one hop kept one frame, in milliseconds, and how many frames shared its step."""
-
-    hop: str
-    queue_ms: float
-    compute_ms: float
-    batch_size: int
-    received_unix_nanos: int
-    finished_unix_nanos: int
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The conversation is open."""
-
-    session_id: str
-    model_id: str
-    sample_rate_hertz: int
-    samples_per_frame: int
-    delay_frames: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Speech:
-    """One frame of Moshi's speech: audio in the encoding of the call, text to be appended, and its timings."""
-
-    sequence: int
-    pcm: bytes
-    text: str
-    text_token: int
-    codes: Sequence[int]
-    frames_skipped: int
-    capture_unix_nanos: int
-    hops: Sequence[HopTiming]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The conversation ended well."""
-
-    frames_in: int
-    frames_out: int
-    frames_skipped: int
+_CHANNEL = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.http2.ping_timeout_ms", 5_000),
+            # A gateway that was restarted is found again within a second.
+            ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1_000)]
 
 
 class Mesh:
-    """A connection to a gateway; make one with `connect` and share it between calls."""
+    """A connection to the gateways of a mesh; make one with `connect` and share it between calls."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = conversation_pb2_grpc.ConversationServiceStub(channel)
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self._stubs = [conversation_pb2_grpc.ConversationServiceStub(channel) for channel in channels]
 
     async def info(self) -> MeshInfo:
         """What the mesh serves, and whether there is room. Raises MeshError."""
-        with _mesh_errors():
-            info = await self._stub.GetInfo(conversation_pb2.GetInfoRequest())
+        try:
+            info = await self._stubs[0].GetInfo(conversation_pb2.GetInfoRequest())
+        except grpc.aio.AioRpcError as error:
+            raise mesh_error(error) from None
         return MeshInfo(info.model_id, info.sample_rate_hertz, info.samples_per_frame, info.slots_total,
                         info.slots_free)
 
@@ -114,8 +52,10 @@ class Mesh:
         audio_top_k: int | None = None,
         seed: int | None = None,
         traceparent: str = "",
-    ) -> AsyncIterator[Ready | Speech | Summary]:
-        """Hold a conversation.
+        api_key: str = "",
+        resume_s: float = 30.0,
+    ) -> AsyncIterator[Event]:
+        """Hold a conversation. One that is cut off, or whose gateway stops, goes on at the next gateway.
 
         Args:
             pcm: mono audio, whole or in pieces of 10 ms to 1 s; the conversation ends when it ends.
@@ -125,12 +65,15 @@ class Mesh:
             text_temperature, text_top_k, audio_temperature, audio_top_k, seed: how the model draws its tokens;
                 temperature 0 is greedy; None takes the model's default.
             traceparent: W3C trace context under which the session's span is put.
+            api_key: names the caller to a mesh that limits calls per key.
+            resume_s: how long to try to take up a call that was cut off, within the mesh's own grace time; 0: never.
 
         Yields:
-            Ready first, then one Speech for each frame, then a Summary.
+            Ready first (Queued before it, when the mesh is full), then one Speech for each frame, then a Summary.
+            Resumed and ResumeStatus tell what happened in between.
 
         Raises:
-            MeshError: the mesh refused or ended the call.
+            MeshError: the mesh refused or ended the call, or the call was cut off and could not be taken up again.
             Exception: whatever `pcm` raises.
         """
         sampling = lm_pb2.Sampling(text_temperature=text_temperature, text_top_k=text_top_k,
@@ -139,75 +82,32 @@ class Mesh:
         config = conversation_pb2.ConverseConfig(
             sample_rate_hertz=sample_rate_hertz, encoding=layout, pacing=_PACINGS[pacing], sampling=sampling,
             traceparent=traceparent)
-
         if isinstance(pcm, (bytes, bytearray, memoryview)):
             pieces = _cut(bytes(pcm), sample_rate_hertz * width * _PIECE_MS // 1000)
         else:
             pieces = pcm
-        failure: list[Exception] = []  # what `pcm` raised: gRPC would only say that the call was cancelled
-
-        async def requests() -> AsyncIterator[conversation_pb2.ConverseRequest]:
-            yield conversation_pb2.ConverseRequest(config=config)
-            try:
-                async for piece in pieces:
-                    if call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
-                        return
-                    yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
-            except Exception as error:
-                failure.append(error)
-                raise
-
-        call = self._stub.Converse(requests())
+        sent = Sent(pieces, sample_rate_hertz * width)
+        events = Conversation(self._stubs, config, sent, width, api_key, resume_s).events()
         try:
-            with _mesh_errors():
-                async for response in call:
-                    yield _event(response)
-        except (asyncio.CancelledError, MeshError):
-            if failure:
-                raise failure[0] from None
-            raise
+            async for event in events:
+                yield event
         finally:
-            call.cancel()
+            await events.aclose()
 
 
 @contextlib.asynccontextmanager
 async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = None) -> AsyncIterator[Mesh]:
-    """Connect to a gateway at host:port, in plain text unless credentials are given."""
-    channel = (grpc.aio.secure_channel(target, credentials, options=_KEEPALIVE) if credentials
-               else grpc.aio.insecure_channel(target, options=_KEEPALIVE))
-    async with channel:
-        yield Mesh(channel)
+    """Connect to a gateway at host:port, or to several separated by commas: a call whose gateway is lost goes on at the
+    next one. In plain text unless credentials are given.
+    """
+    async with contextlib.AsyncExitStack() as open_channels:
+        channels = [grpc.aio.secure_channel(address, credentials, options=_CHANNEL) if credentials
+                    else grpc.aio.insecure_channel(address, options=_CHANNEL) for address in target.split(",")]
+        for channel in channels:
+            await open_channels.enter_async_context(channel)
+        yield Mesh(channels)
 
 
 async def _cut(pcm: bytes, piece_bytes: int) -> AsyncIterator[bytes]:
     for begin in range(0, len(pcm), piece_bytes):
         yield pcm[begin:begin + piece_bytes]
-
-
-def _event(response: conversation_pb2.ConverseResponse) -> Ready | Speech | Summary:
-    kind = response.WhichOneof("response")
-    if kind == "speech":
-        speech = response.speech
-        hops = [HopTiming(audio_pb2.Hop.Name(hop.hop).removeprefix("HOP_").lower().replace("_", ".", 1),
-                          (hop.started_unix_nanos - hop.received_unix_nanos) / 1e6,
-                          (hop.finished_unix_nanos - hop.started_unix_nanos) / 1e6, hop.batch_size,
-                          hop.received_unix_nanos, hop.finished_unix_nanos) for hop in speech.context.hops]
-        return Speech(speech.context.sequence, speech.pcm, speech.text, speech.text_token, speech.codes,
-                      speech.frames_skipped, speech.context.capture_unix_nanos, hops)
-    if kind == "ready":
-        ready = response.ready
-        return Ready(ready.session_id, ready.model_id, ready.sample_rate_hertz, ready.samples_per_frame,
-                     ready.delay_frames, ready.sampling.seed)
-    summary = response.summary
-    return Summary(summary.frames_in, summary.frames_out, summary.frames_skipped)
-
-
-@contextlib.contextmanager
-def _mesh_errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        trailers = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
-        retry_after_ms = trailers.get("moshimesh-retry-after-ms")
-        raise MeshError(error.code(), trailers.get("moshimesh-reason", ""), error.details() or "",
-                        float(retry_after_ms) / 1000 if retry_after_ms else None) from None

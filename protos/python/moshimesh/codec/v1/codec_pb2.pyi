@@ -12,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class GetInfoResponse(_message.Message):
     DECODE_SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     DECODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
@@ -33,7 +34,8 @@ class GetInfoResponse(_message.Message):
     decode_slots_total: int
     decode_slots_free: int
     draining: bool
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    priming_frames: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: _Optional[bool] = ..., priming_frames: _Optional[int] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
     __slots__ = ("session_id", "reset_after_first_frame", "priming_pcm")

@@ -37,7 +37,7 @@ class GetInfoResponse(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
 
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class ConverseConfig(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
@@ -52,7 +53,8 @@ class ConverseConfig(_message.Message):
     traceparent: str
     resume_handle: str
     first_sequence: int
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ...) -> None: ...
+    answered_sequence: int
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)

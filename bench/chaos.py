@@ -1,0 +1,255 @@
+"""`make chaos`: real processes of a running mesh are killed, frozen and restarted under live calls.
+
+    python -m bench.chaos [--quick] [--only lm_killed,redis_restarted]
+
+Two replicas of every service, one Redis. Each caller speaks real speech at real pace with greedy sampling; after a
+while of history the fault is done to the mesh; then the calls go on and end as usual. Written to out/chaos.json and
+docs/reliability.md. Per fault:
+
+- calls lost: calls that ended with an error;
+- frames lost: frames of the callers' audio that were skipped or never answered;
+- gap: the longest time between two answers of a call, beyond the 80 ms that they are apart;
+- tokens equal after: the share of equal tokens behind the fault, beside an undisturbed call with the same audio. A call
+  within the model's context goes on exactly; in a longer one a rebuilt row is close, not identical.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import moshimesh
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.load import FRAME_S, read_speech
+from scripts.local_mesh import LocalMesh
+
+OUT = Path("out/chaos.json")
+REPORT = Path("docs/reliability.md")
+FRAME_BYTES = int(24_000 * FRAME_S) * 2
+GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0}
+PATIENCE_S = 30.0  # for the last answers
+
+
+@dataclass
+class Caller:
+    """One live call: its audio, and the answers by sequence with the time when each came."""
+
+    audio: list[bytes]
+    answers: dict[int, moshimesh.Speech] = field(default_factory=dict)
+    at: dict[int, float] = field(default_factory=dict)
+    resumed: list[moshimesh.Resumed] = field(default_factory=list)
+    skipped: int = 0
+    delay_frames: int = 0
+    error: str = ""
+
+    async def call(self, target: str) -> None:
+        """Speak all of the audio at the pace of speech."""
+        async with moshimesh.connect(target) as mesh:
+            try:
+                async for event in mesh.converse(self._speak(), **GREEDY):
+                    if isinstance(event, moshimesh.Speech):
+                        self.answers[event.sequence] = event
+                        self.at[event.sequence] = time.perf_counter()
+                        self.skipped = event.frames_skipped
+                    elif isinstance(event, moshimesh.Ready):
+                        self.delay_frames = event.delay_frames
+                    elif isinstance(event, moshimesh.Resumed):
+                        self.resumed.append(event)
+            except moshimesh.MeshError as error:
+                self.error = str(error)
+
+    async def _speak(self) -> AsyncIterator[bytes]:
+        begin = time.perf_counter()
+        for number, piece in enumerate(self.audio):
+            await asyncio.sleep(max(0.0, begin + number * FRAME_S - time.perf_counter()))
+            yield piece
+
+    @property
+    def frames_lost(self) -> int:
+        """Frames without an answer; the delay line answers that many fewer at the start, and more at the end."""
+        return len(self.audio) - len(self.answers) if not self.error else 0
+
+    def gap_ms(self, since: float) -> float:
+        """The longest silence after a moment (perf_counter)."""
+        times = [at for _, at in sorted(self.at.items()) if at > since - FRAME_S]
+        return max((later - earlier - FRAME_S) * 1000 for earlier, later in itertools.pairwise(times))
+
+
+def equal_share(one: Caller, reference: dict[int, moshimesh.Speech], since: float) -> tuple[int, int]:
+    """Equal tokens, and tokens in all, of the answers that came after a moment."""
+    equal = total = 0
+    for sequence, answer in one.answers.items():
+        if one.at[sequence] > since and sequence in reference:
+            other = reference[sequence]
+            pairs = [(answer.text_token, other.text_token), *zip(answer.codes, other.codes, strict=True)]
+            equal += sum(mine == theirs for mine, theirs in pairs)
+            total += len(pairs)
+    return equal, total
+
+
+async def undisturbed(target: str, audio: Sequence[bytes]) -> dict[int, moshimesh.Speech]:
+    """The answers to the same audio when nothing happens."""
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in audio:
+            yield piece
+
+    async with moshimesh.connect(target) as mesh:
+        return {event.sequence: event async for event in mesh.converse(pieces(), pacing="offline", **GREEDY)
+                if isinstance(event, moshimesh.Speech)}
+
+
+def kill(name: str) -> Callable[[LocalMesh], Awaitable[None]]:
+    """kill -9 of one process."""
+    async def act(mesh: LocalMesh) -> None:
+        mesh.processes[name].send(signal.SIGKILL)
+
+    return act
+
+
+async def freeze_lm(mesh: LocalMesh) -> None:
+    """A process that hangs with its connections alive."""
+    mesh.processes["lm"].send(signal.SIGSTOP)
+
+
+async def restart_redis(mesh: LocalMesh) -> None:
+    """kill -9 of Redis, which keeps nothing on disk, and a new one two seconds later."""
+    mesh.processes["redis"].send(signal.SIGKILL)
+    await asyncio.sleep(2)
+    await mesh.restart_redis()
+
+
+def drain(*names: str) -> Callable[[LocalMesh], Awaitable[None]]:
+    """A planned restart of processes, one after the other, as a rolling update does it."""
+    async def act(mesh: LocalMesh) -> None:
+        for name in names:
+            process = mesh.processes[name]
+            process.send(signal.SIGTERM)
+            assert process.child is not None
+            if await process.child.wait() != 0:
+                raise RuntimeError(f"{name} did not drain: {process.last_line}")
+            await mesh.start_replica(name)
+            await mesh.wait_ready(name, mesh.ports[name])
+
+    return act
+
+
+FAULTS: dict[str, Callable[[LocalMesh], Awaitable[None]]] = {
+    "none": drain(),
+    "lm_killed": kill("lm"),
+    "codec_killed": kill("codec"),
+    "gateway_killed": kill("gateway"),
+    "lm_frozen": freeze_lm,
+    "redis_restarted": restart_redis,
+    "lm_drained": drain("lm"),
+    "codec_drained": drain("codec"),
+    "gateway_drained": drain("gateway"),
+    "rolling_restart": drain("lm", "lm-2", "codec", "codec-2", "gateway", "gateway-2"),
+}
+
+
+async def run(fault: str, callers: int, history_s: float, after_s: float, wav: Path = Path("samples"),
+              checkpoint: str = "checkpoints/talker") -> dict[str, Any]:
+    """One fault: its row of the table."""
+    speech = b"".join(read_speech(wav))
+    pieces = [speech[begin:begin + FRAME_BYTES] for begin in range(0, len(speech) - FRAME_BYTES + 1, FRAME_BYTES)]
+    frames = round((history_s + after_s) / FRAME_S)
+
+    def audio(number: int) -> list[bytes]:
+        offset = number * 37
+        return [pieces[(offset + frame) % len(pieces)] for frame in range(frames)]
+
+    async with LocalMesh(checkpoint, slots=callers, replicas=2) as mesh:
+        gateways = mesh.addresses("gateway").split(",")
+        people = [Caller(audio(number)) for number in range(callers)]
+        references = [await undisturbed(gateways[0], person.audio) for person in people[:2]]
+        # Half of the callers come to each gateway first.
+        calls = [asyncio.create_task(person.call(",".join(gateways[number % 2:] + gateways[:number % 2])))
+                 for number, person in enumerate(people)]
+        await asyncio.sleep(history_s)
+        since = time.perf_counter()
+        acting = asyncio.ensure_future(FAULTS[fault](mesh))
+        await asyncio.wait_for(asyncio.gather(*calls), after_s + PATIENCE_S)
+        await acting
+        mesh.processes["lm"].send(signal.SIGCONT)
+    gaps = [person.gap_ms(since) for person in people if not person.error]
+    shares = [equal_share(person, reference, since) for person, reference in zip(people, references, strict=False)]
+    return {
+        "fault": fault, "calls": callers, "calls_lost": sum(bool(person.error) for person in people),
+        "errors": sorted({person.error for person in people if person.error}),
+        "frames_lost": sum(person.frames_lost for person in people),
+        "frames_skipped": sum(person.skipped for person in people),
+        "history_s": history_s, "resumed": sum(len(person.resumed) for person in people),
+        "gap_p50_ms": statistics.median(gaps) if gaps else None,
+        "gap_p95_ms": float(np.percentile(gaps, 95)) if gaps else None,
+        "gap_max_ms": max(gaps, default=None),
+        "tokens_equal_after": sum(equal for equal, _ in shares) / max(sum(total for _, total in shares), 1),
+    }
+
+
+def write_report(rows: Sequence[dict[str, Any]], prefill: dict[str, float]) -> None:
+    """The table that people read."""
+    lines = [
+        "# What a call survives", "",
+        "Measured by `make chaos`: two replicas of each service and one Redis on one machine with two cores, the",
+        "bundled checkpoint; real processes, real signals, real speech at real pace. The figures come from",
+        "`out/chaos.json`.", "",
+        "| fault | calls | lost | frames lost | gap p50 / p95 / max ms | tokens equal after |",
+        "|---|---|---|---|---|---|"]
+    for row in rows:
+        gap = " / ".join("-" if row[key] is None else f"{row[key]:.0f}"
+                         for key in ("gap_p50_ms", "gap_p95_ms", "gap_max_ms"))
+        lines.append(f"| {row['fault']} ({row['history_s']:.0f} s of history) | {row['calls']} | {row['calls_lost']} | "
+                     f"{row['frames_lost']} | {gap} | {row['tokens_equal_after']:.1%} |")
+    lines += [
+        "", "A gap is the longest time between two answers of a call, beyond the 80 ms that they are apart; a frame is",
+        "lost when the caller's audio was skipped or never answered. `none` is the same run without a fault.", "",
+        f"Rebuilding a row from 3000 frames of history is {prefill['median']:.0f} times faster than stepping them.", ""]
+    marker = "<!-- below: written by hand -->"
+    text = REPORT.read_text() if REPORT.exists() else marker
+    REPORT.write_text("\n".join(lines) + "\n" + text[text.index(marker):])
+
+
+def main() -> None:
+    from bench.prefill import prefill_speedup
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="4 callers with 10 s of history: under 6 minutes")
+    parser.add_argument("--only", default=",".join(FAULTS), help="faults, separated by commas")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - FAULTS.keys():
+        raise SystemExit(f"chaos: --only knows {', '.join(FAULTS)}, got {', '.join(sorted(unknown))}")
+    callers, history_s = (4, 10.0) if options.quick else (8, 60.0)
+    console = Console()
+    rows = []
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("chaos", total=len(names) + 1)
+        for name in names:
+            progress.update(task, description=name)
+            after_s = 70.0 if name == "rolling_restart" else 16.0 if name.endswith("_drained") else 8.0
+            rows.append(asyncio.run(run(name, callers, history_s, after_s)))
+            console.print({key: round(value, 3) if isinstance(value, float) else value
+                           for key, value in rows[-1].items()})
+            progress.advance(task)
+        prefill = prefill_speedup(repeats=1 if options.quick else 3)
+        progress.advance(task)
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps({"faults": rows, "prefill_speedup": prefill}, indent=1) + "\n")
+    write_report(rows, prefill)
+    console.print(f"figures in {OUT}, table in {REPORT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""A conversation that outlives its connection.
+
+The mesh can rebuild a conversation from its own record and the last seconds of the caller's audio, so those are kept
+here. When a call is cut off, the next one names the last answer that came and sends the audio behind it again; every
+answer comes exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import grpc
+from moshimesh.events import (
+    Event,
+    MeshError,
+    Queued,
+    Ready,
+    Resumed,
+    ResumeStatus,
+    Summary,
+    mesh_error,
+    speech_event,
+)
+from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
+
+KEPT_S = 30  # of the caller's audio: what the codec remembers, and what was sent and not answered, with room to spare
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
+
+
+class Sent:
+    """The caller's audio: taken from its source when the mesh asks for it, its last seconds kept."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], bytes_per_second: int) -> None:
+        self.failure: Exception | None = None  # what the source raised
+        self._pieces = pieces
+        self._keep_bytes = bytes_per_second * KEPT_S
+        self._kept: deque[bytes] = deque()
+        self._begin = self._end = 0  # positions, in bytes since the start, of what is kept
+        self._coming: asyncio.Future[bytes] | None = None
+        self._ended = False
+
+    @property
+    def begin(self) -> int:
+        """The earliest byte that is kept."""
+        return self._begin
+
+    async def read(self, position: int) -> bytes | None:
+        """Audio from a position to the end of the piece it lies in; None at the end of all."""
+        while position >= self._end:
+            if self._ended:
+                return None
+            await self._take()
+        piece_end = self._end
+        for piece in reversed(self._kept):
+            piece_begin = piece_end - len(piece)
+            if piece_begin <= position:
+                return piece[position - piece_begin:]
+            piece_end = piece_begin
+        raise AssertionError(f"position {position} is not kept any more")
+
+    async def close(self) -> None:
+        """Let the source go."""
+        if self._coming is not None:
+            self._coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._coming
+
+    async def _take(self) -> None:
+        """Take the source's next piece. A reader that is cancelled while it waits leaves the piece to the next one."""
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(self._pieces.__anext__())
+        coming = self._coming
+        await asyncio.wait((coming,))
+        if self._coming is not coming:
+            return  # another reader was faster
+        self._coming = None
+        try:
+            piece = coming.result()
+        except StopAsyncIteration:
+            self._ended = True
+            return
+        except Exception as error:
+            self.failure = error
+            raise
+        self._kept.append(piece)
+        self._end += len(piece)
+        while self._end - self._begin - len(self._kept[0]) > self._keep_bytes:
+            self._begin += len(self._kept.popleft())
+
+
+class _Leg:
+    """One call of the conversation, at one gateway."""
+
+    def __init__(self, stub: conversation_pb2_grpc.ConversationServiceStub,
+                 config: conversation_pb2.ConverseConfig, sent: Sent, position: int, api_key: str) -> None:
+        self._config, self._sent, self._position = config, sent, position
+        metadata = (("x-api-key", api_key),) if api_key else ()
+        self._call = stub.Converse(self._requests(), metadata=metadata)
+        self._responses = self._call.__aiter__()
+
+    async def next(self) -> conversation_pb2.ConverseResponse | None:
+        """The next response; None at the end. Raises MeshError, or what the caller's audio raised."""
+        try:
+            response: conversation_pb2.ConverseResponse = await self._responses.__anext__()
+            return response
+        except StopAsyncIteration:
+            return None
+        except grpc.aio.AioRpcError as error:
+            if self._sent.failure is not None:
+                raise self._sent.failure from None
+            raise mesh_error(error) from None
+        except asyncio.CancelledError:
+            if self._sent.failure is not None:  # gRPC only says that the call was cancelled
+                raise self._sent.failure from None
+            raise
+
+    def cancel(self) -> None:
+        """Leave."""
+        self._call.cancel()
+
+    async def _requests(self) -> AsyncIterator[conversation_pb2.ConverseRequest]:
+        yield conversation_pb2.ConverseRequest(config=self._config)
+        while (piece := await self._sent.read(self._position)) is not None:
+            if self._call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
+                return
+            self._position += len(piece)
+            yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
+
+
+class Conversation:
+    """All calls of one conversation."""
+
+    def __init__(self, stubs: Sequence[conversation_pb2_grpc.ConversationServiceStub],
+                 config: conversation_pb2.ConverseConfig, sent: Sent, sample_bytes: int, api_key: str,
+                 resume_s: float) -> None:
+        self._stubs, self._config, self._sent = stubs, config, sent
+        self._sample_bytes, self._api_key, self._resume_s = sample_bytes, api_key, resume_s
+        self._gateway = 0  # which of the stubs is in use
+        self._ready: conversation_pb2.ConverseReady | None = None
+        self._answered: int | None = None  # number of the last frame whose answer came
+        self._frames_out = self._frames_before = self._skipped = self._skipped_before = 0
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """What the mesh says, whichever gateway it comes from. Raises MeshError."""
+        leg = self._leg()
+        moving: asyncio.Task[_Leg] | None = None
+        began = asyncio.get_running_loop().time()
+        try:
+            while True:
+                try:
+                    response = await leg.next()
+                except MeshError as error:
+                    if self._ready is None and error.code is grpc.StatusCode.UNAVAILABLE and (
+                            self._gateway + 1 < len(self._stubs)):
+                        self._gateway += 1
+                        leg = self._leg()
+                        continue
+                    if not self._can_resume(error):
+                        raise
+                    cut = asyncio.get_running_loop().time()
+                    leg.cancel()
+                    leg = await (moving or asyncio.create_task(self._resume(error)))
+                    moving = None
+                    yield Resumed(error.reason or error.code.name, asyncio.get_running_loop().time() - cut)
+                    continue
+                if response is None:
+                    return
+                kind = response.WhichOneof("response")
+                if kind == "speech":
+                    speech = response.speech
+                    if self._answered is not None and speech.context.sequence <= self._answered:
+                        continue
+                    self._answered = speech.context.sequence
+                    self._frames_out += 1
+                    self._skipped = self._skipped_before + speech.frames_skipped
+                    yield speech_event(speech, self._skipped_before)
+                elif kind == "ready":
+                    self._ready = ready = response.ready
+                    yield Ready(ready.session_id, ready.model_id, ready.sample_rate_hertz, ready.samples_per_frame,
+                                ready.delay_frames, ready.sampling.seed)
+                elif kind == "summary":
+                    summary = response.summary
+                    yield Summary(summary.frames_in + self._frames_before, self._frames_out,
+                                  summary.frames_skipped + self._skipped_before)
+                elif kind == "queued":
+                    yield Queued(response.queued.position, response.queued.estimated_wait_ms / 1000)
+                elif kind == "resume_status":
+                    yield ResumeStatus(response.resume_status.available)
+                elif kind == "go_away" and self._ready is not None and self._ready.resume_handle and moving is None:
+                    began = asyncio.get_running_loop().time()
+                    moving = asyncio.create_task(self._resume(None))
+                if moving is not None and moving.done() and not moving.exception():
+                    leg.cancel()
+                    leg, moving = moving.result(), None
+                    yield Resumed("GO_AWAY", asyncio.get_running_loop().time() - began)
+        finally:
+            leg.cancel()
+            if moving is not None:
+                moving.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    (await moving).cancel()
+            await self._sent.close()
+
+    def _can_resume(self, error: MeshError) -> bool:
+        """Whether the call was cut off rather than refused, and can be taken up again."""
+        cut = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SESSION_MOVED" or (
+            error.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED) and not error.reason)
+        return cut and self._resume_s > 0 and self._ready is not None and bool(self._ready.resume_handle)
+
+    async def _resume(self, cause: MeshError | None) -> _Leg:
+        """A leg that goes on behind the last answer. Raises the last refusal when the mesh's grace time is over."""
+        assert self._ready is not None
+        now = asyncio.get_running_loop().time
+        deadline = now() + min(self._ready.resume_grace_ms / 1000, self._resume_s)
+        wait_s = FIRST_RETRY_S
+        while True:
+            self._gateway = (self._gateway + 1) % len(self._stubs)
+            leg = self._leg()
+            try:
+                while (response := await leg.next()) is not None and response.WhichOneof("response") != "ready":
+                    pass  # a place in the line
+            except MeshError as error:
+                again = self._can_resume(error) or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                if not again or now() > deadline:
+                    raise
+                cause = error
+            except BaseException:
+                leg.cancel()
+                raise
+            else:
+                if response is not None:
+                    self._ready = response.ready
+                    self._frames_before = self._ready.next_sequence - self._skipped
+                    self._skipped_before = self._skipped
+                    return leg
+            await asyncio.sleep(max(wait_s, (cause.retry_after_s or 0) if cause else 0))
+            wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+
+    def _leg(self) -> _Leg:
+        """A call at the gateway whose turn it is."""
+        config, position = self._config, 0
+        if self._ready is not None:
+            frame_bytes = self._ready.samples_per_frame * self._sample_bytes
+            next_sequence = 0 if self._answered is None else self._answered + 1
+            earliest = -(-self._sent.begin // frame_bytes)
+            first = max(next_sequence - self._ready.priming_frames, earliest, 0)
+            config = conversation_pb2.ConverseConfig()
+            config.CopyFrom(self._config)
+            config.resume_handle = self._ready.resume_handle
+            config.first_sequence = first
+            if self._answered is not None:
+                config.answered_sequence = self._answered
+            position = first * frame_bytes
+        return _Leg(self._stubs[self._gateway], config, self._sent, position, self._api_key)

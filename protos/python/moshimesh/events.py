@@ -1,0 +1,121 @@
+"""What a conversation tells its caller, and what can end it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.gateway.v1 import conversation_pb2
+
+
+class MeshError(Exception):
+    """A call that the mesh ended: gRPC code, reason from docs/protocol.md, and when to try again if that helps."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, retry_after_s: float | None) -> None:
+        super().__init__(f"{code.name} {reason}: {message}" if reason else f"{code.name}: {message}")
+        self.code, self.reason, self.message, self.retry_after_s = code, reason, message, retry_after_s
+
+
+@dataclass(frozen=True)
+class MeshInfo:
+    """What the mesh serves."""
+
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    slots_total: int
+    slots_free: int
+
+
+@dataclass(frozen=True)
+class HopTiming:
+    """How long one hop kept one frame, in milliseconds, and how many frames shared its step."""
+
+    hop: str
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+    received_unix_nanos: int
+    finished_unix_nanos: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The conversation is open."""
+
+    session_id: str
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    delay_frames: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Queued:
+    """All slots are taken: the place in the line, from 1, and the wait it may mean (0: not known)."""
+
+    position: int
+    estimated_wait_s: float
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The conversation was cut off and goes on: why, and how long the caller was without the mesh."""
+
+    reason: str
+    gap_s: float
+
+
+@dataclass(frozen=True)
+class ResumeStatus:
+    """Whether the conversation could go on now if it were cut off."""
+
+    available: bool
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One frame of Moshi's speech: audio in the encoding of the call, text to be appended, and its timings."""
+
+    sequence: int
+    pcm: bytes
+    text: str
+    text_token: int
+    codes: Sequence[int]
+    frames_skipped: int
+    capture_unix_nanos: int
+    hops: Sequence[HopTiming]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The conversation ended well."""
+
+    frames_in: int
+    frames_out: int
+    frames_skipped: int
+
+
+Event: TypeAlias = "Queued | Ready | Speech | Resumed | ResumeStatus | Summary"
+
+
+def speech_event(speech: conversation_pb2.SpeechFrame, skipped_before: int) -> Speech:
+    """A frame of speech, with the frames that were skipped before the conversation was taken up again."""
+    hops = [HopTiming(audio_pb2.Hop.Name(hop.hop).removeprefix("HOP_").lower().replace("_", ".", 1),
+                      (hop.started_unix_nanos - hop.received_unix_nanos) / 1e6,
+                      (hop.finished_unix_nanos - hop.started_unix_nanos) / 1e6, hop.batch_size,
+                      hop.received_unix_nanos, hop.finished_unix_nanos) for hop in speech.context.hops]
+    return Speech(speech.context.sequence, speech.pcm, speech.text, speech.text_token, speech.codes,
+                  speech.frames_skipped + skipped_before, speech.context.capture_unix_nanos, hops)
+
+
+def mesh_error(error: grpc.aio.AioRpcError) -> MeshError:
+    """A failed call, with the mesh's own reason if it gave one."""
+    trailers = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    retry_after_ms = trailers.get("moshimesh-retry-after-ms")
+    return MeshError(error.code(), trailers.get("moshimesh-reason", ""), error.details() or "",
+                     float(retry_after_ms) / 1000 if retry_after_ms else None)

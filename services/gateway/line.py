@@ -1,0 +1,118 @@
+"""The line: callers who wait because every slot of the mesh is taken, first come first served over all gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from moshimesh.gateway.v1 import conversation_pb2
+
+from services.gateway.store import Request, Store, StoreAway
+from services.mesh.errors import LineFull
+
+POLL_S = 0.5
+GONE_S = 3.0  # a place whose gateway has not asked for this long is free: the gateway is lost, or cut off from Redis
+TURNS_KEPT = 16  # the last ones who got their turn: how fast the line moves
+_KEYS = tuple(f"moshimesh:{{line}}:{part}" for part in ("waiting", "seen", "tickets", "turns"))
+
+# waiting: call -> ticket; seen: call -> when it is gone (ms). Returns the callers before this one, how many got their
+# turn of late and since when (ms); only -1 when the line is full. The clock is Redis's own, one for all gateways.
+_WAIT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, call in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)) do
+  redis.call('ZREM', KEYS[1], call)
+  redis.call('ZREM', KEYS[2], call)
+end
+if ARGV[1] == '' then return {redis.call('ZCARD', KEYS[1]), 0, 0} end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  if ARGV[2] == '0' and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return {-1, 0, 0} end
+  local ticket = redis.call('INCR', KEYS[3])
+  if ARGV[2] == '1' then ticket = ticket - 1e15 end
+  redis.call('ZADD', KEYS[1], ticket, ARGV[1])
+end
+redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
+local oldest = redis.call('LINDEX', KEYS[4], -1)
+return {redis.call('ZRANK', KEYS[1], ARGV[1]), redis.call('LLEN', KEYS[4]), oldest and now - oldest or 0}
+"""
+
+_LEAVE = """
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+if ARGV[2] == '1' then
+  local time = redis.call('TIME')
+  redis.call('LPUSH', KEYS[4], time[1] * 1000 + math.floor(time[2] / 1000))
+  redis.call('LTRIM', KEYS[4], 0, ARGV[3] - 1)
+  redis.call('EXPIRE', KEYS[4], 600)
+end
+"""
+
+
+class Place:
+    """One caller's place."""
+
+    def __init__(self, line: Line, call_id: str, ahead: bool) -> None:
+        self.served = False  # it got a slot, and did not just give up
+        self._line, self._call_id, self._ahead = line, call_id, ahead
+        self._told = -1
+
+    async def turns(self, free: Callable[[], int]) -> AsyncIterator[conversation_pb2.Queued]:
+        """The place whenever it changes; ends when there are slots for all before this caller and for itself, by
+        `free`. A caller whom another one has beaten to the slot calls it again. Raises LineFull.
+        """
+        again = self._told >= 0
+        while True:
+            if again:
+                await asyncio.sleep(POLL_S)
+            again = True
+            before, wait_ms = await self._line.wait(self._call_id, self._ahead)
+            if before != self._told:
+                self._told = before
+                yield conversation_pb2.Queued(position=before + 1, estimated_wait_ms=wait_ms)
+            if free() > before:
+                return
+
+
+class Line:
+    """All who wait. While Redis is away each gateway has a line of its own."""
+
+    def __init__(self, store: Store, most_waiting: int) -> None:
+        self._store, self._most_waiting = store, most_waiting
+        self._here: list[str] = []  # those of this gateway, in order
+
+    async def anybody_waits(self) -> bool:
+        """Whether a new caller would push in."""
+        try:
+            (waiting, *_) = await self._store.run(Request(_WAIT, _KEYS, ("", 0, 0, 0)))
+        except StoreAway:
+            return bool(self._here)
+        return bool(waiting)
+
+    @contextlib.asynccontextmanager
+    async def join(self, call_id: str, ahead: bool) -> AsyncIterator[Place]:
+        """Wait in line until the block ends. `ahead`: before all who are new, as somebody whose call was cut off."""
+        place = Place(self, call_id, ahead)
+        if ahead:
+            self._here.insert(0, call_id)
+        else:
+            self._here.append(call_id)
+        try:
+            yield place
+        finally:
+            self._here.remove(call_id)
+            self._store.post(Request(_LEAVE, _KEYS, (call_id, int(place.served), TURNS_KEPT)))
+
+    async def wait(self, call_id: str, ahead: bool) -> tuple[int, int]:
+        """Callers before this one, and how long that may take (ms; 0: not known). Raises LineFull."""
+        try:
+            before, turns, span_ms = await self._store.run(Request(_WAIT, _KEYS, (
+                call_id, int(ahead), self._most_waiting, round(GONE_S * 1000))))
+        except StoreAway:
+            before, turns, span_ms = self._here.index(call_id), 0, 0
+            if before >= self._most_waiting and not ahead:
+                before = -1
+        if before < 0:
+            raise LineFull(f"every slot of the mesh is taken, and {self._most_waiting} callers wait already; try again "
+                           "later", waiting=self._most_waiting)
+        return before, round((before + 1) * span_ms / turns) if turns else 0

@@ -1,0 +1,234 @@
+"""The replicas of a service: who they are, how much room they have, and which one gets the next session.
+
+A long stream can't be balanced once it is open, so the choice is made when a session opens or moves: the better of two
+replicas drawn at random, by free slots (the power of two choices). Choosing the best of all would send everybody who
+arrives within one poll to the same replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+
+from services.gateway.tunnel import Method, Tunnel
+from services.mesh.errors import MeshError, ModelMismatch, NoFreeSlot, PeerLost, from_rpc_error
+from services.mesh.serving import CHANNEL_OPTIONS
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0  # how stale the number of free slots may be; a full replica says so itself
+POLL_ANSWER_S = 1.0  # a replica that takes longer gets nobody new until it answers again
+FIRST_POLL_S = 0.2
+
+ENCODE = Method("/moshimesh.codec.v1.CodecService/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
+STEP = Method("/moshimesh.lm.v1.LmService/Step", lm_pb2.StepRequest, lm_pb2.StepResponse)
+DECODE = Method("/moshimesh.codec.v1.CodecService/Decode", codec_pb2.DecodeRequest, codec_pb2.DecodeResponse)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a replica says about itself; slots by the method whose calls take them."""
+
+    model_id: str
+    draining: bool
+    total: dict[str, int]
+    free: dict[str, int]
+    info: codec_pb2.GetInfoResponse | lm_pb2.GetInfoResponse
+
+
+async def codec_facts(channel: grpc.aio.Channel) -> Facts:
+    """Ask a codec replica. Raises AioRpcError."""
+    info = await codec_pb2_grpc.CodecServiceStub(channel).GetInfo(codec_pb2.GetInfoRequest(), timeout=POLL_ANSWER_S,
+                                                                 wait_for_ready=True)
+    return Facts(info.model_id, info.draining,
+                 {ENCODE.name: info.encode_slots_total, DECODE.name: info.decode_slots_total},
+                 {ENCODE.name: info.encode_slots_free, DECODE.name: info.decode_slots_free}, info)
+
+
+async def lm_facts(channel: grpc.aio.Channel) -> Facts:
+    """Ask a language model replica. Raises AioRpcError."""
+    info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest(), timeout=POLL_ANSWER_S,
+                                                           wait_for_ready=True)
+    return Facts(info.model_id, info.draining, {STEP.name: info.slots_total}, {STEP.name: info.slots_free},
+                 info)
+
+
+@dataclass(eq=False)
+class Replica:
+    """One process of a service, and the tunnel to it."""
+
+    role: str
+    address: str
+    channel: grpc.aio.Channel
+    facts: Facts | None = None  # None: it does not answer
+    problem: str = "not asked yet"
+    tunnel: Tunnel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tunnel = Tunnel(self.role, self.channel)
+
+    def free(self, method: str, model_id: str) -> int:
+        """Slots that a session of this model could take here."""
+        facts = self.facts
+        if facts is None or facts.draining or facts.model_id != model_id:
+            return 0
+        return facts.free[method]
+
+
+class Replicas:
+    """All replicas of one service, asked every second how they are."""
+
+    def __init__(self, role: str, targets: str, ask: Callable[[grpc.aio.Channel], Awaitable[Facts]],
+                 failover_s: float = 15.0) -> None:
+        """`targets`: host:port of each, separated by commas; a name with several addresses stands for all of them, as
+        a headless service of Kubernetes does. A session whose replica was lost looks for another one for `failover_s`.
+        """
+        self.role = role
+        self.failover_s = failover_s
+        self._targets = [target.strip() for target in targets.split(",") if target.strip()]
+        self._ask = ask
+        self._replicas: dict[str, Replica] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def connect(self, deadline: float) -> None:
+        """Wait until one replica answers. Raises PeerLost at the deadline (time.monotonic), or for a wrong service."""
+        while not self.answering:
+            await self.refresh()
+            if wrong := [replica for replica in self._replicas.values() if replica.problem == "UNIMPLEMENTED"]:
+                raise PeerLost(f"what listens at {wrong[0].address} is not the {self.role} service; correct "
+                               f"--{self.role}")
+            if time.monotonic() > deadline:
+                problems = ", ".join(f"{replica.address}: {replica.problem}" for replica in self._replicas.values())
+                raise PeerLost(f"no {self.role} service at {', '.join(self._targets)} ({problems or 'unknown host'}); "
+                               f"start it, or name another one with --{self.role}")
+            await asyncio.sleep(FIRST_POLL_S)
+        self._poller = asyncio.create_task(self._poll_forever())
+
+    async def close(self) -> None:
+        """Leave all of them."""
+        if self._poller is not None:
+            self._poller.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._poller
+        for replica in self._replicas.values():
+            await replica.channel.close()
+
+    @property
+    def answering(self) -> list[Replica]:
+        """Those that answered the last time they were asked."""
+        return [replica for replica in self._replicas.values() if replica.facts is not None]
+
+    def info(self, model_id: str) -> Any:
+        """The GetInfo response of a replica that serves this model. Raises PeerLost when none answers."""
+        for replica in self.answering:
+            if replica.facts is not None and replica.facts.model_id == model_id:
+                return replica.facts.info
+        raise PeerLost(f"no {self.role} replica answers", peer=self.role)
+
+    def total(self, method: str, model_id: str) -> int:
+        """Slots for a method's calls in all."""
+        return sum(replica.facts.total[method] for replica in self.answering
+                   if replica.facts is not None and replica.facts.model_id == model_id)
+
+    def free(self, method: str, model_id: str) -> int:
+        """Free slots for a method's calls, as of the last poll."""
+        return sum(replica.free(method, model_id) for replica in self.answering)
+
+    async def pick(self, method: str, model_id: str, passed_over: Collection[Replica] = ()) -> Replica:
+        """A replica with a free slot that is not passed over.
+
+        Raises:
+            NoFreeSlot: those that answer are full.
+            PeerLost: none answers.
+        """
+        for refreshed in (False, True):
+            candidates = [replica for replica in self.answering
+                          if replica not in passed_over and replica.free(method, model_id)]
+            if candidates:
+                chosen = max(random.sample(candidates, min(2, len(candidates))),
+                             key=lambda replica: replica.free(method, model_id))
+                assert chosen.facts is not None
+                chosen.facts.free[method] -= 1  # until the next poll knows better
+                return chosen
+            if not refreshed:  # a slot may have come back since the last poll
+                await self.refresh()
+        if any(replica.facts is not None and not replica.facts.draining for replica in self.answering):
+            total = self.total(method, model_id)
+            raise NoFreeSlot(f"all {total} slots of the {self.role} service are taken; try again later", slots=total)
+        raise PeerLost(f"no {self.role} replica answers", peer=self.role)
+
+    async def refresh(self) -> None:
+        """Ask all of them now."""
+        await self._resolve()
+        await asyncio.gather(*(self._refresh(replica) for replica in list(self._replicas.values())))
+
+    async def _poll_forever(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self.refresh()
+            except Exception:
+                log.exception("asking the %s replicas failed", self.role)
+
+    async def _refresh(self, replica: Replica) -> None:
+        try:
+            replica.facts = await self._ask(replica.channel)
+        except grpc.aio.AioRpcError as error:
+            if replica.facts is not None:
+                log.warning("the %s replica at %s does not answer: %s", self.role, replica.address,
+                            from_rpc_error(error, self.role).message)
+            replica.facts, replica.problem = None, error.code().name
+
+    async def _resolve(self) -> None:
+        found: set[str] = set()
+        for target in self._targets:
+            host, _, port = target.rpartition(":")
+            with contextlib.suppress(OSError):  # a name that can't be resolved now keeps the replicas it had
+                infos = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=1)
+                # localhost has two addresses of one process
+                addresses = [info[4][0] for info in infos if host != "localhost" or info[0].name == "AF_INET"]
+                found |= {f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
+                          for address in addresses}
+        for address in found - self._replicas.keys():
+            self._replicas[address] = Replica(self.role, address,
+                                              grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
+        for address in self._replicas.keys() - found:
+            if self._replicas[address].facts is None:  # neither known by name nor answering: it is gone
+                await self._replicas.pop(address).channel.close()
+
+
+def common_model(pools: Sequence[Replicas]) -> str:
+    """The model that all services have in common; the one with the most free slots if there are several.
+
+    Raises:
+        PeerLost: a service has no replica that answers.
+        ModelMismatch: they serve different checkpoints.
+    """
+    served: list[set[str]] = []
+    for pool in pools:
+        served.append({replica.facts.model_id for replica in pool.answering if replica.facts is not None})
+        if not served[-1]:
+            raise PeerLost(f"no {pool.role} replica answers", peer=pool.role)
+    common = set.intersection(*served)
+    if not common:
+        sides = " but ".join(f"{pool.role} serves {' and '.join(sorted(models))}"
+                             for pool, models in zip(pools, served, strict=True))
+        raise ModelMismatch(f"{sides}; start both with one checkpoint")
+    return max(sorted(common), key=lambda model: pools[-1].free(STEP.name, model))
+
+
+def movable(error: MeshError) -> bool:
+    """Whether a session that met this error can go on at another replica."""
+    return error.code == grpc.StatusCode.UNAVAILABLE or error.reason in ("NO_FREE_SLOT", "ENGINE_FAILED")
+
+

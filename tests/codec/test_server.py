@@ -1,0 +1,305 @@
+"""Sessions that move between two replicas of the codec, over real gRPC, and what a row remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
+
+from services.codec.engine import DecodeEngine, EncodeEngine, build_engines
+from services.codec.server import DESCRIPTOR, CodecServer
+from services.gateway.history import History
+from services.gateway.memory import DecoderMemory, EncoderMemory
+from services.gateway.tunnel import Method, Tunnel
+from services.mesh.checkpoint import load_mimi, resolve
+from services.mesh.errors import REASON_KEY, MeshError
+from services.mesh.telemetry import FrameTracer
+
+Pcm = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
+SLOTS, SAMPLES, FRAMES, AFTER = 3, 1920, 149, 100
+ENCODE = Method(f"/{DESCRIPTOR.full_name}/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
+DECODE = Method(f"/{DESCRIPTOR.full_name}/Decode", codec_pb2.DecodeRequest, codec_pb2.DecodeResponse)
+
+
+class Replica:
+    """A server with its stub and tunnel."""
+
+    def __init__(self, engines: tuple[EncodeEngine, DecodeEngine]) -> None:
+        self.service = CodecServer(*engines, "talker", FrameTracer(), 5.0)
+
+    async def __aenter__(self) -> Replica:
+        self._server = grpc.aio.server()
+        self.service.register(self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.stub = codec_pb2_grpc.CodecServiceStub(self._channel)
+        self.tunnel = Tunnel("codec", self._channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+        await self._server.stop(0)
+        await self.service.close()
+
+    async def info(self) -> codec_pb2.GetInfoResponse:
+        return await self.stub.GetInfo(codec_pb2.GetInfoRequest())
+
+    async def all_free(self) -> bool:
+        for _ in range(100):
+            info = await self.info()
+            if info.encode_slots_free == info.decode_slots_free == SLOTS:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+
+class Session:
+    """One call, direct or through the tunnel, in the direction that its first message has."""
+
+    def __init__(self, replica: Replica, opening: Any, tunnelled: bool = False) -> None:
+        encodes = isinstance(opening, codec_pb2.EncodeRequest)
+        self._tunnelled, self._opening = tunnelled, opening
+        if tunnelled:
+            self.call: Any = replica.tunnel.call(ENCODE if encodes else DECODE)
+        else:
+            self.call = replica.stub.Encode() if encodes else replica.stub.Decode()
+        self._responses = aiter(self.call)
+
+    async def open(self) -> Any:
+        await self._send(self._opening)
+        return (await anext(self._responses)).ready
+
+    async def step(self, request: Any) -> Any:
+        await self._send(request)
+        return (await anext(self._responses)).frame
+
+    async def steps(self, requests: Iterable[Any]) -> list[Any]:
+        return [await self.step(request) for request in requests]
+
+    async def _send(self, request: Any) -> None:
+        if self._tunnelled:
+            self.call.send(request)
+        else:
+            await self.call.write(request)
+
+
+def encode_config(**config: Any) -> codec_pb2.EncodeRequest:
+    return codec_pb2.EncodeRequest(config=codec_pb2.EncodeConfig(session_id="session", **config))
+
+
+def decode_config(**config: Any) -> codec_pb2.DecodeRequest:
+    return codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(session_id="session", **config))
+
+
+def pcm_requests(pcm: Pcm) -> list[codec_pb2.EncodeRequest]:
+    return [codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(pcm=frame.tobytes())) for frame in pcm]
+
+
+def codes_requests(codes: Codes) -> list[codec_pb2.DecodeRequest]:
+    return [codec_pb2.DecodeRequest(frame=audio_pb2.CodeFrame(codes=frame)) for frame in codes.tolist()]
+
+
+def codes_of(frames: list[audio_pb2.CodeFrame]) -> Codes:
+    return np.array([frame.codes for frame in frames])
+
+
+def pcm_of(frames: list[audio_pb2.PcmFrame]) -> Pcm:
+    return np.array([np.frombuffer(frame.pcm, "<f4") for frame in frames])
+
+
+@pytest.fixture(scope="module")
+def engines(checkpoint: str) -> tuple[EncodeEngine, DecodeEngine]:
+    torch.set_num_threads(1)
+    return build_engines(load_mimi(resolve(checkpoint)), SLOTS)
+
+
+@pytest.fixture(scope="module")
+async def replicas(checkpoint: str, engines: tuple[EncodeEngine, DecodeEngine]
+                   ) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with Replica(engines) as one, Replica(build_engines(load_mimi(resolve(checkpoint)), SLOTS)) as two:
+        yield one, two
+
+
+@pytest.fixture(scope="module")
+def frames(speech: Pcm) -> Pcm:
+    return speech[:FRAMES * SAMPLES].reshape(FRAMES, SAMPLES)
+
+
+@pytest.fixture(scope="module")
+async def encoded(replicas: tuple[Replica, Replica], frames: Pcm) -> Codes:
+    """The codes of a session that never moved, cleared behind its first frame."""
+    session = Session(replicas[0], encode_config(reset_after_first_frame=True))
+    await session.open()
+    codes = codes_of(await session.steps(pcm_requests(frames)))
+    session.call.cancel()
+    return codes
+
+
+@pytest.fixture(scope="module")
+async def decoded(replicas: tuple[Replica, Replica], encoded: Codes) -> Pcm:
+    """The audio of a session that never moved."""
+    session = Session(replicas[0], decode_config())
+    await session.open()
+    pcm = pcm_of(await session.steps(codes_requests(encoded)))
+    session.call.cancel()
+    return pcm
+
+
+def test_a_row_remembers_as_far_as_its_convolutions_and_attention_reach(
+        engines: tuple[EncodeEngine, DecodeEngine], frames: Pcm) -> None:
+    """All later answers are those of a row that has heard everything; a few frames less, and they are not."""
+    encoder, decoder = engines
+    # 2 layers that look back 23 of their 2 steps a frame; 2.7 and 4.7 frames of convolutions.
+    assert (encoder.facts.priming_frames, decoder.facts.priming_frames) == (26, 28)
+    cut = FRAMES - AFTER
+    encoder.open(0)
+    decoder.open(0)
+    codes = np.concatenate([encoder.step([0], frame[None]) for frame in frames])
+    pcm = np.concatenate([decoder.step([0], frame[None]) for frame in codes])
+
+    def primed(engine: EncodeEngine | DecodeEngine, inputs: Any, frames: int) -> Any:
+        engine.open(1)
+        return np.concatenate([engine.step([1], frame[None]) for frame in inputs[cut - frames:]])[frames:]
+
+    assert np.array_equal(primed(encoder, frames, 26), codes[cut:])
+    np.testing.assert_allclose(primed(decoder, codes, 28), pcm[cut:], atol=1e-6)
+    assert np.mean(primed(encoder, frames, 6) == codes[cut:]) < 0.99
+    assert np.abs(primed(decoder, codes, 6) - pcm[cut:]).max() > 1e-5
+
+
+async def test_the_services_say_how_much_is_worth_bringing(replicas: tuple[Replica, Replica]) -> None:
+    one, _ = replicas
+    encoding, decoding = Session(one, encode_config()), Session(one, decode_config())
+    assert (await encoding.open()).priming_frames == 28
+    assert (await decoding.open()).priming_frames == 28
+    assert (await one.info()).priming_frames == 28
+    encoding.call.cancel()
+    decoding.call.cancel()
+    assert await one.all_free()
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+@pytest.mark.parametrize("before", [0, 1, 2, 10, 49])
+async def test_an_encoding_session_goes_on_at_another_replica(
+        replicas: tuple[Replica, Replica], frames: Pcm, encoded: Codes, before: int, tunnelled: bool) -> None:
+    one, two = replicas
+    memory, requests = EncoderMemory("session", 0), pcm_requests(frames)
+    session = Session(one, memory.opening(), tunnelled)
+    memory.opened(await session.open())
+    for request in requests[:before]:
+        memory.answered(request, await session.step(request))
+    session.call.cancel()
+
+    neighbour = Session(two, encode_config(reset_after_first_frame=True))
+    await neighbour.open()
+    stepping = asyncio.create_task(neighbour.steps(requests[:60]))
+    moved = Session(two, memory.opening(), tunnelled)
+    await moved.open()
+    assert np.array_equal(codes_of(await moved.steps(requests[before:before + AFTER])), encoded[before:before + AFTER])
+    assert np.array_equal(codes_of(await stepping), encoded[:60])
+    moved.call.cancel()
+    neighbour.call.cancel()
+    assert await one.all_free()
+    assert await two.all_free()
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+@pytest.mark.parametrize("before", [0, 1, 2, 10, 49])
+async def test_a_decoding_session_goes_on_at_another_replica(
+        replicas: tuple[Replica, Replica], encoded: Codes, decoded: Pcm, before: int, tunnelled: bool) -> None:
+    _, two = replicas
+    history = History(8, 8, 0, 250)
+    for sequence, codes in enumerate(encoded[:before].tolist()):
+        history.append(sequence, codes, [0, *codes])
+    requests = codes_requests(encoded)
+    neighbour = Session(two, decode_config())
+    await neighbour.open()
+    stepping = asyncio.create_task(neighbour.steps(requests[:60]))
+    moved = Session(two, DecoderMemory("session", history, 28).opening(), tunnelled)
+    await moved.open()
+    np.testing.assert_allclose(pcm_of(await moved.steps(requests[before:before + AFTER])),
+                               decoded[before:before + AFTER], atol=1e-6)
+    np.testing.assert_allclose(pcm_of(await stepping), decoded[:60], atol=1e-6)
+    moved.call.cancel()
+    neighbour.call.cancel()
+    assert await two.all_free()
+
+
+async def test_a_session_with_a_past_is_not_cleared_behind_the_next_frame(
+        replicas: tuple[Replica, Replica], frames: Pcm, encoded: Codes) -> None:
+    _, two = replicas
+    session = Session(two, encode_config(reset_after_first_frame=True, priming_pcm=frames[1:29].tobytes()))
+    await session.open()
+    assert np.array_equal(codes_of(await session.steps(pcm_requests(frames[29:40]))), encoded[29:40])
+    session.call.cancel()
+    assert await two.all_free()
+
+
+FRAME = bytes(4 * SAMPLES)
+
+
+@pytest.mark.parametrize(("opening", "reason"), [
+    (encode_config(priming_pcm=FRAME[4:]), "BAD_PCM"),
+    (encode_config(priming_pcm=FRAME + bytes(4)), "BAD_PCM"),
+    (encode_config(priming_pcm=FRAME * 29), "BAD_PCM"),
+    (encode_config(priming_pcm=FRAME + np.full(SAMPLES, np.nan, "<f4").tobytes()), "BAD_PCM"),
+    (encode_config(priming_pcm=np.full(SAMPLES, 101, "<f4").tobytes()), "BAD_PCM"),
+    (decode_config(priming_codes=[1] * 7), "BAD_CODES"),
+    (decode_config(priming_codes=[1] * 9), "BAD_CODES"),
+    (decode_config(priming_codes=[1] * 8 * 29), "BAD_CODES"),
+    (decode_config(priming_codes=[1] * 15 + [1024]), "BAD_CODES"),
+    (decode_config(priming_codes=[2**32 - 1] * 8), "BAD_CODES"),
+], ids=["part", "part more", "many", "nan", "loud", "codes missing", "codes more", "many codes", "code", "huge"])
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+async def test_a_bad_past_is_refused(replicas: tuple[Replica, Replica], opening: Any, reason: str,
+                                     tunnelled: bool) -> None:
+    _, two = replicas
+    with pytest.raises((grpc.aio.AioRpcError, MeshError)) as caught:
+        await Session(two, opening, tunnelled).open()
+    if isinstance(caught.value, grpc.aio.AioRpcError):
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert (REASON_KEY, reason) in tuple(caught.value.trailing_metadata())
+    else:
+        assert caught.value.reason == reason
+        assert caught.value.metadata["field"].startswith("config.priming_")
+    assert await two.all_free()
+
+
+async def test_a_row_whose_tenant_left_while_its_past_was_stepped_starts_from_nothing(
+        replicas: tuple[Replica, Replica], frames: Pcm, encoded: Codes) -> None:
+    _, two = replicas
+    for _ in range(5):
+        leaving = Session(two, encode_config(priming_pcm=frames[:28].tobytes()), tunnelled=True)
+        opening = asyncio.create_task(leaving.open())
+        await asyncio.sleep(0.02)
+        leaving.call.cancel()
+        opening.cancel()
+        fresh = Session(two, encode_config(reset_after_first_frame=True), tunnelled=True)
+        await fresh.open()
+        assert np.array_equal(codes_of(await fresh.steps(pcm_requests(frames[:10]))), encoded[:10])
+        fresh.call.cancel()
+    assert await two.all_free()
+
+
+async def test_a_draining_replica_says_so_and_its_sessions_go_on(
+        checkpoint: str, frames: Pcm, encoded: Codes) -> None:
+    async with Replica(build_engines(load_mimi(resolve(checkpoint)), SLOTS)) as replica:
+        session = Session(replica, encode_config(reset_after_first_frame=True))
+        await session.open()
+        assert not (await replica.info()).draining
+        replica.service.drain()
+        info = await replica.info()
+        assert (info.draining, info.encode_slots_free, info.decode_slots_free) == (True, 0, 0)
+        assert np.array_equal(codes_of(await session.steps(pcm_requests(frames[:5]))), encoded[:5])
+        with pytest.raises(grpc.aio.AioRpcError, match="stopping"):
+            await Session(replica, decode_config()).open()

@@ -1,0 +1,99 @@
+"""A language model that is a checksum: each answer depends on every code that its session has heard, in order.
+
+Served through real gRPC on real ports, so that stages move between real replicas in milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+
+from services.mesh.errors import Draining, NoFreeSlot
+from services.mesh.serving import read_config_message, read_payloads, stream
+from services.mesh.tunnel import TunnelServer
+
+USER, OWN, DELAY, CONTEXT = 2, 2, 1, 1000
+
+
+class Checksum:
+    """The model's state."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._state = 17
+
+    def step(self, codes: list[int]) -> list[int] | None:
+        for code in codes:
+            self._state = (self._state * 31 + code) % 65_521
+        self.steps += 1
+        return None if self.steps <= DELAY else [self._state % 500, self._state % 64, self._state // 64 % 64]
+
+
+class FakeLm(lm_pb2_grpc.LmServiceServicer):
+    """One replica."""
+
+    stall_s = 5.0
+
+    def __init__(self, slots: int = 8) -> None:
+        self.slots, self.held = slots, 0
+        self.opened: list[int] = []  # the steps of history that each session brought
+        self.draining = False
+        self.answering = asyncio.Event()  # cleared: it hangs with its connections alive
+        self.answering.set()
+        self._tunnel = TunnelServer(self, lm_pb2.DESCRIPTOR.services_by_name["LmService"])
+
+    async def start(self, port: int = 0) -> str:
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        lm_pb2_grpc.add_LmServiceServicer_to_server(self, self._server)
+        self._tunnel.register(self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        await self._server.start()
+        return f"127.0.0.1:{self.port}"
+
+    async def kill(self) -> None:
+        await self._server.stop(0)
+
+    def drain(self) -> None:
+        self.draining = True
+        self._tunnel.drain()
+
+    async def GetInfo(self, request: lm_pb2.GetInfoRequest, context: Any) -> lm_pb2.GetInfoResponse:
+        await self.answering.wait()
+        return lm_pb2.GetInfoResponse(model_id="checksum", slots_total=self.slots, slots_free=self.slots - self.held,
+                                      draining=self.draining)
+
+    @stream
+    async def Step(self, requests: AsyncIterator[lm_pb2.StepRequest], context: Any
+                   ) -> AsyncIterator[lm_pb2.StepResponse]:
+        config = await read_config_message(requests)
+        if self.draining:
+            raise Draining("this replica is stopping")
+        if self.held == self.slots:
+            raise NoFreeSlot("full")
+        self.held += 1
+        try:
+            model, frames = Checksum(), 0
+            codes = list(config.history.user_codes)
+            for begin in range(0, len(codes), USER):
+                model.step(codes[begin:begin + USER])
+            self.opened.append(model.steps)
+            yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
+                model_id="checksum", user_codebooks=USER, own_codebooks=OWN, cardinality=64, delay_frames=DELAY,
+                sampling=config.sampling, context_frames=CONTEXT))
+            async for frame in read_payloads(requests, "frame"):
+                await self.answering.wait()
+                tokens = model.step(list(frame.codes))
+                frames += 1
+                step = lm_pb2.StepFrame(frame=audio_pb2.CodeFrame(context=frame.context))
+                if tokens is not None:
+                    step.text_token = tokens[0]
+                    step.frame.codes.extend(tokens[1:])
+                yield lm_pb2.StepResponse(step=step)
+            yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))
+        finally:
+            self.held -= 1

@@ -1,0 +1,203 @@
+"""A session that moves between replicas gives the answers it would have given at one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.lm.v1 import lm_pb2
+
+from services.gateway import stage as stage_module
+from services.gateway.history import History
+from services.gateway.memory import LmMemory
+from services.gateway.replicas import STEP, Replica, Replicas, common_model, lm_facts
+from services.gateway.stage import Change, Stage
+from services.mesh.errors import MeshError, ModelMismatch, PeerLost
+from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
+
+FRAMES = 60
+CODES = [[n % 64, n * 7 % 64] for n in range(FRAMES)]
+
+Act = Callable[["Two", FakeLm, FakeLm], Awaitable[None]]
+
+
+class Two:
+    """Two replicas, and a session that is stepped through all of CODES."""
+
+    async def __aenter__(self) -> Two:
+        self.lms = [FakeLm(), FakeLm()]
+        addresses = [await lm.start() for lm in self.lms]
+        self.pool = Replicas("lm", ",".join(addresses), lm_facts)
+        await self.pool.connect(time.monotonic() + 5)
+        self.changes: list[Change] = []
+        self.answers: list[list[int] | None] = []
+        self.gaps: list[float] = []
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pool.close()
+        for lm in self.lms:
+            lm.answering.set()
+            await lm.kill()
+
+    def new_stage(self) -> Stage[lm_pb2.StepRequest, lm_pb2.StepResponse]:
+        memory = LmMemory("a session", lm_pb2.Sampling(seed=1), None, lambda ready: History(
+            ready.user_codebooks, ready.own_codebooks, ready.delay_frames, ready.context_frames))
+        return Stage(self.pool, STEP, "checksum", memory, self.changes.append)
+
+    async def talk(self, act: Act | None = None, act_at: int = 20, pace_s: float = 0.002) -> None:
+        """Step the session through all codes; `act` happens when some have been answered."""
+        stage = self.new_stage()
+        in_flight = asyncio.Semaphore(4)  # as ingest does it
+
+        async def requests() -> AsyncIterator[lm_pb2.StepRequest]:
+            for number, codes in enumerate(CODES):
+                await asyncio.sleep(pace_s)
+                await in_flight.acquire()
+                yield lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(
+                    context=audio_pb2.FrameContext(sequence=number), codes=codes))
+
+        try:
+            await stage.open()
+            here, there = sorted((*self.lms, self.lms[0])[:2], key=lambda lm: lm.held, reverse=True)
+            last = time.monotonic()
+            async for step in stage.feed(requests()):
+                self.gaps.append(time.monotonic() - last)
+                last = time.monotonic()
+                in_flight.release()
+                self.answers.append([step.text_token, *step.frame.codes] if step.HasField("text_token") else None)
+                if act is not None and len(self.answers) == act_at:
+                    await act(self, here, there)
+        finally:
+            stage.close()
+
+
+def expected() -> list[list[int] | None]:
+    model = Checksum()
+    return [model.step(codes) for codes in CODES]
+
+
+async def killed(two: Two, here: FakeLm, there: FakeLm) -> None:
+    await here.kill()
+
+
+async def frozen(two: Two, here: FakeLm, there: FakeLm) -> None:
+    here.answering.clear()
+
+
+async def drained(two: Two, here: FakeLm, there: FakeLm) -> None:
+    here.drain()
+
+
+@pytest.mark.parametrize(("act", "changes"), [
+    (None, []), (killed, [Change.LOST, Change.FAILED_OVER]), (frozen, [Change.LOST, Change.FAILED_OVER]),
+    (drained, [Change.DRAINED])])
+@pytest.mark.parametrize("act_at", [DELAY, 20, FRAMES - 1])
+async def test_the_answers_are_those_of_one_replica(act: Act | None, changes: list[Change], act_at: int,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_module, "ANSWER_S", 0.2)
+    async with Two() as two:
+        await asyncio.wait_for(two.talk(act, act_at), 20)
+        assert two.answers == expected()
+        if act_at == 20:
+            assert two.changes == changes
+            assert max(two.gaps) < 1.5
+            assert any(there >= 16 for lm in two.lms for there in lm.opened) or act is None
+        await asyncio.sleep(0.1)
+        assert [lm.held for lm in two.lms if lm.answering.is_set()] in ([0, 0], [0])
+
+
+async def test_a_drain_leaves_no_gap() -> None:
+    async with Two() as two:
+        await two.talk(drained, pace_s=0.02)
+        assert two.answers == expected()
+        assert max(two.gaps) < 0.15
+
+
+async def test_a_replica_that_comes_back() -> None:
+    """With nowhere else to go, a session waits for its replica to be started again."""
+    async with Two() as two:
+        await two.lms.pop().kill()
+
+        async def restarted(two: Two, here: FakeLm, there: FakeLm) -> None:
+            await here.kill()
+            asyncio.get_running_loop().call_later(0.5, lambda: asyncio.ensure_future(again(here.port)))
+
+        async def again(port: int) -> None:
+            two.lms.append(FakeLm())
+            await two.lms[-1].start(port)
+
+        await asyncio.wait_for(two.talk(restarted), 20)
+        assert two.answers == expected()
+
+
+async def test_no_replica_left() -> None:
+    async with Two() as two:
+        two.pool.failover_s = 0.5
+        async def all_killed(two: Two, here: FakeLm, there: FakeLm) -> None:
+            await here.kill()
+            await there.kill()
+
+        with pytest.raises(MeshError) as caught:
+            await asyncio.wait_for(two.talk(all_killed), 10)
+        assert caught.value.reason == "PEER_LOST"
+        assert two.answers == expected()[:len(two.answers)]
+
+
+async def test_full_replicas_are_passed_over_and_a_full_service_says_so() -> None:
+    async with Two() as two:
+        two.lms[0].slots = two.lms[1].slots = 1
+        await two.pool.refresh()
+        stages = [two.new_stage(), two.new_stage()]
+        for one in stages:
+            await one.open()
+        assert [lm.held for lm in two.lms] == [1, 1]
+        with pytest.raises(MeshError, match="all 2 slots") as caught:
+            await two.new_stage().open()
+        assert caught.value.reason == "NO_FREE_SLOT"
+        stages[0].close()
+        await asyncio.sleep(0.1)
+        last = two.new_stage()
+        await last.open()  # although the last poll saw no free slot
+        for one in (*stages, last):
+            one.close()
+
+
+async def test_placement_by_free_slots() -> None:
+    """Of two drawn at random the one with more room: with two replicas they fill evenly."""
+    async with Two() as two:
+        stages = [two.new_stage() for _ in range(8)]
+        for one in stages:
+            await one.open()
+        assert [lm.held for lm in two.lms] == [4, 4]
+        for one in stages:
+            one.close()
+
+
+async def test_a_draining_replica_gets_nobody_new() -> None:
+    async with Two() as two:
+        two.lms[0].drain()
+        stages = [two.new_stage() for _ in range(4)]
+        for one in stages:
+            await one.open()
+        assert [lm.held for lm in two.lms] == [0, 4]
+        for one in stages:
+            one.close()
+
+
+async def test_common_model() -> None:
+    async with Two() as two:
+        assert common_model((two.pool, two.pool)) == "checksum"
+        other = Replicas("codec", "", lm_facts)
+        with pytest.raises(PeerLost):
+            common_model((other, two.pool))
+        replica = Replica("codec", "nowhere", two.pool.answering[0].channel)
+        facts = two.pool.answering[0].facts
+        assert facts is not None
+        replica.facts = type(facts)("another", False, {}, {}, facts.info)
+        other._replicas["nowhere"] = replica
+        with pytest.raises(ModelMismatch, match="another"):
+            common_model((other, two.pool))

@@ -1,0 +1,243 @@
+"""Sessions that move between two replicas of the language model, over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from moshi.models.lm import LMModel
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+
+from services.codec.engine import build_engines
+from services.gateway.history import History
+from services.gateway.tunnel import Method, Tunnel
+from services.lm.delays import UNGENERATED
+from services.lm.engine import LmEngine
+from services.lm.sampling import Sampling
+from services.lm.server import DESCRIPTOR, LmServer
+from services.mesh.checkpoint import load_lm, load_mimi, resolve
+from services.mesh.errors import REASON_KEY, MeshError
+from services.mesh.telemetry import FrameTracer
+from tests.lm.small_lm import Ints, random_codes, random_lm
+
+Pcm = npt.NDArray[np.float32]
+GREEDY = lm_pb2.Sampling(text_temperature=0, audio_temperature=0, seed=1)
+SAMPLED = lm_pb2.Sampling(text_temperature=0.7, audio_temperature=0.8, seed=7)
+SLOTS, CONTEXT, AFTER = 2, 100, 20
+STEP = Method(f"/{DESCRIPTOR.full_name}/Step", lm_pb2.StepRequest, lm_pb2.StepResponse)
+
+
+class Tokenizer:
+    def id_to_piece(self, token: int) -> str:
+        return str(token)
+
+
+class Replica:
+    """A server with its port, stub and tunnel."""
+
+    def __init__(self, engine: LmEngine) -> None:
+        self.service = LmServer(engine, Tokenizer(), Sampling(), "small", FrameTracer(), 5.0)
+
+    async def __aenter__(self) -> Replica:
+        self._server = grpc.aio.server()
+        self.service.register(self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.stub = lm_pb2_grpc.LmServiceStub(self._channel)
+        self.tunnel = Tunnel("lm", self._channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+        await self._server.stop(0)
+        await self.service.close()
+
+    async def info(self) -> lm_pb2.GetInfoResponse:
+        return await self.stub.GetInfo(lm_pb2.GetInfoRequest())
+
+    async def free(self, slots: int) -> bool:
+        for _ in range(100):
+            if (await self.info()).slots_free == slots:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+
+class Session:
+    """One call, direct or through the tunnel."""
+
+    def __init__(self, replica: Replica, sampling: lm_pb2.Sampling, history: lm_pb2.StepHistory | None = None,
+                 tunnelled: bool = False) -> None:
+        config = lm_pb2.StepConfig(session_id="session", sampling=sampling, history=history)
+        self.call: Any = replica.tunnel.call(STEP) if tunnelled else replica.stub.Step()
+        self._tunnelled = tunnelled
+        self._responses = aiter(self.call)
+        self._config = lm_pb2.StepRequest(config=config)
+
+    async def open(self) -> lm_pb2.StepReady:
+        await self._send(self._config)
+        return (await anext(self._responses)).ready
+
+    async def step(self, codes: Iterable[int]) -> list[int]:
+        await self._send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=codes)))
+        step = (await anext(self._responses)).step
+        return [step.text_token, *step.frame.codes] if step.HasField("text_token") else [UNGENERATED] * 9
+
+    async def steps(self, codes: Ints) -> Ints:
+        return np.array([await self.step(frame) for frame in codes.tolist()], np.int64).reshape(-1, 9)
+
+    async def _send(self, request: lm_pb2.StepRequest) -> None:
+        if self._tunnelled:
+            self.call.send(request)
+        else:
+            await self.call.write(request)
+
+
+@pytest.fixture(scope="module")
+def lm() -> LMModel:
+    return random_lm(num_layers=2, context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+async def replicas(lm: LMModel) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with Replica(LmEngine(lm, SLOTS)) as one, Replica(LmEngine(lm, SLOTS)) as two:
+        yield one, two
+
+
+def history_of(codes: Ints, tokens: Ints, context_frames: int = CONTEXT) -> lm_pb2.StepHistory:
+    """What the gateway makes of a session's past."""
+    history = History(8, 8, 1, context_frames)
+    for sequence, (heard, said) in enumerate(zip(codes.tolist(), tokens.tolist(), strict=True)):
+        history.append(sequence, heard, None if UNGENERATED in said else said)
+    return history.to_proto()
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("before", [0, 1, 2, 40, CONTEXT - AFTER])
+async def test_a_session_goes_on_at_another_replica_as_if_it_had_never_moved(
+        replicas: tuple[Replica, Replica], before: int, sampling: lm_pb2.Sampling, tunnelled: bool) -> None:
+    one, two = replicas
+    codes, other_codes = random_codes(before + AFTER, 1), random_codes(200, 2)
+    uncut = Session(one, sampling, tunnelled=tunnelled)
+    ready = await uncut.open()
+    assert (ready.context_frames, ready.delay_frames) == (CONTEXT, 1)
+    tokens = await uncut.steps(codes)
+    uncut.call.cancel()
+    undisturbed = Session(one, GREEDY)
+    await undisturbed.open()
+    expected = await undisturbed.steps(other_codes[:30])
+    undisturbed.call.cancel()
+
+    neighbour = Session(two, GREEDY)
+    await neighbour.open()
+    stepping = asyncio.create_task(neighbour.steps(other_codes[:30]))
+    moved = Session(two, ready.sampling, history_of(codes[:before], tokens[:before]), tunnelled)
+    assert await moved.open() == ready
+    assert np.array_equal(await moved.steps(codes[before:]), tokens[before:])
+    assert np.array_equal(await stepping, expected)
+    moved.call.cancel()
+    neighbour.call.cancel()
+    assert await one.free(SLOTS)
+    assert await two.free(SLOTS)
+
+
+async def test_a_session_longer_than_the_context_goes_on_nearly_the_same(checkpoint: str, speech: Pcm) -> None:
+    """A trained model, since a random one says something else at the slightest difference."""
+    info = resolve(checkpoint)
+    encoder, _ = build_engines(load_mimi(info), 1)
+    frames = speech[:len(speech) // 1920 * 1920].reshape(-1, 1920)
+    codes = np.concatenate([encoder.step([0], frame[None]) for frame in np.concatenate([frames] * 3)])
+    async with Replica(LmEngine(load_lm(info, dtype=torch.float32), SLOTS)) as replica:
+        uncut = Session(replica, GREEDY)
+        ready = await uncut.open()
+        tokens = await uncut.steps(codes)
+        before = len(codes) - 50
+        past = history_of(codes[:before], tokens[:before], ready.context_frames)
+        assert past.first_step == before - ready.context_frames - ready.delay_frames > 0
+        moved = Session(replica, GREEDY, past)
+        await moved.open()
+        assert np.mean(await moved.steps(codes[before:]) == tokens[before:]) > 0.95
+
+
+def history(steps: int, first_step: int = 0, answered: int | None = None, code: int = 5, text: int = 5,
+            own: int = 5) -> lm_pb2.StepHistory:
+    answered = steps - (first_step == 0) if answered is None else answered
+    return lm_pb2.StepHistory(first_step=first_step, user_codes=[code] * 8 * steps,
+                              tokens=[text, *[own] * 8] * answered)
+
+
+@pytest.mark.parametrize(("bad", "field"), [
+    (lm_pb2.StepHistory(user_codes=[1] * 15, tokens=[1] * 9), "user_codes"),
+    (history(CONTEXT + 2), "user_codes"),
+    (history(0, first_step=5), "user_codes"),
+    (history(2, first_step=5), "user_codes"),  # too few to know any input
+    (history(10, answered=10), "tokens"),
+    (history(10, answered=8), "tokens"),
+    (history(10, first_step=5, answered=9), "tokens"),
+    (history(0, answered=1), "tokens"),
+    (lm_pb2.StepHistory(user_codes=[1] * 16, tokens=[1] * 8), "tokens"),
+    (history(10, code=2048), "user_codes"),
+    (history(10, code=2**32 - 1), "user_codes"),
+    (history(10, own=2048), "tokens"),
+    (history(10, text=512), "tokens"),
+    (history(10, first_step=2**24), "first_step"),
+    (history(10, first_step=2**64 - 1), "first_step"),
+], ids=lambda value: None if isinstance(value, str) else f"{len(value.user_codes)}-{len(value.tokens)}")
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+async def test_a_bad_history_is_refused(replicas: tuple[Replica, Replica], bad: lm_pb2.StepHistory, field: str,
+                                        tunnelled: bool) -> None:
+    _, two = replicas
+    with pytest.raises((grpc.aio.AioRpcError, MeshError)) as caught:
+        await Session(two, GREEDY, bad, tunnelled).open()
+    if isinstance(caught.value, grpc.aio.AioRpcError):
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert (REASON_KEY, "BAD_HISTORY") in tuple(caught.value.trailing_metadata())
+    else:
+        assert (caught.value.reason, caught.value.metadata["field"]) == ("BAD_HISTORY", f"config.history.{field}")
+    assert (await two.info()).slots_free == SLOTS
+
+
+@pytest.mark.parametrize("good", [
+    history(0), history(1), history(CONTEXT + 1), history(3, first_step=5), history(10, code=2047, own=2047, text=511),
+    history(10, first_step=2**24 - 10)], ids=["empty", "one", "longest", "shortest end", "largest", "latest"])
+async def test_the_ends_of_what_is_accepted_are_accepted(replicas: tuple[Replica, Replica],
+                                                         good: lm_pb2.StepHistory) -> None:
+    _, two = replicas
+    session = Session(two, GREEDY, good)
+    await session.open()
+    assert len(await session.steps(random_codes(3, 1))) == 3
+    session.call.cancel()
+    assert await two.free(SLOTS)
+
+
+async def test_who_leaves_while_the_row_is_rebuilt_gives_it_back(replicas: tuple[Replica, Replica]) -> None:
+    _, two = replicas
+    leaving = Session(two, GREEDY, history(CONTEXT + 1))
+    opening = asyncio.create_task(leaving.open())
+    assert await two.free(SLOTS - 1)
+    leaving.call.cancel()
+    with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
+        await opening
+    assert await two.free(SLOTS)
+
+
+async def test_a_draining_replica_says_so_and_its_sessions_go_on(lm: LMModel) -> None:
+    async with Replica(LmEngine(lm, SLOTS)) as replica:
+        session = Session(replica, GREEDY)
+        await session.open()
+        assert not (await replica.info()).draining
+        replica.service.drain()
+        info = await replica.info()
+        assert (info.draining, info.slots_free, info.slots_total) == (True, 0, SLOTS)
+        assert len(await session.steps(random_codes(5, 1))) == 5
+        with pytest.raises(grpc.aio.AioRpcError, match="stopping"):
+            await Session(replica, GREEDY).open()
