@@ -3,8 +3,8 @@
     python -m bench.chaos [--quick] [--only lm_killed,redis_restarted]
 
 Two replicas of every service, one Redis. Each caller speaks real speech at real pace with greedy sampling; after a
-while of history the fault is done to the mesh; then the calls go on and end as usual. Written to out/chaos.json and
-docs/reliability.md. Per fault:
+while of history the fault is done to the mesh; when it is done the calls go on for a while and end as usual. Written to
+out/chaos.json and docs/reliability.md. Per fault:
 
 - calls lost: calls that ended with an error;
 - frames lost: frames of the callers' audio that were skipped or never answered;
@@ -30,8 +30,9 @@ from typing import Any
 import moshimesh
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench import lifecycles
 from bench.load import FRAME_S, read_speech
 from scripts.local_mesh import LocalMesh
 
@@ -39,6 +40,7 @@ OUT = Path("out/chaos.json")
 REPORT = Path("docs/reliability.md")
 FRAME_BYTES = int(24_000 * FRAME_S) * 2
 GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0}
+AFTER_S = 8.0  # of talk behind a fault
 PATIENCE_S = 30.0  # for the last answers
 
 
@@ -46,40 +48,41 @@ PATIENCE_S = 30.0  # for the last answers
 class Caller:
     """One live call: its audio, and the answers by sequence with the time when each came."""
 
-    audio: list[bytes]
+    audio: Sequence[bytes]
+    """Frames, spoken in a loop."""
     answers: dict[int, moshimesh.Speech] = field(default_factory=dict)
     at: dict[int, float] = field(default_factory=dict)
     resumed: list[moshimesh.Resumed] = field(default_factory=list)
+    spoken: list[bytes] = field(default_factory=list)
     skipped: int = 0
-    delay_frames: int = 0
     error: str = ""
 
-    async def call(self, target: str) -> None:
-        """Speak all of the audio at the pace of speech."""
+    async def call(self, target: str, until: asyncio.Event) -> None:
+        """Speak at the pace of speech."""
         async with moshimesh.connect(target) as mesh:
             try:
-                async for event in mesh.converse(self._speak(), **GREEDY):
+                async for event in mesh.converse(self._speak(until), **GREEDY):
                     if isinstance(event, moshimesh.Speech):
                         self.answers[event.sequence] = event
                         self.at[event.sequence] = time.perf_counter()
                         self.skipped = event.frames_skipped
-                    elif isinstance(event, moshimesh.Ready):
-                        self.delay_frames = event.delay_frames
                     elif isinstance(event, moshimesh.Resumed):
                         self.resumed.append(event)
             except moshimesh.MeshError as error:
                 self.error = str(error)
 
-    async def _speak(self) -> AsyncIterator[bytes]:
+    async def _speak(self, until: asyncio.Event) -> AsyncIterator[bytes]:
         begin = time.perf_counter()
-        for number, piece in enumerate(self.audio):
+        while not until.is_set():
+            number = len(self.spoken)
             await asyncio.sleep(max(0.0, begin + number * FRAME_S - time.perf_counter()))
-            yield piece
+            self.spoken.append(self.audio[number % len(self.audio)])
+            yield self.spoken[-1]
 
     @property
     def frames_lost(self) -> int:
-        """Frames without an answer; the delay line answers that many fewer at the start, and more at the end."""
-        return len(self.audio) - len(self.answers) if not self.error else 0
+        """Frames without an answer: all that the delay line does not answer at the start, it answers at the end."""
+        return len(self.spoken) - len(self.answers) if not self.error else 0
 
     def gap_ms(self, since: float) -> float:
         """The longest silence after a moment (perf_counter)."""
@@ -159,30 +162,41 @@ FAULTS: dict[str, Callable[[LocalMesh], Awaitable[None]]] = {
 }
 
 
-async def run(fault: str, callers: int, history_s: float, after_s: float, wav: Path = Path("samples"),
-              checkpoint: str = "checkpoints/talker") -> dict[str, Any]:
-    """One fault: its row of the table."""
+async def restore(mesh: LocalMesh) -> None:
+    """Start again what a fault has ended, and wake what it has frozen."""
+    ended = [name for name in mesh.ports if not mesh.processes[name].running]
+    for name in mesh.ports:
+        if name not in ended:
+            mesh.processes[name].send(signal.SIGCONT)
+    for name in ended:
+        await mesh.start_replica(name)
+    for name in mesh.ports:
+        await mesh.wait_ready(name, mesh.ports[name])
+
+
+async def run(mesh: LocalMesh, fault: str, callers: int, history_s: float, after_s: float,
+              wav: Path = Path("samples")) -> dict[str, Any]:
+    """One fault in a mesh with two replicas of everything: its row of the table. Leaves the mesh whole."""
     speech = b"".join(read_speech(wav))
-    pieces = [speech[begin:begin + FRAME_BYTES] for begin in range(0, len(speech) - FRAME_BYTES + 1, FRAME_BYTES)]
-    frames = round((history_s + after_s) / FRAME_S)
-
-    def audio(number: int) -> list[bytes]:
-        offset = number * 37
-        return [pieces[(offset + frame) % len(pieces)] for frame in range(frames)]
-
-    async with LocalMesh(checkpoint, slots=callers, replicas=2) as mesh:
-        gateways = mesh.addresses("gateway").split(",")
-        people = [Caller(audio(number)) for number in range(callers)]
-        references = [await undisturbed(gateways[0], person.audio) for person in people[:2]]
-        # Half of the callers come to each gateway first.
-        calls = [asyncio.create_task(person.call(",".join(gateways[number % 2:] + gateways[:number % 2])))
-                 for number, person in enumerate(people)]
+    frames = [speech[begin:begin + FRAME_BYTES] for begin in range(0, len(speech) - FRAME_BYTES + 1, FRAME_BYTES)]
+    people = [Caller(frames[offset:] + frames[:offset]) for offset in range(0, 37 * callers, 37)]
+    gateways = mesh.addresses("gateway").split(",")
+    until = asyncio.Event()
+    # Half of the callers come to each gateway first.
+    calls = [asyncio.create_task(person.call(",".join(gateways[number % 2:] + gateways[:number % 2]), until))
+             for number, person in enumerate(people)]
+    try:
         await asyncio.sleep(history_s)
         since = time.perf_counter()
-        acting = asyncio.ensure_future(FAULTS[fault](mesh))
-        await asyncio.wait_for(asyncio.gather(*calls), after_s + PATIENCE_S)
-        await acting
-        mesh.processes["lm"].send(signal.SIGCONT)
+        await FAULTS[fault](mesh)
+        await asyncio.sleep(after_s)
+    finally:
+        until.set()
+        await asyncio.wait(calls, timeout=PATIENCE_S)
+        for call in calls:
+            call.cancel()
+    await restore(mesh)
+    references = [await undisturbed(mesh.target, person.spoken) for person in people[:2]]
     gaps = [person.gap_ms(since) for person in people if not person.error]
     shares = [equal_share(person, reference, since) for person, reference in zip(people, references, strict=False)]
     return {
@@ -198,7 +212,7 @@ async def run(fault: str, callers: int, history_s: float, after_s: float, wav: P
     }
 
 
-def write_report(rows: Sequence[dict[str, Any]], prefill: dict[str, float]) -> None:
+def write_report(rows: Sequence[dict[str, Any]], sessions: int, prefill: dict[str, float]) -> None:
     """The table that people read."""
     lines = [
         "# What a call survives", "",
@@ -215,39 +229,53 @@ def write_report(rows: Sequence[dict[str, Any]], prefill: dict[str, float]) -> N
     lines += [
         "", "A gap is the longest time between two answers of a call, beyond the 80 ms that they are apart; a frame is",
         "lost when the caller's audio was skipped or never answered. `none` is the same run without a fault.", "",
-        f"Rebuilding a row from 3000 frames of history is {prefill['median']:.0f} times faster than stepping them.", ""]
+        f"{sessions} random lives of sessions (`python -m bench.lifecycles`), with kill -9 of processes among them, "
+        "left no slot behind.", "",
+        f"Rebuilding a row from 3000 frames of history is {prefill['median']:.0f} times faster than stepping them "
+        "(`python -m bench.prefill`).", ""]
     marker = "<!-- below: written by hand -->"
     text = REPORT.read_text() if REPORT.exists() else marker
     REPORT.write_text("\n".join(lines) + "\n" + text[text.index(marker):])
 
 
 def main() -> None:
-    from bench.prefill import prefill_speedup
+    from bench.prefill import prefill_speedup  # torch takes seconds to import
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 callers with 10 s of history: under 6 minutes")
+    parser.add_argument("--checkpoint", default="checkpoints/talker")
     parser.add_argument("--only", default=",".join(FAULTS), help="faults, separated by commas")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := set(names) - FAULTS.keys():
         raise SystemExit(f"chaos: --only knows {', '.join(FAULTS)}, got {', '.join(sorted(unknown))}")
-    callers, history_s = (4, 10.0) if options.quick else (8, 60.0)
+    callers, history_s, sessions = (4, 10.0, 1000) if options.quick else (8, 60.0, 10_000)
     console = Console()
-    rows = []
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("chaos", total=len(names) + 1)
-        for name in names:
-            progress.update(task, description=name)
-            after_s = 70.0 if name == "rolling_restart" else 16.0 if name.endswith("_drained") else 8.0
-            rows.append(asyncio.run(run(name, callers, history_s, after_s)))
-            console.print({key: round(value, 3) if isinstance(value, float) else value
-                           for key, value in rows[-1].items()})
-            progress.advance(task)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting the mesh", total=len(names))
+
+        async def all_faults() -> list[dict[str, Any]]:
+            rows = []
+            async with LocalMesh(options.checkpoint, slots=callers, replicas=2) as mesh:
+                for name in names:
+                    progress.update(task, description=name)
+                    rows.append(await run(mesh, name, callers, history_s, AFTER_S))
+                    console.print({key: round(value, 3) if isinstance(value, float) else value
+                                   for key, value in rows[-1].items()})
+                    progress.advance(task)
+            return rows
+
+        rows = asyncio.run(all_faults())
+        task = progress.add_task("random lives of sessions", total=sessions)
+        asyncio.run(lifecycles.run(sessions, 1, lambda done: progress.advance(task, done)))
+        task = progress.add_task("prefill beside stepping", total=1)
         prefill = prefill_speedup(repeats=1 if options.quick else 3)
         progress.advance(task)
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps({"faults": rows, "prefill_speedup": prefill}, indent=1) + "\n")
-    write_report(rows, prefill)
+    OUT.write_text(json.dumps({"faults": rows, "sessions_without_a_leak": sessions, "prefill_speedup": prefill},
+                              indent=1) + "\n")
+    write_report(rows, sessions, prefill)
     console.print(f"figures in {OUT}, table in {REPORT}")
 
 

@@ -19,7 +19,6 @@ from services.gateway.memory import LmMemory
 from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_model
 from services.gateway.sessions import Session, Sessions
-from services.gateway.stage import Change
 from services.gateway.tracing import CallTrace
 from services.mesh.errors import CallTooLong, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
 
@@ -60,7 +59,6 @@ class Conversation:
         self._notices: list[Response] = []  # go out before the next frame of speech; one for each thing that changes
         self._session: Session | None = None
         self._trace: CallTrace | None = None
-        self._ingest: Ingest | None = None
 
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to reconnect to another gateway, which finds all of the session in the store."""
@@ -113,7 +111,7 @@ class Conversation:
             session.on_lost, session.on_available = pipeline.fail, self._resume_status
             self._session = session
             live = self._config.pacing != conversation_pb2.PACING_OFFLINE
-            ingest = self._ingest = Ingest(audio, live, lm.delay_frames, self._config.first_sequence,
+            ingest = Ingest(audio, live, lm.delay_frames, self._config.first_sequence,
                                            memory.history.next_sequence)
             yield Response(ready=conversation_pb2.ConverseReady(
                 session_id=self._id, model_id=model_id, sample_rate_hertz=codec.sample_rate_hertz,
@@ -170,7 +168,7 @@ class Conversation:
 
     def _pipeline(self, model_id: str, memory: LmMemory) -> Pipeline:
         return Pipeline(self._id, model_id, self._mesh.codec, self._mesh.lm, memory, self._config.first_sequence,
-                        self._mesh.codec.info(model_id).priming_frames, self._on_change)
+                        self._mesh.codec.info(model_id).priming_frames)
 
     def _audio_format(self, codec: codec_pb2.EncodeReady) -> AudioFormat:
         rate = codec.sample_rate_hertz
@@ -182,9 +180,3 @@ class Conversation:
 
     def _resume_status(self, available: bool) -> None:
         self._notices.append(Response(resume_status=conversation_pb2.ResumeStatus(available=available)))
-
-    def _on_change(self, service: str, change: Change) -> None:
-        if self._ingest is not None and change is Change.LOST:
-            self._ingest.hold()
-        elif self._ingest is not None and change is Change.FAILED_OVER:
-            self._ingest.release()

@@ -8,8 +8,9 @@ instead, and loses nothing.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ LIVE_SLACK_FRAMES = 2
 # Frames beyond those that may wait after a live call was held up by a lost replica, or is taken up again and repeats
 # its last seconds: 10 s, 1 MB. They are heard faster than they were spoken; after as many frames a call is live again.
 CATCH_UP_FRAMES = 125
+STALLED_S = 0.4  # less than it takes to fill the queue, and far more than a frame is in a mesh that is only slow
 # Frames that may be in the mesh at once. Three hops, each busy with one frame, keep the engines fed; one more covers
 # the hand-overs. Beyond that a queue only adds delay.
 IN_FLIGHT_FRAMES = 4
@@ -91,7 +93,7 @@ class Ingest:
     """The queue between the caller's audio and the mesh."""
 
     def __init__(self, audio: AudioFormat, live: bool, delay_frames: int, first_sequence: int = 0,
-                 next_sequence: int = 0) -> None:
+                 next_sequence: int = 0, now: Callable[[], float] = time.monotonic) -> None:
         """`first_sequence` is the number of the first frame to come, `next_sequence` of the first that the model has
         not heard yet: a call that is taken up again may repeat some, or have missed some.
         """
@@ -103,7 +105,9 @@ class Ingest:
         self._delay_frames = delay_frames
         self._rest: Pcm = np.zeros(0, dtype=np.float32)  # less than a frame
         self._next_cut = first_sequence
-        self._holds = 0
+        self._now = now
+        self._waits_for = 0  # frames in the mesh
+        self._progress = now()  # when the last one left it, or the first of these went there
         self._catch_up_until = first_sequence + CATCH_UP_FRAMES if next_sequence else 0
         self._frames: deque[CallerFrame] = deque()
         self._largest_piece_frames = 1
@@ -115,15 +119,6 @@ class Ingest:
     def frames_heard(self) -> int:
         """Frames of the caller's own audio that went, or wait to go, to the model."""
         return max(self._next_cut - self.next_sequence, 0) - self.frames_skipped
-
-    def hold(self) -> None:
-        """A stage has lost its replica: what comes before `release` is heard quickly then, rather than skipped."""
-        self._holds += 1
-
-    def release(self) -> None:
-        """The stage goes on."""
-        self._holds -= 1
-        self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
 
     async def read(self, pieces: AsyncIterator[bytes]) -> None:
         """Take the caller's audio until it ends, then add the silence that flushes the model's delay line."""
@@ -153,12 +148,23 @@ class Ingest:
                 raise self.failure
             if not self._frames:
                 return
+            if not self._waits_for:
+                self._progress = self._now()
+            self._waits_for += 1
             yield self._frames.popleft()
             self._changed.set()
 
     def answered(self) -> None:
         """One frame has left the mesh."""
+        self._look_for_a_stall()
+        self._progress = self._now()
+        self._waits_for -= 1
         self._in_flight.release()
+
+    def _look_for_a_stall(self) -> None:
+        """While frames are in the mesh and none leaves it, a replica is lost or hangs, and its session is moving."""
+        if self._waits_for and self._now() - self._progress > STALLED_S:
+            self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
 
     async def _add(self, pcm: Pcm) -> None:
         frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
@@ -167,7 +173,8 @@ class Ingest:
         self._next_cut += 1
         self._frames.append(frame)
         most = self._largest_piece_frames + LIVE_SLACK_FRAMES
-        if self._holds or frame.sequence < self._catch_up_until:
+        self._look_for_a_stall()
+        if frame.sequence < self._catch_up_until:
             most += CATCH_UP_FRAMES
         while self._live and len(self._frames) > most:
             if self._frames.popleft().sequence >= self.next_sequence:

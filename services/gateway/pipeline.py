@@ -10,9 +10,8 @@ of the stage before it, so the frames of a call overlap: while one is decoded, t
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from moshimesh.audio.v1 import audio_pb2
@@ -22,7 +21,7 @@ from moshimesh.lm.v1 import lm_pb2
 from services.gateway.ingest import Ingest
 from services.gateway.memory import DecoderMemory, EncoderMemory, LmMemory
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas
-from services.gateway.stage import Change, Stage
+from services.gateway.stage import Stage
 from services.gateway.tracing import CallTrace
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError
@@ -43,13 +42,10 @@ class Pipeline:
     """One call's three stages."""
 
     def __init__(self, session_id: str, model_id: str, codec: Replicas, lm: Replicas, lm_memory: LmMemory,
-                 first_sequence: int, priming_frames: int, on_change: Callable[[str, Change], None]) -> None:
-        """`on_change` hears on which service a row was lost or has moved."""
-        self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             functools.partial(on_change, "codec"))
-        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(on_change, "lm"))
-        self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             functools.partial(on_change, "codec"))
+                 first_sequence: int, priming_frames: int) -> None:
+        self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence))
+        self._step = Stage(lm, STEP, model_id, lm_memory)
+        self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
         """Hold a slot in every service. Raises MeshError when one refuses."""

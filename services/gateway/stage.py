@@ -72,7 +72,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     """One session on one service: opened first, fed later."""
 
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
-                 memory: Memory[RequestMessage], on_change: Callable[[Change], None]) -> None:
+                 memory: Memory[RequestMessage], on_change: Callable[[Change], None] = lambda change: None) -> None:
         """`on_change` hears when the session has no row, and when it has moved to another one."""
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
         self._on_change = on_change

@@ -116,3 +116,65 @@ def test_integers_and_back() -> None:
     assert INTEGERS.encode(pcm.tobytes()) == values.tobytes()
     too_loud = np.array([-2.0, 2.0], dtype="<f4")
     assert np.frombuffer(INTEGERS.encode(too_loud.tobytes()), dtype="<i2").tolist() == [-32768, 32767]
+
+
+async def test_a_live_call_that_is_held_up_loses_nothing() -> None:
+    """A replica hangs for ten frames' time; what was said meanwhile is heard when the session has moved."""
+    clock = [100.0]
+    ingest = Ingest(FLOATS, live=True, delay_frames=0, now=lambda: clock[0])
+    audio: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def spoken() -> AsyncIterator[bytes]:
+        while (frame := await audio.get()) is not None:
+            yield np.full(FRAME, frame, dtype="<f4").tobytes()
+
+    reading = asyncio.create_task(ingest.read(spoken()))
+    frames = ingest.frames()
+    heard = []
+    for frame in range(30):
+        audio.put_nowait(frame)
+        await asyncio.sleep(0.001)
+        clock[0] += 0.08
+        if frame < 10:
+            heard.append(await frames.__anext__())
+            ingest.answered()
+        elif frame < 10 + IN_FLIGHT_FRAMES:
+            heard.append(await frames.__anext__())
+    for _ in range(IN_FLIGHT_FRAMES):
+        ingest.answered()
+    audio.put_nowait(None)
+    heard += [frame async for frame in frames_answered(ingest)]
+    await reading
+    assert [frame.sequence for frame in heard] == list(range(30))
+    assert ingest.frames_skipped == 0
+
+
+async def frames_answered(ingest: Ingest) -> AsyncIterator[CallerFrame]:
+    async for frame in ingest.frames():
+        yield frame
+        ingest.answered()
+
+
+async def test_a_live_call_in_a_mesh_that_is_only_slow_skips() -> None:
+    """Answers come, but half as fast as speech."""
+    clock = [100.0]
+    ingest = Ingest(FLOATS, live=True, delay_frames=0, now=lambda: clock[0])
+    audio: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def spoken() -> AsyncIterator[bytes]:
+        while (frame := await audio.get()) is not None:
+            yield np.full(FRAME, frame, dtype="<f4").tobytes()
+
+    reading = asyncio.create_task(ingest.read(spoken()))
+    frames, heard = ingest.frames(), []
+    for frame in range(60):
+        audio.put_nowait(frame)
+        await asyncio.sleep(0.001)
+        clock[0] += 0.08
+        if frame % 2:
+            heard.append(await frames.__anext__())
+            ingest.answered()
+    audio.put_nowait(None)
+    await reading
+    assert ingest.frames_skipped > 20
+    assert heard[-1].sequence > 50
