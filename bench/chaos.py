@@ -40,7 +40,6 @@ OUT = Path("out/chaos.json")
 REPORT = Path("docs/reliability.md")
 FRAME_BYTES = int(24_000 * FRAME_S) * 2
 GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0}
-AFTER_S = 8.0  # of talk behind a fault
 PATIENCE_S = 30.0  # for the last answers
 
 
@@ -242,14 +241,14 @@ def main() -> None:
     from bench.prefill import prefill_speedup  # torch takes seconds to import
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="4 callers with 10 s of history: under 6 minutes")
+    parser.add_argument("--quick", action="store_true", help="4 callers with 6 s of history: under 6 minutes")
     parser.add_argument("--checkpoint", default="checkpoints/talker")
     parser.add_argument("--only", default=",".join(FAULTS), help="faults, separated by commas")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := set(names) - FAULTS.keys():
         raise SystemExit(f"chaos: --only knows {', '.join(FAULTS)}, got {', '.join(sorted(unknown))}")
-    callers, history_s, sessions = (4, 10.0, 1000) if options.quick else (8, 60.0, 10_000)
+    callers, history_s, after_s, sessions = (4, 6.0, 4.0, 1000) if options.quick else (8, 60.0, 8.0, 10_000)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -260,7 +259,7 @@ def main() -> None:
             async with LocalMesh(options.checkpoint, slots=callers, replicas=2) as mesh:
                 for name in names:
                     progress.update(task, description=name)
-                    rows.append(await run(mesh, name, callers, history_s, AFTER_S))
+                    rows.append(await run(mesh, name, callers, history_s, after_s))
                     console.print({key: round(value, 3) if isinstance(value, float) else value
                                    for key, value in rows[-1].items()})
                     progress.advance(task)
