@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import statistics
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import grpc
 import moshimesh
 import numpy as np
 import numpy.typing as npt
 import pytest
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from bench.gateway import NullMesh
 from scripts.local_mesh import LocalMesh
@@ -37,7 +38,7 @@ class Live:
     speech: dict[int, moshimesh.Speech] = field(default_factory=dict)
     summary: moshimesh.Summary | None = None
 
-    async def talk(self, target: str, frames: int, act: Callable[[int], None] = lambda sequence: None,
+    async def talk(self, target: str, frames: int, act: Callable[[int], Awaitable[None]] | None = None,
                    **options: str) -> None:
         loop = asyncio.get_running_loop()
 
@@ -45,7 +46,8 @@ class Live:
             begin = loop.time()
             for sequence in range(frames):
                 await asyncio.sleep(max(0.0, begin + sequence * 0.08 - loop.time()))
-                act(sequence)
+                if act is not None:
+                    await act(sequence)
                 yield bytes(FRAME_BYTES)
 
         async with moshimesh.connect(target) as mesh:
@@ -76,17 +78,15 @@ class LinedMesh(NullMesh):
 
 async def test_a_late_hop_is_found() -> None:
     """Six frames of a call are held up, each in another hop, in its queue or in its step."""
-    delays = {20 + 2 * n: (hop, part) for n, (hop, part) in enumerate(
-        (hop, part) for hop in REMOTE for part in ("queue", "compute"))}
-    delays = {31 + 5 * n: where for n, where in enumerate(delays.values())}  # by tick; each comes once in 61
+    where = [(hop, part) for hop in REMOTE for part in ("queue", "compute")]
+    delays = {31 + 5 * n: place for n, place in enumerate(where)}  # by tick; each comes once in 60
     batchers = {"codec.encode": "encode", "lm.step": "lm", "codec.decode": "decode"}
     asked = ",".join(f"{batchers[hop]}:{part}:{tick}:100" for tick, (hop, part) in delays.items())
-    async with receiver() as collected:
-        async with LinedMesh(slots=4, environment={
-                "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER, DELAY: asked}) as mesh:
-            live = Live()
-            await live.talk(mesh.target, 60)
-            await asyncio.sleep(SENT_S)
+    async with receiver() as collected, LinedMesh(slots=4, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER, DELAY: asked}) as mesh:
+        live = Live()
+        await live.talk(mesh.target, 60)
+        await asyncio.sleep(SENT_S)
     held_up = {int(tick): float(ms) for line in mesh.lines
                for tick, ms in re.findall(r"delayed \w+ of tick (\d+) of \w+ by ([\d.]+) ms", line)}
     assert set(held_up) == set(delays)
@@ -183,13 +183,12 @@ async def test_a_trace_spans_the_callers_and_three_services(checkpoint: str, spe
 
 async def test_every_miss_under_overload_is_kept() -> None:
     one_in = 10
-    async with receiver() as collected:
-        async with NullMesh(slots=8, environment={
-                "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": str(one_in),
-                DELAY: "lm:compute:9:90,decode:queue:13:85"}) as mesh:
-            calls = [Live() for _ in range(4)]
-            await asyncio.gather(*(live.talk(mesh.target, 50) for live in calls))
-            await asyncio.sleep(SENT_S)
+    async with receiver() as collected, NullMesh(slots=8, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": str(one_in),
+            DELAY: "lm:compute:9:90,decode:queue:13:85"}) as mesh:
+        calls = [Live() for _ in range(4)]
+        await asyncio.gather(*(live.talk(mesh.target, 50) for live in calls))
+        await asyncio.sleep(SENT_S)
     assert all(live.summary is not None and live.summary.frames_skipped == 0 for live in calls)
     late = sum(len(live.late) for live in calls)
     frames = collected.frames()
@@ -206,24 +205,18 @@ async def test_every_miss_under_overload_is_kept() -> None:
 
 
 async def test_the_frames_around_a_failover_are_kept() -> None:
-    async with receiver() as collected:
-        async with NullMesh(slots=4, replicas=2, environment={
-                "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER}) as mesh:
-            live, killed = Live(), []
+    async with receiver() as collected, NullMesh(slots=4, replicas=2, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER}) as mesh:
+        live = Live()
 
-            def kill(sequence: int) -> None:
-                if sequence == 30:  # whichever process steps the call; the other one takes it
-                    for name in ("codec", "codec-2"):
-                        child = mesh.processes[name].child
-                        assert child is not None
-                        if not killed and holds_a_call(child.pid):
-                            os.kill(child.pid, signal.SIGKILL)
-                            killed.append(name)
+        async def kill(sequence: int) -> None:
+            if sequence == 30:
+                mesh.processes[await stepper(mesh)].send(signal.SIGKILL)
 
-            await live.talk(mesh.target, 60, kill)
-            await asyncio.sleep(SENT_S)
+        await live.talk(mesh.target, 60, kill)
+        await asyncio.sleep(SENT_S)
     (session,) = collected.named("session")
-    assert killed and "failover" in {event.name for event in session.wire.events}
+    assert "failover" in {event.name for event in session.wire.events}
     frames = [frame for frame in collected.frames() if frame.because in ("event", "deadline")]
     kept = sequences(frames)
     assert set(range(26, 36)) <= set(kept) and min(kept) > 15 and max(kept) < 45, kept  # type: ignore[type-var]
@@ -233,9 +226,14 @@ async def test_the_frames_around_a_failover_are_kept() -> None:
         assert set(frame.hops) == set(HOPS), (frame.sequence, set(frame.hops))
 
 
-def holds_a_call(pid: int) -> bool:
-    """Whether a null service has connections in use; both have a tunnel only when they hold a call."""
-    return True
+async def stepper(mesh: NullMesh) -> str:
+    """The process whose lm holds the call."""
+    for name, lm in (("codec", "lm"), ("codec-2", "lm-2")):
+        async with grpc.aio.insecure_channel(f"localhost:{mesh.ports[lm]}") as channel:
+            info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest())
+        if info.slots_free < info.slots_total:
+            return name
+    raise AssertionError("nobody holds the call")
 
 
 @pytest.mark.parametrize("collector", ["hangs", "is gone"])
