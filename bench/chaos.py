@@ -54,7 +54,8 @@ class Caller:
     resumed: list[moshimesh.Resumed] = field(default_factory=list)
     spoken: list[bytes] = field(default_factory=list)
     skipped: int = 0
-    error: str = ""
+    stopped_at: float = 0.0
+    error: str = "never ended"
 
     async def call(self, target: str, until: asyncio.Event) -> None:
         """Speak at the pace of speech."""
@@ -69,6 +70,8 @@ class Caller:
                         self.resumed.append(event)
             except moshimesh.MeshError as error:
                 self.error = str(error)
+            else:
+                self.error = ""
 
     async def _speak(self, until: asyncio.Event) -> AsyncIterator[bytes]:
         begin = time.perf_counter()
@@ -77,15 +80,16 @@ class Caller:
             await asyncio.sleep(max(0.0, begin + number * FRAME_S - time.perf_counter()))
             self.spoken.append(self.audio[number % len(self.audio)])
             yield self.spoken[-1]
+        self.stopped_at = time.perf_counter()
 
     @property
     def frames_lost(self) -> int:
         """Frames without an answer: all that the delay line does not answer at the start, it answers at the end."""
-        return len(self.spoken) - len(self.answers) if not self.error else 0
+        return len(self.spoken) - len(self.answers)
 
     def gap_ms(self, since: float) -> float:
         """The longest silence after a moment (perf_counter)."""
-        times = [at for _, at in sorted(self.at.items()) if at > since - FRAME_S]
+        times = [since, *(at for _, at in sorted(self.at.items()) if at > since - FRAME_S), self.stopped_at]
         return max((later - earlier - FRAME_S) * 1000 for earlier, later in itertools.pairwise(times))
 
 
@@ -196,7 +200,7 @@ async def run(mesh: LocalMesh, fault: str, callers: int, history_s: float, after
             call.cancel()
     await restore(mesh)
     references = [await undisturbed(mesh.target, person.spoken) for person in people[:2]]
-    gaps = [person.gap_ms(since) for person in people if not person.error]
+    gaps = [person.gap_ms(since) for person in people]
     shares = [equal_share(person, reference, since) for person, reference in zip(people, references, strict=False)]
     return {
         "fault": fault, "calls": callers, "calls_lost": sum(bool(person.error) for person in people),

@@ -175,10 +175,12 @@ async def none_held(mesh: NullMesh) -> None:
 
 
 async def kill_something(mesh: NullMesh, rng: random.Random) -> None:
-    """kill -9 of a process, which then starts again."""
+    """A process is killed, or drains, and then starts again."""
     name = rng.choice([name for name in mesh.ports if not name.startswith("lm")])
-    mesh.processes[name].send(signal.SIGKILL)
-    await asyncio.sleep(0.3)
+    mesh.processes[name].send(rng.choice((signal.SIGKILL, signal.SIGTERM)))
+    child = mesh.processes[name].child
+    assert child is not None
+    await child.wait()
     await mesh.start_replica(name)
     for again in (name, name.replace("codec", "lm")):
         await mesh.wait_ready(again, mesh.ports[again])
@@ -189,7 +191,8 @@ async def run(count: int, seed: int, on_progress: Callable[[int], None] = lambda
     """Live through `count` sessions. Raises AssertionError for a slot that leaks; how often which trick was done."""
     rng = random.Random(seed)
     tricks: Counter[str] = Counter()
-    async with NullMesh(slots=SLOTS, replicas=2, environment={"MOSHIMESH_IDLE_S": "10"}) as mesh:
+    async with NullMesh(slots=SLOTS, replicas=2, environment={"MOSHIMESH_IDLE_S": "10", "MOSHIMESH_DRAIN_S": "5"}
+                        ) as mesh:
         addresses = mesh.addresses("gateway").split(",")
         channels = [grpc.aio.insecure_channel(address) for address in addresses]
         stubs = [Stub(channel) for channel in channels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
@@ -18,9 +19,10 @@ from services.gateway.line import Line, Place
 from services.gateway.memory import LmMemory
 from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_model
+from services.gateway.sealing import Handle
 from services.gateway.sessions import Session, Sessions
 from services.gateway.tracing import CallTrace
-from services.mesh.errors import CallTooLong, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
+from services.mesh.errors import CallTooLong, Draining, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
 
 Response = conversation_pb2.ConverseResponse
 
@@ -53,16 +55,19 @@ class Mesh:
 class Conversation:
     """One call of Converse."""
 
-    def __init__(self, mesh: Mesh, session_id: str, config: conversation_pb2.ConverseConfig,
+    def __init__(self, mesh: Mesh, handle: Handle, session_id: str, config: conversation_pb2.ConverseConfig,
                  trace: CallTrace) -> None:
-        self._mesh, self._config, self._trace = mesh, config, trace
+        self._mesh, self._handle, self._config, self._trace = mesh, handle, config, trace
         self._id = session_id
-        self._notices: list[Response] = []  # go out before the next frame of speech; one for each thing that changes
+        self._notices: list[Response] = []  # what the caller should hear soon; one for each thing that changes
+        self._leaving = False
         self._session: Session | None = None
+        self._pipeline: Pipeline | None = None
 
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to reconnect to another gateway, which finds all of the session in the store."""
-        self._notices.append(Response(go_away=conversation_pb2.GoAway(time_left_ms=round(time_left_s * 1000))))
+        self._leaving = True
+        self._notice(Response(go_away=conversation_pb2.GoAway(time_left_ms=round(time_left_s * 1000))))
         if self._session is not None:
             self._session.flush_soon()
 
@@ -71,26 +76,27 @@ class Conversation:
 
         `pieces` is the caller's audio. Raises MeshError.
         """
-        loop = asyncio.get_running_loop()
         session, model_id = await self._resumed()
-        pipeline: Pipeline | None = None
         reader: asyncio.Task[None] | None = None
+        last_call: asyncio.TimerHandle | None = None
         ended = "failed"
         try:
             memory = LmMemory(self._id, session.sampling if session else self._config.sampling,
                               session.history if session else None, self._new_history)
-            # Who is cut off in the middle of a call goes before those who are new.
-            waits = session is None and await self._mesh.line.anybody_waits()
             async with contextlib.AsyncExitStack() as in_line:
                 place: Place | None = None
+                # Who is cut off in the middle of a call goes before those who are new.
+                waits = session is None and await self._mesh.line.anybody_waits(model_id)
                 while True:
                     if waits:
                         if place is None:
                             place = await in_line.enter_async_context(
-                                self._mesh.line.join(self._id, ahead=session is not None))
-                        async for queued in place.turns(lambda: self._mesh.slots(model_id)[1]):
+                                self._mesh.line.join(model_id, self._id, ahead=session is not None))
+                        async for queued in place.turns(lambda: self._free(model_id)):
                             yield Response(queued=queued)
-                    pipeline = self._pipeline(model_id, memory)
+                    pipeline = self._pipeline = Pipeline(
+                        self._id, model_id, self._mesh.codec, self._mesh.lm, memory, self._config.first_sequence,
+                        self._mesh.codec.info(model_id).priming_frames, self._trace)
                     try:
                         codec, lm = await pipeline.open()
                         break
@@ -104,14 +110,13 @@ class Conversation:
             audio = self._audio_format(codec)
             assert memory.history is not None
             if session is None:
-                session = self._mesh.sessions.create(self._id, model_id, lm.sampling, memory.history)
+                session = self._mesh.sessions.create(self._handle, self._id, model_id, lm.sampling, memory.history)
             if session.lost:  # somebody was faster, while the rows were opened
                 raise SessionMoved("the conversation was taken up elsewhere with its resume handle")
             session.on_lost, session.on_available = pipeline.fail, self._resume_status
             self._session = session
             live = self._config.pacing != conversation_pb2.PACING_OFFLINE
-            ingest = Ingest(audio, live, lm.delay_frames, self._config.first_sequence,
-                                           memory.history.next_sequence)
+            ingest = Ingest(audio, live, lm.delay_frames, self._config.first_sequence, memory.history.next_sequence)
             self._trace.opened(self._id, model_id, audio.frame_nanos if live else None)
             if self._config.resume_handle:
                 self._trace.resumed(ingest.next_sequence)
@@ -124,17 +129,19 @@ class Conversation:
             if not self._mesh.sessions.store.available:
                 self._resume_status(False)
             reader = asyncio.create_task(ingest.read(pieces))
-            until = loop.time() + self._mesh.longest_call_s
+            last_call = asyncio.get_running_loop().call_later(
+                max(session.began + self._mesh.longest_call_s - time.time(), 0), pipeline.fail,
+                CallTooLong(f"a call may last {self._mesh.longest_call_s:.0f} s here; open a new one"))
             frames_out = 0
             async for speech in pipeline.converse(ingest):
                 while self._notices:
                     yield self._notices.pop(0)
+                if speech is None:
+                    continue
                 frames_out += 1
                 yield Response(speech=conversation_pb2.SpeechFrame(
                     context=speech.context, pcm=audio.encode(speech.pcm), text=speech.text,
                     text_token=speech.text_token, codes=speech.codes, frames_skipped=ingest.frames_skipped))
-                if loop.time() > until:
-                    raise CallTooLong(f"a call may last {self._mesh.longest_call_s:.0f} s here; open a new one")
             ended = "completed"
             yield Response(summary=conversation_pb2.ConverseSummary(
                 frames_in=ingest.frames_heard, frames_out=frames_out, frames_skipped=ingest.frames_skipped))
@@ -145,8 +152,10 @@ class Conversation:
             ended = "cancelled"
             raise
         finally:
-            if pipeline is not None:
-                pipeline.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
+            if last_call is not None:
+                last_call.cancel()
             if reader is not None:
                 reader.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -160,18 +169,24 @@ class Conversation:
         config = self._config
         if not config.resume_handle:
             return None, await self._mesh.model()
-        session = await self._mesh.sessions.take_up(config.resume_handle)
+        session = await self._mesh.sessions.take_up(self._handle)
         self._id = session.id
         if config.HasField("answered_sequence"):
-            session.history.rewind(config.answered_sequence + 1)
+            try:
+                session.history.rewind(config.answered_sequence + 1)
+            except ValueError as error:
+                session.end("failed", keep=True)
+                raise InvalidRequest("BAD_SEQUENCE", str(error), field="config.answered_sequence") from None
         return session, session.model_id
 
     def _new_history(self, lm: lm_pb2.StepReady) -> History:
         return History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
 
-    def _pipeline(self, model_id: str, memory: LmMemory) -> Pipeline:
-        return Pipeline(self._id, model_id, self._mesh.codec, self._mesh.lm, memory, self._config.first_sequence,
-                        self._mesh.codec.info(model_id).priming_frames, self._trace)
+    def _free(self, model_id: str) -> int:
+        """Slots for those who wait. Raises Draining when it will not be here that they get one."""
+        if self._leaving:
+            raise Draining("this gateway is stopping; connect again to reach another one")
+        return self._mesh.slots(model_id)[1]
 
     def _audio_format(self, codec: codec_pb2.EncodeReady) -> AudioFormat:
         rate = codec.sample_rate_hertz
@@ -182,4 +197,9 @@ class Conversation:
         return AudioFormat(rate, codec.samples_per_frame, encoding)
 
     def _resume_status(self, available: bool) -> None:
-        self._notices.append(Response(resume_status=conversation_pb2.ResumeStatus(available=available)))
+        self._notice(Response(resume_status=conversation_pb2.ResumeStatus(available=available)))
+
+    def _notice(self, response: Response) -> None:
+        self._notices.append(response)
+        if self._pipeline is not None:
+            self._pipeline.nudge()

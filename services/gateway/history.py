@@ -51,19 +51,26 @@ class History:
                 tokens is not None and len(tokens) != self.own_codebooks + 1) or sequence < self.next_sequence:
             raise ValueError(f"step {self.steps} (frame {sequence}, {len(user_codes)} user codes, "
                              f"{'no' if tokens is None else len(tokens)} tokens) does not continue this history")
+        self._sequences.append(sequence)
         self._user.extend(user_codes)
         if tokens is not None:
             self._tokens.extend(tokens)
-        self._sequences.append(sequence)
         self.steps += 1
         if len(self._sequences) >= self.most_kept + BLOCK_STEPS:
             self._trim(len(self._sequences) - self.most_kept)
 
     def rewind(self, next_sequence: int) -> None:
-        """Forget the steps of frames from next_sequence on, as far as they are kept."""
+        """Forget the steps of frames from next_sequence on.
+
+        Raises:
+            ValueError: so few are kept of those before that no model can go on from there.
+        """
         kept = bisect_left(self._sequences, next_sequence)
         if kept == len(self._sequences):
             return
+        if self.first_step and kept <= 2 * self.delay_frames:
+            earliest = self._sequences[2 * self.delay_frames] + 1
+            raise ValueError(f"this conversation can go back to frame {earliest}, not to {next_sequence}")
         self.steps = self.first_step + kept
         self.rewinds += 1
         del self._sequences[kept:]

@@ -108,7 +108,7 @@ class Ingest:
         self._now = now
         self._waits_for = 0  # frames in the mesh
         self._progress = now()  # when the last one left it, or the first of these went there
-        self._catch_up_until = first_sequence + CATCH_UP_FRAMES if next_sequence else 0
+        self._catch_up_until = max(first_sequence, next_sequence) + CATCH_UP_FRAMES if next_sequence else 0
         self._frames: deque[CallerFrame] = deque()
         self._largest_piece_frames = 1
         self._ended = False
@@ -168,7 +168,8 @@ class Ingest:
 
     async def _add(self, pcm: Pcm) -> None:
         frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
-        while not self._live and len(self._frames) >= IN_FLIGHT_FRAMES:
+        # What the model has heard before must all come, and bring the encoder back to where it was.
+        while (not self._live or self._next_cut < self.next_sequence) and len(self._frames) >= IN_FLIGHT_FRAMES:
             await self._wait_for_change()
         self._next_cut += 1
         self._frames.append(frame)
@@ -176,9 +177,9 @@ class Ingest:
         self._look_for_a_stall()
         if frame.sequence < self._catch_up_until:
             most += CATCH_UP_FRAMES
-        while self._live and len(self._frames) > most:
-            if self._frames.popleft().sequence >= self.next_sequence:
-                self.frames_skipped += 1
+        while self._live and len(self._frames) > most and self._frames[0].sequence >= self.next_sequence:
+            self._frames.popleft()
+            self.frames_skipped += 1
         self._changed.set()
 
     async def _flush(self) -> None:

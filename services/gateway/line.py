@@ -14,7 +14,7 @@ from services.mesh.errors import LineFull
 POLL_S = 0.5
 GONE_S = 3.0  # a place whose gateway has not asked for this long is free: the gateway is lost, or cut off from Redis
 TURNS_KEPT = 16  # the last ones who got their turn: how fast the line moves
-_KEYS = tuple(f"moshimesh:{{line}}:{part}" for part in ("waiting", "seen", "tickets", "turns"))
+EMPTY_TTL_S = 600
 
 # waiting: call -> ticket; seen: call -> when it is gone (ms). Returns the callers before this one, how many got their
 # turn of late and since when (ms); only -1 when the line is full. The clock is Redis's own, one for all gateways.
@@ -33,6 +33,7 @@ if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   redis.call('ZADD', KEYS[1], ticket, ARGV[1])
 end
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
+for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[5]) end
 local oldest = redis.call('LINDEX', KEYS[4], -1)
 return {redis.call('ZRANK', KEYS[1], ARGV[1]), redis.call('LLEN', KEYS[4]), oldest and now - oldest or 0}
 """
@@ -44,7 +45,7 @@ if ARGV[2] == '1' then
   local time = redis.call('TIME')
   redis.call('LPUSH', KEYS[4], time[1] * 1000 + math.floor(time[2] / 1000))
   redis.call('LTRIM', KEYS[4], 0, ARGV[3] - 1)
-  redis.call('EXPIRE', KEYS[4], 600)
+  redis.call('EXPIRE', KEYS[4], ARGV[4])
 end
 """
 
@@ -52,9 +53,9 @@ end
 class Place:
     """One caller's place."""
 
-    def __init__(self, line: Line, call_id: str, ahead: bool) -> None:
+    def __init__(self, line: Line, model_id: str, call_id: str, ahead: bool) -> None:
         self.served = False  # it got a slot, and did not just give up
-        self._line, self._call_id, self._ahead = line, call_id, ahead
+        self._line, self._model_id, self._call_id, self._ahead = line, model_id, call_id, ahead
         self._told = -1
 
     async def turns(self, free: Callable[[], int]) -> AsyncIterator[conversation_pb2.Queued]:
@@ -66,7 +67,7 @@ class Place:
             if again:
                 await asyncio.sleep(POLL_S)
             again = True
-            before, wait_ms = await self._line.wait(self._call_id, self._ahead)
+            before, wait_ms = await self._line.wait(self._model_id, self._call_id, self._ahead)
             if before != self._told:
                 self._told = before
                 yield conversation_pb2.Queued(position=before + 1, estimated_wait_ms=wait_ms)
@@ -75,44 +76,47 @@ class Place:
 
 
 class Line:
-    """All who wait. While Redis is away each gateway has a line of its own."""
+    """All who wait, for each model. While Redis is away each gateway has a line of its own."""
 
     def __init__(self, store: Store, most_waiting: int) -> None:
         self._store, self._most_waiting = store, most_waiting
-        self._here: list[str] = []  # those of this gateway, in order
+        self._here: list[tuple[bool, str, str]] = []  # those of this gateway: not ahead, model, call; in order
 
-    async def anybody_waits(self) -> bool:
+    async def anybody_waits(self, model_id: str) -> bool:
         """Whether a new caller would push in."""
         try:
-            (waiting, *_) = await self._store.run(Request(_WAIT, _KEYS, ("", 0, 0, 0)))
+            (waiting, *_) = await self._store.run(Request(_WAIT, _keys(model_id), ("", 0, 0, 0, 0)))
         except StoreAway:
-            return bool(self._here)
+            return any(model == model_id for _, model, _ in self._here)
         return bool(waiting)
 
     @contextlib.asynccontextmanager
-    async def join(self, call_id: str, ahead: bool) -> AsyncIterator[Place]:
+    async def join(self, model_id: str, call_id: str, ahead: bool) -> AsyncIterator[Place]:
         """Wait in line until the block ends. `ahead`: before all who are new, as somebody whose call was cut off."""
-        place = Place(self, call_id, ahead)
-        if ahead:
-            self._here.insert(0, call_id)
-        else:
-            self._here.append(call_id)
+        place, entry = Place(self, model_id, call_id, ahead), (not ahead, model_id, call_id)
+        self._here.append(entry)
+        self._here.sort(key=lambda entry: entry[0])  # stable
         try:
             yield place
         finally:
-            self._here.remove(call_id)
-            self._store.post(Request(_LEAVE, _KEYS, (call_id, int(place.served), TURNS_KEPT)))
+            self._here.remove(entry)
+            self._store.post(Request(_LEAVE, _keys(model_id), (call_id, int(place.served), TURNS_KEPT, EMPTY_TTL_S)))
 
-    async def wait(self, call_id: str, ahead: bool) -> tuple[int, int]:
+    async def wait(self, model_id: str, call_id: str, ahead: bool) -> tuple[int, int]:
         """Callers before this one, and how long that may take (ms; 0: not known). Raises LineFull."""
         try:
-            before, turns, span_ms = await self._store.run(Request(_WAIT, _KEYS, (
-                call_id, int(ahead), self._most_waiting, round(GONE_S * 1000))))
+            before, turns, span_ms = await self._store.run(Request(_WAIT, _keys(model_id), (
+                call_id, int(ahead), self._most_waiting, round(GONE_S * 1000), EMPTY_TTL_S)))
         except StoreAway:
-            before, turns, span_ms = self._here.index(call_id), 0, 0
+            line = [call for _, model, call in self._here if model == model_id]
+            before, turns, span_ms = line.index(call_id), 0, 0
             if before >= self._most_waiting and not ahead:
                 before = -1
         if before < 0:
             raise LineFull(f"every slot of the mesh is taken, and {self._most_waiting} callers wait already; try again "
                            "later", waiting=self._most_waiting)
         return before, round((before + 1) * span_ms / turns) if turns else 0
+
+
+def _keys(model_id: str) -> tuple[str, ...]:
+    return tuple(f"moshimesh:{{line:{model_id}}}:{part}" for part in ("waiting", "seen", "tickets", "turns"))

@@ -66,8 +66,8 @@ class Pipeline:
             raise
         return encode, step
 
-    async def converse(self, ingest: Ingest) -> AsyncIterator[Speech]:
-        """Moshi's side of the conversation, frame by frame."""
+    async def converse(self, ingest: Ingest) -> AsyncIterator[Speech | None]:
+        """Moshi's side of the conversation, frame by frame, and None after a `nudge`."""
         trace = self._trace
         said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded by ingest's in-flight
 
@@ -100,6 +100,9 @@ class Pipeline:
 
         steps = self._step.feed(user_codes(self._encode.feed(pcm())))
         async for audio in self._decode.feed(own_codes(steps)):
+            if audio is None:
+                yield None
+                continue
             step = said.popleft()
             received = now_unix_nanos()
             audio.context.hops.add(hop=audio_pb2.HOP_GATEWAY_EMIT, received_unix_nanos=received,
@@ -112,6 +115,10 @@ class Pipeline:
     def fail(self, error: MeshError) -> None:
         """Let `converse` raise an error that comes from elsewhere."""
         self._decode.fail(error)
+
+    def nudge(self) -> None:
+        """Let `converse` yield None soon, whether there is speech or not."""
+        self._decode.nudge()
 
     def close(self) -> None:
         """End what is still open; the services take their slots back."""

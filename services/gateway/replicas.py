@@ -170,7 +170,12 @@ class Replicas:
         raise PeerLost(f"no {self.role} replica answers", peer=self.role)
 
     async def refresh(self) -> None:
-        """Ask all of them now."""
+        """Ask those that answer how they are now; all of them, a second for each that is down, if none does."""
+        await asyncio.gather(*(self._refresh(replica) for replica in self.answering))
+        if not self.answering:
+            await self._ask_all()
+
+    async def _ask_all(self) -> None:
         await self._resolve()
         await asyncio.gather(*(self._refresh(replica) for replica in list(self._replicas.values())))
 
@@ -178,7 +183,7 @@ class Replicas:
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                await self.refresh()
+                await self._ask_all()
             except Exception:
                 log.exception("asking the %s replicas failed", self.role)
 
@@ -205,7 +210,8 @@ class Replicas:
             self._replicas[address] = Replica(self.role, address,
                                               grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
         for address in self._replicas.keys() - found:
-            if self._replicas[address].facts is None:  # neither known by name nor answering: it is gone
+            # One that drains has left the name and takes no new calls, not even ours that ask how it is.
+            if self._replicas[address].facts is None and not self._replicas[address].tunnel.busy:
                 await self._replicas.pop(address).channel.close()
 
 
@@ -231,6 +237,7 @@ def common_model(pools: Sequence[Replicas]) -> str:
 
 def movable(error: MeshError) -> bool:
     """Whether a session that met this error can go on at another replica."""
-    return error.code == grpc.StatusCode.UNAVAILABLE or error.reason in ("NO_FREE_SLOT", "ENGINE_FAILED")
+    return error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or error.reason in (
+        "NO_FREE_SLOT", "ENGINE_FAILED")
 
 

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.mesh.errors import UnknownSession
+
 SECRET_BYTES = 32
 NONCE_BYTES = 12  # random for each chunk: 2^32 of them are safe under one key, a call has some thousands
 
@@ -25,13 +27,13 @@ class Handle:
     """One conversation's secret."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError for what no mesh has given out."""
+        """Raises UnknownSession for what no mesh has given out."""
         try:
             secret = base64.b64decode(text + "=", altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError("not a resume handle") from None
+            secret = b""
         if len(secret) != SECRET_BYTES:
-            raise ValueError("not a resume handle")
+            raise UnknownSession("this is no resume handle")
         self.text = text
         self.name = _derive(secret, b"name", 16).hex()
         self._cipher = AESGCM(_derive(secret, b"key", 32))

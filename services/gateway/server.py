@@ -13,6 +13,7 @@ from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from services.gateway.conversation import Conversation, Mesh
 from services.gateway.limits import Limits
 from services.gateway.replicas import common_model
+from services.gateway.sealing import Handle
 from services.gateway.tracing import CallTrace
 from services.mesh.errors import Draining, IdleCaller, InvalidRequest, MeshError
 from services.mesh.serving import Context, next_within, read_config_message, read_payloads, stream
@@ -20,6 +21,7 @@ from services.mesh.telemetry import FrameTracer
 
 FULL_NAME = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name
 KEY_HEADER = "x-api-key"
+MOST_FRAMES = 1 << 24  # of one conversation, 15 days; the language model's positions go no further
 
 
 class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
@@ -76,10 +78,11 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
             raise Draining("this gateway is stopping; connect again to reach another one")
         call_id = secrets.token_hex(16)
         trace = CallTrace(self._tracer, call_id, config.traceparent, self._trace_one_in)
-        conversation = Conversation(self._mesh, call_id, config, trace)
+        handle = Handle(config.resume_handle) if config.resume_handle else Handle.new()
+        conversation = Conversation(self._mesh, handle, call_id, config, trace)
         self._conversations.add(conversation)
         try:
-            async with self._limits.admit(_key(context), call_id):
+            async with self._limits.admit(_key(context), handle.name):
                 responses = conversation.hold(self._pieces(requests))
                 try:
                     async for response in responses:
@@ -118,6 +121,10 @@ def _check(config: conversation_pb2.ConverseConfig) -> None:
     if config.pacing not in conversation_pb2.Pacing.values():
         raise InvalidRequest("BAD_PACING", f"pacing {config.pacing} is not one that this mesh knows",
                              field="config.pacing")
+    for field in ("first_sequence", "answered_sequence"):
+        if getattr(config, field) > MOST_FRAMES:
+            raise InvalidRequest("BAD_SEQUENCE", f"{field} must be at most {MOST_FRAMES}, got {getattr(config, field)}",
+                                 field=f"config.{field}", accepted=f"0..{MOST_FRAMES}")
     if not config.resume_handle and (config.first_sequence or config.HasField("answered_sequence")):
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")

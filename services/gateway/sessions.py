@@ -32,15 +32,17 @@ log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.5  # what a lost gateway may not have written; the caller's own audio covers it
 SLICES = 5  # the sessions are written in turns, so that a hundred of them never hold up the event loop together
 ENDED_TTL_S = 600  # long enough to ask support about it
+FORGET_S = 120.0  # how long a session that has ended waits for Redis to be back: some 100 kB each
 FACTS, CHUNK = b"facts", b"chunk"  # what is sealed is bound to its place
-_LENGTH = struct.Struct("<H")
+_LENGTH, _TIME = struct.Struct("<H"), struct.Struct("<d")
 
 # The record of a session is a hash, its journal a list of sealed chunks. Returns "ok"; "moved" when somebody else owns
 # the session; "again" when the journal is not what its owner thinks, as after a fail-over: then it is written anew.
 _WRITE = """
-local held = tonumber(redis.call('HGET', KEYS[1], 'fence'))
+local held, owner = tonumber(redis.call('HGET', KEYS[1], 'fence')), redis.call('HGET', KEYS[1], 'owner')
 local mine, mode, ttl_ms, length, trim, chunk = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-if held and held > mine then return 'moved' end
+-- The same fence twice: a fail-over of Redis has lost that somebody took the session up, and somebody else has done so.
+if held and (held > mine or held == mine and owner ~= ARGV[7]) then return 'moved' end
 if mode == 'append' then
   if held ~= mine or redis.call('LLEN', KEYS[2]) ~= length then return 'again' end
   if chunk ~= '' then redis.call('RPUSH', KEYS[2], chunk) end
@@ -49,7 +51,7 @@ else
   redis.call('DEL', KEYS[2])
   if mode == 'anew' then redis.call('RPUSH', KEYS[2], chunk) else redis.call('HDEL', KEYS[1], 'facts') end
 end
-redis.call('HSET', KEYS[1], 'fence', ARGV[1], unpack(ARGV, 7))
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'owner', ARGV[7], unpack(ARGV, 8))
 redis.call('PEXPIRE', KEYS[1], ttl_ms)
 redis.call('PEXPIRE', KEYS[2], ttl_ms)
 return 'ok'
@@ -71,10 +73,11 @@ class Session:
     """One conversation as the store knows it."""
 
     def __init__(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History,
-                 fence: int, flush: Callable[[], None]) -> None:
+                 began: float, fence: int, flush: Callable[[], None]) -> None:
         self.id, self.model_id, self.sampling, self.history = session_id, model_id, sampling, history
-        self.on_lost: Callable[[MeshError], None] = lambda error: None  # somebody else has taken the session up
-        self.on_available: Callable[[bool], None] = lambda available: None  # whether it could be taken up now
+        self.began = began  # Unix time
+        self.on_lost: Callable[[MeshError], None] = _nobody  # somebody else has taken the session up
+        self.on_available: Callable[[bool], None] = _nobody  # whether it could be taken up now
         self.lost = False
         self.ended = ""
         self._handle, self._fence, self._flush = handle, fence, flush
@@ -102,7 +105,8 @@ class Session:
     def end(self, ended: str, keep: bool) -> None:
         """The call is over. `keep`: it was cut off, and may be taken up again within the grace time."""
         self.ended, self._keep = ended, keep
-        self._forget_at = time.monotonic() + ENDED_TTL_S
+        self.on_lost, self.on_available = _nobody, _nobody  # they hold on to the whole call
+        self._forget_at = time.monotonic() + FORGET_S
         self._flush()
 
     def next_write(self, owner: str, grace_s: float) -> tuple[Request, Callable[[str], None]]:
@@ -123,12 +127,12 @@ class Session:
         if ended:
             fields += ["ended", ended]
         if mode != "append":
-            fields += ["session", self.id, "model", self.model_id, "owner", owner]
+            fields += ["session", self.id, "model", self.model_id]
         if mode == "anew":
             fields += ["facts", self._seal_facts()]
         ttl_ms = round((ENDED_TTL_S if gone else grace_s) * 1000)
         request = Request(_WRITE, _keys(self._handle), (
-            self._fence, mode, ttl_ms, len(self._chunks), trim, chunk, *fields))
+            self._fence, mode, ttl_ms, len(self._chunks), trim, chunk, owner, *fields))
 
         def done(answer: str) -> None:
             if answer == "moved":
@@ -151,7 +155,7 @@ class Session:
 
     def _seal_facts(self) -> bytes:
         parts = (self.id.encode(), self.model_id.encode(), self.history.pack_shape(),
-                 self.sampling.SerializeToString())
+                 self.sampling.SerializeToString(), _TIME.pack(self.began))
         return self._handle.seal(b"".join(_LENGTH.pack(len(part)) + part for part in parts), FACTS)
 
 
@@ -169,11 +173,12 @@ class Sessions:
         self._writer = asyncio.create_task(self._write_forever())
         store.on_change.add(self._tell)
 
-    def create(self, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History) -> Session:
+    def create(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History
+               ) -> Session:
         """A new session, written soon."""
-        return self._add(Handle.new(), session_id, model_id, sampling, history, 1)
+        return self._add(handle, session_id, model_id, sampling, history, time.time(), 1)
 
-    async def take_up(self, handle: str) -> Session:
+    async def take_up(self, key: Handle) -> Session:
         """The session that was cut off; from now on it is this gateway's.
 
         Raises:
@@ -182,10 +187,6 @@ class Sessions:
         """
         unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
                                  f"{self.grace_s:.0f} s ago")
-        try:
-            key = Handle(handle)
-        except ValueError:
-            raise unknown from None
         try:
             found = await self.store.run(Request(_TAKE_UP, _keys(key), (self._owner, round(self.grace_s * 1000))))
         except StoreAway:
@@ -197,7 +198,7 @@ class Sessions:
             old.lost = True
             old.on_lost(SessionMoved("the conversation was taken up again with its resume handle"))
         try:
-            session_id, model_id, shape, sampling = _parts(key.open(facts, FACTS))
+            session_id, model_id, shape, sampling, began = _parts(key.open(facts, FACTS))
             history = History.from_shape(shape)
             for chunk in chunks:
                 history.unpack(key.open(chunk, CHUNK))
@@ -205,7 +206,7 @@ class Sessions:
             log.error("the journal of a session can't be read: %s", error)
             raise unknown from None
         return self._add(key, session_id.decode(), model_id.decode(), lm_pb2.Sampling.FromString(sampling), history,
-                         int(fence))
+                         _TIME.unpack(began)[0], int(fence))
 
     async def close(self) -> None:
         """Write what is left, if Redis is there."""
@@ -217,12 +218,12 @@ class Sessions:
             await self._write(list(self._live.values()))
 
     def _add(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History,
-             fence: int) -> Session:
+             began: float, fence: int) -> Session:
         def flush() -> None:
             self._hurry.add(handle.name)
             self._wake.set()
 
-        session = Session(handle, session_id, model_id, sampling, history, fence, flush)
+        session = Session(handle, session_id, model_id, sampling, history, began, fence, flush)
         self._live[handle.name] = session
         session.flush_soon()
         return session
@@ -250,10 +251,16 @@ class Sessions:
 
     async def _write(self, sessions: list[Session]) -> None:
         writes = [session.next_write(self._owner, self.grace_s) for session in sessions if not session.finished]
-        answers = await self.store.run_all([request for request, _ in writes])
-        for (_, done), answer in zip(writes, answers, strict=True):
-            done(answer.decode())
-        self._live = {name: session for name, session in self._live.items() if not session.finished}
+        try:
+            answers = await self.store.run_all([request for request, _ in writes])
+            for (_, done), answer in zip(writes, answers, strict=True):
+                done(answer.decode())
+        finally:
+            self._live = {name: session for name, session in self._live.items() if not session.finished}
+
+
+def _nobody(_: object) -> None:
+    pass
 
 
 def _keys(handle: Handle) -> tuple[str, str]:

@@ -28,6 +28,7 @@ OPEN_S = 10.0  # to clear a row, or to rebuild some from minutes of history; a l
 # A replica that keeps a frame for this long has stalled: 25 frames, far beyond what a listener forgives, yet more than
 # a busy machine takes.
 ANSWER_S = 2.0
+WATCH_EVERY_S = 0.25
 RETRY_S = 0.1
 MOVES_WITHOUT_PROGRESS = 3  # a session that fails at each replica it comes to would take the next ones down with it
 
@@ -74,8 +75,8 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
                  memory: Memory[RequestMessage], on_change: Callable[[Change], None],
                  on_server: Callable[[Replica, int], None]) -> None:
-        """`on_change` hears when the session has no row, and when it has moved to another one; `on_server` who answers
-        the frames from a number on.
+        """`on_change` hears when the session has moved to another row; `on_server` who answers the frames from a number
+        on.
         """
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
         self._on_change, self._on_server = on_change, on_server
@@ -84,21 +85,24 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         self._pending: deque[tuple[RequestMessage, int]] = deque()
         self._answers = 0
         self._failure: Exception | None = None
+        self._nudged = False
         self._half_closed = False
         self._pumping: asyncio.Task[None] | None = None
         self._relocating: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._next_watch = 0.0
         self._progress = 0.0  # when the last answer came, or the first request that waits for one went
         self._moves: tuple[int, int] = (0, 0)  # answers at the last failover, and how many there were without another
 
     async def open(self) -> Any:
         """The service's ready message: the session holds a slot. Raises MeshError when no replica takes it."""
         self._lease, ready = await self._connect(())
+        self._next_watch = _now()
         self._watch()
         return ready
 
     async def feed(self, requests: AsyncIterator[RequestMessage]) -> AsyncIterator[Any]:
-        """Send the requests and yield the answers' frames.
+        """Send the requests and yield the answers' frames, and None after a `nudge`.
 
         Raises what this stage or an earlier one failed with: `requests` are an earlier stage's answers.
         """
@@ -114,6 +118,9 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
             except _Interrupted:
                 if self._failure is not None:
                     raise self._failure from None
+                if self._nudged:
+                    self._nudged = False
+                    yield None
                 continue
             except MeshError as error:
                 await self._fail_over(lease, error)
@@ -139,6 +146,14 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     def fail(self, error: Exception) -> None:
         """Let `feed` raise an error that comes from elsewhere."""
         self._failure = error
+        self._interrupt()
+
+    def nudge(self) -> None:
+        """Let `feed` yield None behind the answers that are there: its reader has something else to do."""
+        self._nudged = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         if self._lease is not None:
             self._lease.call.fail(_Interrupted())
 
@@ -194,14 +209,20 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
                 raise
             else:
                 call.on_draining = self._drain
+                if call.draining:  # it has begun to drain while the row was opened
+                    asyncio.get_running_loop().call_soon(self._drain)
                 return lease, response.ready
             call.cancel()
             passed.add(replica)
 
-    def _exchange(self, lease: _Lease[RequestMessage, ResponseMessage]) -> None:
-        """Go on with another row, behind what has been answered meanwhile."""
+    def _exchange(self, lease: _Lease[RequestMessage, ResponseMessage]) -> bool:
+        """Go on with another row, behind what was answered meanwhile. False: more was than is remembered."""
+        passed = self._memory.since(lease.next)
+        if len(passed) < self._answers - lease.next:
+            lease.call.cancel()
+            return False
         old, self._lease = self._lease, lease
-        for request in (*self._memory.since(lease.next), *(request for request, _ in self._pending)):
+        for request in (*passed, *(request for request, _ in self._pending)):
             lease.call.send(request)
         if self._half_closed:
             lease.call.half_close()
@@ -209,6 +230,9 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         if old is not None:
             old.call.cancel()
             old.call.fail(_Interrupted())
+        if self._failure is not None or self._nudged:  # the old row was told
+            self._interrupt()
+        return True
 
     async def _fail_over(self, lost: _Lease[RequestMessage, ResponseMessage], error: MeshError) -> None:
         """Open the session elsewhere after its row was lost. Raises MeshError when that does not help."""
@@ -226,6 +250,8 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         lost.replica.facts = None  # nobody goes there before it has answered a poll
         deadline = _now() + self._pool.failover_s
         while True:
+            if self._failure is not None:
+                raise self._failure
             try:
                 lease, _ = await self._connect(())
                 break
@@ -233,7 +259,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
                 if not movable(refusal) or _now() > deadline:
                     raise
                 await asyncio.sleep(RETRY_S)
-        self._exchange(lease)
+        self._exchange(lease)  # nothing can have passed
         self._on_change(Change.FAILED_OVER)
 
     def _drain(self) -> None:
@@ -250,18 +276,22 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
                 if self._lease is not here:  # it was lost meanwhile
                     lease.call.cancel()
                     return
-                self._exchange(lease)
-                self._on_change(Change.DRAINED)
-                return
+                if self._exchange(lease):
+                    self._on_change(Change.DRAINED)
+                    return
             await asyncio.sleep(RETRY_S)
 
     def _watch(self) -> None:
         """Treat a replica that does not answer as lost; it may hang with its connection alive."""
+        late_s = _now() - self._next_watch
+        if self._lease is not None and (self._lease.call.waiting or late_s > WATCH_EVERY_S):
+            self._progress = _now()  # the answer is here and nobody takes it, or it was this process that hung
         if self._pending and _now() - self._progress > ANSWER_S and self._lease is not None:
             self._progress = _now()
             self._lease.call.fail(PeerLost(f"the {self._lease.replica.role} replica at {self._lease.replica.address} "
                                            f"kept a frame for {ANSWER_S:.0f} s", peer=self._lease.replica.role))
-        self._watching = asyncio.get_running_loop().call_later(ANSWER_S / 8, self._watch)
+        self._next_watch = _now() + WATCH_EVERY_S
+        self._watching = asyncio.get_running_loop().call_later(WATCH_EVERY_S, self._watch)
 
 
 def _now() -> float:

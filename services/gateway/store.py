@@ -19,7 +19,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError
 
 from services.mesh.errors import PeerLost
 
@@ -30,6 +30,8 @@ PROBE_S = 0.5  # how soon a Redis that was away is noticed again
 MOST_CONNECTIONS = 16  # those who open a call wait for one; running calls share one
 
 Argument = bytes | str | int | float
+# A script that is wrong is among these, too: its message is in the log, and calls go on.
+_FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 class StoreAway(Exception):
@@ -63,7 +65,7 @@ class Store:
         """Start. Raises PeerLost when Redis does not answer."""
         try:
             await self._redis.ping()
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise PeerLost(f"Redis at {self.place} can't be reached ({error}); start it, or name another one with "
                            "--redis-url") from None
         self._prober = asyncio.create_task(self._probe_forever())
@@ -82,7 +84,12 @@ class Store:
         return (await self.run_all([request]))[0]
 
     async def run_all(self, requests: Sequence[Request]) -> list[Any]:
-        """What the scripts return, in one round trip; each is atomic, together they are not. Raises StoreAway."""
+        """What the scripts return, in one round trip; each is atomic, together they are not.
+
+        Raises StoreAway, and does so at once while Redis is known to be away.
+        """
+        if not self.available:
+            raise StoreAway("Redis is away")
         if not requests:
             return []
         pipe = self._redis.pipeline(transaction=False)
@@ -91,12 +98,7 @@ class Store:
             pipe.eval(request.script, len(request.keys), *request.keys, *request.arguments)
         try:
             answers: list[Any] = await pipe.execute()
-        except ResponseError as error:
-            if _is_bug(error):
-                raise
-            self._set_available(False, error)  # loading, or a replica that was the master until now
-            raise StoreAway(str(error)) from None
-        except (RedisError, OSError, asyncio.TimeoutError, TimeoutError) as error:
+        except _FAILURES as error:
             self._set_available(False, error)
             raise StoreAway(str(error)) from None
         self._set_available(True)
@@ -113,12 +115,12 @@ class Store:
             await self.run(request)
 
     async def _probe_forever(self) -> None:
-        """While Redis is away, look whether it is back."""
+        """While Redis is away, look whether it takes writes again: a full one or a replica answers a PING, too."""
         while True:
             await asyncio.sleep(PROBE_S)
             if not self.available:
-                with contextlib.suppress(RedisError, OSError):
-                    await self._redis.ping()
+                with contextlib.suppress(*_FAILURES):
+                    await self._redis.set("moshimesh:{probe}", 1, px=1000)
                     self._set_available(True)
 
     def _set_available(self, available: bool, why: Exception | None = None) -> None:
@@ -132,11 +134,6 @@ class Store:
                         self.place, why)
         for hear in list(self.on_change):
             hear(available)
-
-
-def _is_bug(error: ResponseError) -> bool:
-    """Whether Redis answers and what it was asked is wrong."""
-    return not str(error).startswith(("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"))
 
 
 def _client(url: str) -> Any:

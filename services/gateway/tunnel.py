@@ -43,6 +43,11 @@ class Tunnel:
             self._stream = _Stream(self._peer, self._stub)
         return self._stream.open(method)
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls are going on here."""
+        return self._stream is not None and self._stream.busy
+
     def keep(self, keep: tunnel_pb2.Keep) -> bool:
         """Ask for the spans of a frame that was answered here; whether there is anybody to ask."""
         return self._stream is not None and self._stream.keep(keep)
@@ -58,6 +63,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self._parse = method.response.FromString
         self._inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._ended = False
+        self.draining = False  # the service will stop soon, and the call with it
         self.on_draining: Callable[[], None] = _ignore
         self._outbox.put(tunnel_pb2.RequestItem(call=number, open=method.name))
 
@@ -73,6 +79,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
 
     def cancel(self) -> None:
         """End the call; the service takes its slot back."""
+        self.on_draining = _ignore
         if not self._ended:
             self._ended = True
             self._outbox.put(tunnel_pb2.RequestItem(call=self._number, cancel=tunnel_pb2.Nothing()))
@@ -93,6 +100,16 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         """Raise an error from elsewhere behind the responses that have arrived."""
         self._inbox.put_nowait(error)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a response is there that has not been taken."""
+        return not self._inbox.empty()
+
+    def drain(self) -> None:
+        """The service is about to stop."""
+        self.draining = True
+        self.on_draining()
+
     def lose(self, error: MeshError) -> None:
         """The stream below broke."""
         self._ended = True
@@ -112,16 +129,21 @@ class _Stream:
     """One stream and the calls in it."""
 
     def __init__(self, peer: str, stub: tunnel_pb2_grpc.TunnelServiceStub) -> None:
-        self.broken = False
+        self.broken = self._draining = False
         self._peer = peer
         self._outbox: Outbox[tunnel_pb2.RequestItem] = Outbox()
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call[Any, Any]] = {}
         self._reader = asyncio.create_task(self._read(stub.Tunnel(self._requests())))
 
+    @property
+    def busy(self) -> bool:
+        return not self.broken and bool(self._calls)
+
     def open(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
         number = next(self._numbers)
         call = self._calls[number] = Call(number, self._outbox, method)
+        call.draining = self._draining
         return call
 
     def keep(self, keep: tunnel_pb2.Keep) -> bool:
@@ -139,8 +161,9 @@ class _Stream:
         try:
             async for response in responses:
                 if response.draining:
+                    self._draining = True
                     for call in list(self._calls.values()):
-                        call.on_draining()
+                        call.drain()
                 for item in response.items:
                     call = self._calls.get(item.call)  # type: ignore[assignment]
                     if call is not None:

@@ -43,6 +43,7 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
         self.slots, self.held = slots, 0
         self.opened: list[int] = []  # the steps of history that each session brought
         self.draining = False
+        self.opening_s = 0.0  # how long it takes to rebuild a row
         self.answering = asyncio.Event()  # cleared: it hangs with its connections alive
         self.answering.set()
         self._tunnel = TunnelServer(self, lm_pb2.DESCRIPTOR.services_by_name["LmService"])
@@ -82,6 +83,7 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
             for begin in range(0, len(codes), USER):
                 model.step(codes[begin:begin + USER])
             self.opened.append(model.steps)
+            await asyncio.sleep(self.opening_s)
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id="checksum", user_codebooks=USER, own_codebooks=OWN, cardinality=64, delay_frames=DELAY,
                 sampling=config.sampling, context_frames=CONTEXT))

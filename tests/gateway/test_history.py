@@ -16,23 +16,12 @@ def say(history: History, steps: int, rng: random.Random) -> None:
                        [rng.randrange(32000), *(rng.randrange(2048) for _ in range(8))] if answered else None)
 
 
-def copy_by_chunks(history: History, cuts: list[int]) -> History:
-    copy = History.from_shape(history.pack_shape())
-    whole = History.from_shape(history.pack_shape())
-    whole.unpack(history.pack(0))
-    for start, end in zip(cuts, [*cuts[1:], history.steps], strict=True):
-        part = History.from_shape(history.pack_shape())
-        part.unpack(history.pack(start))
-        part.rewind(0 if end == start else part._sequences[end - start - 1] + 1)
-        copy.unpack(part.pack(start))
-    return copy
-
-
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 40, 400, 1200])
 def test_a_packed_history_is_the_same(steps: int) -> None:
     history = History(8, 8, 2, 300)
     say(history, steps, random.Random(steps))
-    copy = copy_by_chunks(history, [history.first_step])
+    copy = History.from_shape(history.pack_shape())
+    copy.unpack(history.pack(0))
     assert copy.to_proto() == history.to_proto()
     assert (copy.steps, copy.first_step, copy.next_sequence) == (history.steps, history.first_step,
                                                                  history.next_sequence)
@@ -41,9 +30,13 @@ def test_a_packed_history_is_the_same(steps: int) -> None:
 
 
 def test_chunks_continue_each_other() -> None:
-    history = History(8, 8, 2, 300)
-    say(history, 100, random.Random(1))
-    assert copy_by_chunks(history, [0, 1, 2, 3, 50, 99]).to_proto() == history.to_proto()
+    history, rng = History(8, 8, 2, 300), random.Random(1)
+    copy = History.from_shape(history.pack_shape())
+    for steps in (1, 1, 1, 47, 0, 49, 1):
+        before = history.steps
+        say(history, steps, rng)
+        copy.unpack(history.pack(before))
+        assert copy.to_proto() == history.to_proto()
     gap = History(8, 8, 2, 300)
     gap.unpack(history.pack(10))
     with pytest.raises(ValueError, match="does not continue"):
@@ -80,3 +73,19 @@ def test_a_step_of_another_shape_is_refused() -> None:
     for codes, tokens in (([1], None), ([1, 2], [1, 2, 3])):
         with pytest.raises(ValueError, match="does not continue"):
             history.append(0, codes, tokens)
+
+
+def test_going_back_to_what_is_forgotten_is_refused() -> None:
+    history = History(8, 8, 2, 300)
+    say(history, 5000, random.Random(2))
+    packed = history.pack(0)
+    with pytest.raises(ValueError, match="can go back to frame"):
+        history.rewind(100)
+    assert history.pack(0) == packed
+
+
+def test_a_frame_number_that_does_not_fit_changes_nothing() -> None:
+    history = History(1, 1, 1, 100)
+    with pytest.raises(OverflowError):
+        history.append(1 << 32, [1], None)
+    assert history.pack(0) == History(1, 1, 1, 100).pack(0)

@@ -178,3 +178,19 @@ async def test_a_live_call_in_a_mesh_that_is_only_slow_skips() -> None:
     await reading
     assert ingest.frames_skipped > 20
     assert heard[-1].sequence > 50
+
+
+async def test_a_call_taken_up_after_ten_seconds_loses_nothing() -> None:
+    """64 frames that the model has heard bring the encoder back, and those of ten seconds come all at once."""
+    ingest = Ingest(FLOATS, live=True, delay_frames=0, first_sequence=100, next_sequence=164)
+
+    async def silence() -> AsyncIterator[bytes]:
+        for _ in range(64 + 125):
+            yield bytes(4 * FRAME)
+
+    reading = asyncio.create_task(ingest.read(silence()))
+    await asyncio.sleep(0.05)
+    heard = [frame async for frame in frames_answered(ingest)]
+    await reading
+    assert [frame.sequence for frame in heard] == list(range(100, 289))
+    assert ingest.frames_skipped == 0

@@ -34,6 +34,9 @@ async def stores(server: RedisServer) -> AsyncIterator[list[Store]]:
         await store.close()
 
 
+MODEL = "a model"
+
+
 class Slots:
     """What is free in the mesh."""
 
@@ -44,7 +47,7 @@ class Slots:
 async def wait_in(line: Line, name: str, slots: Slots, got: list[str], ahead: bool = False
                   ) -> list[conversation_pb2.Queued]:
     told = []
-    async with line.join(name, ahead) as place:
+    async with line.join(MODEL, name, ahead) as place:
         async for queued in place.turns(lambda: slots.free):
             told.append(queued)
         slots.free -= 1
@@ -70,9 +73,9 @@ async def in_line(lines: list[Line], names: list[str], slots: Slots, got: list[s
 async def test_first_come_first_served_over_gateways(stores: list[Store]) -> None:
     lines = [Line(store, 10) for store in stores]
     slots, got = Slots(), []
-    assert not await lines[0].anybody_waits()
+    assert not await lines[0].anybody_waits(MODEL)
     tasks = await in_line(lines, ["a", "b", "c", "d"], slots, got)
-    assert await lines[0].anybody_waits() and await lines[1].anybody_waits()
+    assert await lines[0].anybody_waits(MODEL) and await lines[1].anybody_waits(MODEL)
     urgent = asyncio.create_task(wait_in(lines[1], "cut off", slots, got, ahead=True))
     await asyncio.sleep(0.1)
     assert got == []
@@ -86,7 +89,7 @@ async def test_first_come_first_served_over_gateways(stores: list[Store]) -> Non
     assert told[3][0].estimated_wait_ms == 0  # nobody had been served yet
     assert 10 < told[3][-1].estimated_wait_ms < 2000
     await asyncio.sleep(0.05)
-    assert not await lines[0].anybody_waits()
+    assert not await lines[0].anybody_waits(MODEL)
 
 
 async def test_a_full_line_refuses_all_but_those_who_were_cut_off(stores: list[Store]) -> None:
@@ -117,7 +120,7 @@ async def test_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
 async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_module, "GONE_S", 0.3)
     lines = [Line(store, 10) for store in stores]
-    await lines[0].wait("of a gateway that dies now", False)
+    await lines[0].wait(MODEL, "of a gateway that dies now", False)
     slots, got = Slots(), []
     slots.free = 1
     (task,) = await in_line([lines[1]], ["b"], slots, got)
@@ -130,7 +133,7 @@ async def test_without_redis_each_gateway_has_a_line_of_its_own(server: RedisSer
     line = Line(stores[0], 2)
     slots, got = Slots(), []
     tasks = await in_line([line], ["a", "b"], slots, got)
-    assert await line.anybody_waits()
+    assert await line.anybody_waits(MODEL)
     with pytest.raises(LineFull):
         await wait_in(line, "c", slots, got)
     for _ in range(2):
@@ -153,6 +156,15 @@ async def test_calls_of_a_key_over_gateways(stores: list[Store]) -> None:
     await asyncio.sleep(0.1)
     async with other.admit("key", "6"), other.admit("key", "7"):
         pass
+
+
+async def test_a_conversation_that_is_taken_up_again_counts_once(stores: list[Store]) -> None:
+    one, other = (Limits(store, 1) for store in stores)
+    async with (one.admit("key", "a conversation"), other.admit("key", "a conversation"),
+                one.admit("key", "a conversation")):
+        with pytest.raises(TooManyCalls):
+            async with one.admit("key", "another"):
+                pass
 
 
 async def test_limits_without_redis(server: RedisServer, stores: list[Store]) -> None:

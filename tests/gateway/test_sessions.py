@@ -50,7 +50,7 @@ class Gateway:
 
 
 def new_session(sessions: Sessions, steps: int = 0) -> Session:
-    session = sessions.create("a session", "a model", SAMPLING, History(8, 8, 1, CONTEXT))
+    session = sessions.create(Handle.new(), "a session", "a model", SAMPLING, History(8, 8, 1, CONTEXT))
     say(session, steps)
     return session
 
@@ -76,7 +76,7 @@ async def test_another_gateway_takes_a_session_up(server: RedisServer) -> None:
             await asyncio.sleep(WRITE_EVERY_S / 2)
             say(session, 7)
         await asyncio.sleep(WRITTEN_S)
-        copy = await second.take_up(session.handle)
+        copy = await second.take_up(Handle(session.handle))
         assert (copy.id, copy.model_id, copy.sampling) == ("a session", "a model", SAMPLING)
         assert copy.history.to_proto() == session.history.to_proto()
         assert copy.history.next_sequence == session.history.next_sequence == 62
@@ -92,7 +92,7 @@ async def test_a_long_journal_is_capped_and_whole(server: RedisServer) -> None:
         await asyncio.sleep(WRITTEN_S)
         (journal,) = server.client.keys("*journal")
         assert server.client.llen(journal) <= session.history.most_kept // 30 + 3
-        copy = await second.take_up(session.handle)
+        copy = await second.take_up(Handle(session.handle))
         assert copy.history.to_proto() == session.history.to_proto()
 
 
@@ -103,7 +103,7 @@ async def test_one_owner(server: RedisServer) -> None:
         lost: list[MeshError] = []
         session.on_lost = lost.append
         await asyncio.sleep(WRITTEN_S)
-        copy = await second.take_up(session.handle)
+        copy = await second.take_up(Handle(session.handle))
         say(session, 10)
         say(copy, 5)
         await until(lambda: bool(lost))
@@ -111,7 +111,7 @@ async def test_one_owner(server: RedisServer) -> None:
         await asyncio.sleep(WRITTEN_S)
         session.end("failed", keep=False)
         await asyncio.sleep(WRITTEN_S)
-        again = await second.take_up(session.handle)
+        again = await second.take_up(Handle(session.handle))
         assert again.history.to_proto() == copy.history.to_proto()
 
 
@@ -121,7 +121,7 @@ async def test_taking_up_at_the_same_gateway_ends_the_old_call(server: RedisServ
         lost: list[MeshError] = []
         session.on_lost = lost.append
         await asyncio.sleep(WRITTEN_S)
-        await sessions.take_up(session.handle)
+        await sessions.take_up(Handle(session.handle))
         assert len(lost) == 1
 
 
@@ -129,24 +129,24 @@ async def test_a_race_has_one_winner(server: RedisServer) -> None:
     async with Gateway(server.url) as first, Gateway(server.url, "two") as second, Gateway(server.url, "3") as third:
         session = new_session(first, 20)
         await asyncio.sleep(WRITTEN_S)
-        copies = await asyncio.gather(*(gateway.take_up(session.handle) for gateway in (second, third)))
+        copies = await asyncio.gather(*(gateway.take_up(Handle(session.handle)) for gateway in (second, third)))
         for copy in copies:
             say(copy, 10, random.Random(id(copy)))
         await asyncio.sleep(WRITTEN_S)
         assert sorted(copy.lost for copy in copies) == [False, True]
         (winner,) = (copy for copy in copies if not copy.lost)
-        assert (await first.take_up(session.handle)).history.to_proto() == winner.history.to_proto()
+        assert (await first.take_up(Handle(session.handle))).history.to_proto() == winner.history.to_proto()
 
 
 async def test_a_rewound_history_replaces_the_journal(server: RedisServer) -> None:
     async with Gateway(server.url) as first, Gateway(server.url, "two") as second:
         session = new_session(first, 20)
         await asyncio.sleep(WRITTEN_S)
-        copy = await second.take_up(session.handle)
+        copy = await second.take_up(Handle(session.handle))
         copy.history.rewind(12)
         say(copy, 3, random.Random(7))
         await asyncio.sleep(WRITTEN_S)
-        assert (await first.take_up(session.handle)).history.to_proto() == copy.history.to_proto()
+        assert (await first.take_up(Handle(session.handle))).history.to_proto() == copy.history.to_proto()
 
 
 async def test_a_session_that_was_cut_off_expires(server: RedisServer) -> None:
@@ -154,12 +154,12 @@ async def test_a_session_that_was_cut_off_expires(server: RedisServer) -> None:
         session = new_session(sessions, 5)
         session.end("cancelled", keep=True)
         await asyncio.sleep(0.3)
-        assert (await sessions.take_up(session.handle)).history.steps == 5
+        assert (await sessions.take_up(Handle(session.handle))).history.steps == 5
         session = new_session(sessions, 5)
         session.end("cancelled", keep=True)
         await asyncio.sleep(1.5)
         with pytest.raises(UnknownSession):
-            await sessions.take_up(session.handle)
+            await sessions.take_up(Handle(session.handle))
 
 
 async def test_a_session_that_has_ended_leaves_its_record_only(server: RedisServer) -> None:
@@ -174,7 +174,7 @@ async def test_a_session_that_has_ended_leaves_its_record_only(server: RedisServ
         assert b"facts" not in record
         assert 0 < server.client.ttl(key) <= 600
         with pytest.raises(UnknownSession):
-            await sessions.take_up(session.handle)
+            await sessions.take_up(Handle(session.handle))
 
 
 async def test_redis_comes_back_empty(server: RedisServer) -> None:
@@ -188,13 +188,13 @@ async def test_redis_comes_back_empty(server: RedisServer) -> None:
         say(session, 2 * session.history.most_kept + 300)  # more than is kept
         await until(lambda: told == [False])
         with pytest.raises(ResumeUnavailable):
-            await sessions.take_up(session.handle)
+            await sessions.take_up(Handle(session.handle))
         born_meanwhile = new_session(sessions, 9)
         server.start()
         await until(lambda: told == [False, True])
         await asyncio.sleep(WRITTEN_S)
         for one in (session, born_meanwhile):
-            assert (await sessions.take_up(one.handle)).history.to_proto() == one.history.to_proto()
+            assert (await sessions.take_up(Handle(one.handle))).history.to_proto() == one.history.to_proto()
 
 
 async def test_redis_that_hangs_is_away(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +204,41 @@ async def test_redis_that_hangs_is_away(server: RedisServer, monkeypatch: pytest
         server.process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(ResumeUnavailable):
-            await sessions.take_up(session.handle)
+            await sessions.take_up(Handle(session.handle))
         assert time.monotonic() - began < 5
         server.process.send_signal(signal.SIGCONT)
         await until(lambda: sessions.store.available)
-        assert (await sessions.take_up(session.handle)).history.steps == 20
+        assert (await sessions.take_up(Handle(session.handle))).history.steps == 20
+
+
+async def test_a_redis_that_takes_no_writes_is_away(server: RedisServer) -> None:
+    async with Gateway(server.url) as sessions:
+        session = new_session(sessions, 10)
+        await asyncio.sleep(WRITTEN_S)
+        server.client.config_set("maxmemory", 1)
+        say(session, 10)
+        await until(lambda: not sessions.store.available)
+        await asyncio.sleep(1.0)
+        assert not sessions.store.available
+        session.end("cancelled", keep=True)
+        server.client.config_set("maxmemory", 0)
+        await until(lambda: sessions.store.available)
+        await asyncio.sleep(WRITTEN_S)
+        assert (await sessions.take_up(Handle(session.handle))).history.steps == 20
+
+
+async def test_two_who_have_one_fence(server: RedisServer) -> None:
+    """A fail-over of Redis loses that the session was taken up; then somebody else takes it up, with the same token."""
+    async with Gateway(server.url) as first, Gateway(server.url, "two") as second, Gateway(server.url, "3") as third:
+        session = new_session(first, 20)
+        await asyncio.sleep(WRITTEN_S)
+        session.lost = True
+        copy = await second.take_up(Handle(session.handle))
+        (record,) = server.client.keys("*session")
+        server.client.hincrby(record, "fence", -1)
+        other = await third.take_up(Handle(session.handle))
+        await asyncio.sleep(2 * WRITTEN_S)
+        assert (copy.lost, other.lost) == (True, False)
 
 
 async def test_a_lost_write_is_mended(server: RedisServer) -> None:
@@ -222,7 +252,7 @@ async def test_a_lost_write_is_mended(server: RedisServer) -> None:
         server.client.rpop(journal)
         say(session, 20)
         await asyncio.sleep(2 * WRITTEN_S)
-        assert (await sessions.take_up(session.handle)).history.to_proto() == session.history.to_proto()
+        assert (await sessions.take_up(Handle(session.handle))).history.to_proto() == session.history.to_proto()
 
 
 async def test_nothing_in_redis_is_readable(server: RedisServer) -> None:
@@ -250,14 +280,14 @@ async def test_a_damaged_journal_is_not_taken_up(server: RedisServer) -> None:
         assert chunk is not None
         server.client.lset(journal, 0, bytes([chunk[0] ^ 1]) + chunk[1:])
         with pytest.raises(UnknownSession):
-            await sessions.take_up(session.handle)
+            await sessions.take_up(Handle(session.handle))
 
 
 @pytest.mark.parametrize("handle", ["", "x", "ü" * 43, "A" * 42, "A" * 43, "A" * 44, "=" * 43, "A" * 10_000])
 async def test_handles_that_nobody_gave(server: RedisServer, handle: str) -> None:
     async with Gateway(server.url) as sessions:
         with pytest.raises(UnknownSession):
-            await sessions.take_up(handle)
+            await sessions.take_up(Handle(handle))
 
 
 def test_handles() -> None:
@@ -311,7 +341,7 @@ async def test_a_master_that_is_lost(sentinel: tuple[str, list[RedisServer]]) ->
         await until(lambda: not sessions.store.available)
         await until(lambda: sessions.store.available, 20)
         await asyncio.sleep(2 * WRITTEN_S)
-        assert (await sessions.take_up(session.handle)).history.to_proto() == session.history.to_proto()
+        assert (await sessions.take_up(Handle(session.handle))).history.to_proto() == session.history.to_proto()
 
 
 async def test_a_cluster() -> None:
@@ -328,7 +358,7 @@ async def test_a_cluster() -> None:
             many = [new_session(first, 20) for _ in range(9)]
             await asyncio.sleep(2 * WRITTEN_S)
             for session in many:
-                assert (await second.take_up(session.handle)).history.to_proto() == session.history.to_proto()
+                assert (await second.take_up(Handle(session.handle))).history.to_proto() == session.history.to_proto()
             assert all(node.client.dbsize() for node in nodes)
     finally:
         for node in nodes:

@@ -15,7 +15,7 @@ from services.gateway.history import History
 from services.gateway.memory import LmMemory
 from services.gateway.replicas import STEP, Replica, Replicas, common_model, lm_facts
 from services.gateway.stage import Change, Stage
-from services.mesh.errors import MeshError, ModelMismatch, PeerLost
+from services.mesh.errors import CallTooLong, MeshError, ModelMismatch, PeerLost
 from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
 
 FRAMES = 60
@@ -100,6 +100,7 @@ async def drained(two: Two, here: FakeLm, there: FakeLm) -> None:
 async def test_the_answers_are_those_of_one_replica(act: Act | None, changes: list[Change], act_at: int,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(stage_module, "WATCH_EVERY_S", 0.05)
     async with Two() as two:
         await asyncio.wait_for(two.talk(act, act_at), 20)
         assert two.answers == expected()
@@ -202,3 +203,71 @@ async def test_common_model() -> None:
         other._replicas["nowhere"] = replica
         with pytest.raises(ModelMismatch, match="another"):
             common_model((other, two.pool))
+
+
+async def test_what_passes_while_a_slow_row_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More frames than a call may have waiting at once in everyday life."""
+    async with Two() as two:
+        async def drained_and_slow(two: Two, here: FakeLm, there: FakeLm) -> None:
+            there.opening_s = 0.5
+            here.drain()
+
+        await asyncio.wait_for(two.talk(drained_and_slow, act_at=5, pace_s=0.01), 20)
+        assert two.answers == expected()
+        assert two.changes == [Change.DRAINED]
+
+
+async def test_a_failure_while_a_row_is_lost_ends_the_call() -> None:
+    async with Two() as two:
+        stage = two.new_stage()
+        await stage.open()
+
+        async def one_then_silence() -> AsyncIterator[lm_pb2.StepRequest]:
+            yield lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=CODES[0]))
+            await asyncio.Event().wait()
+
+        async def feed() -> None:
+            async for _ in stage.feed(one_then_silence()):
+                for lm in two.lms:
+                    await lm.kill()
+                asyncio.get_running_loop().call_later(0.5, stage.fail, CallTooLong("over"))
+
+        with pytest.raises(CallTooLong):
+            await asyncio.wait_for(feed(), 5)
+        stage.close()
+
+
+async def test_a_closed_stage_does_not_move() -> None:
+    async with Two() as two:
+        stage = two.new_stage()
+        await stage.open()
+        call = stage._lease.call  # type: ignore[union-attr]
+        stage.close()
+        call.drain()  # the message was on its way
+        await asyncio.sleep(0.2)
+        assert [lm.held for lm in two.lms] == [0, 0]
+
+
+async def test_a_row_that_is_opened_while_its_replica_begins_to_drain() -> None:
+    async with Two() as two:
+        for lm in two.lms:
+            lm.opening_s = 0.3
+        stage = two.new_stage()
+        opening = asyncio.create_task(stage.open())
+        await asyncio.sleep(0.1)
+        (here,) = (lm for lm in two.lms if lm.held)
+        here.drain()
+        await opening
+        feeding = asyncio.ensure_future(anext(stage.feed(nothing())))
+        for _ in range(50):
+            await asyncio.sleep(0.05)
+            if not here.held:
+                break
+        assert sorted(lm.held for lm in two.lms) == [0, 1]
+        feeding.cancel()
+        stage.close()
+
+
+async def nothing() -> AsyncIterator[lm_pb2.StepRequest]:
+    await asyncio.Event().wait()
+    yield lm_pb2.StepRequest()

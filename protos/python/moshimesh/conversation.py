@@ -162,8 +162,9 @@ class Conversation:
                         raise
                     cut = asyncio.get_running_loop().time()
                     leg.cancel()
-                    leg = await (moving or asyncio.create_task(self._resume(error)))
+                    moved = await self._moved(moving, error)
                     moving = None
+                    leg = moved or await self._resume(error)
                     yield Resumed(error.reason or error.code.name, asyncio.get_running_loop().time() - cut)
                     continue
                 if response is None:
@@ -203,6 +204,15 @@ class Conversation:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     (await moving).cancel()
             await self._sent.close()
+
+    async def _moved(self, moving: asyncio.Task[_Leg] | None, cause: MeshError) -> _Leg | None:
+        """The leg that a move in good time has led to, if it got there before the call was cut off."""
+        if moving is None:
+            return None
+        if cause.reason != "SESSION_MOVED":  # which is the move itself, about to be done
+            moving.cancel()  # does nothing to one that is done
+        await asyncio.wait((moving,))
+        return None if moving.cancelled() or moving.exception() else moving.result()
 
     def _can_resume(self, error: MeshError) -> bool:
         """Whether the call was cut off rather than refused, and can be taken up again."""
