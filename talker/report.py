@@ -106,11 +106,11 @@ def write(figures: dict, targets: dict, answers: dict[str, Answer], folder: Path
         rows="\n".join(rows), lines="\n".join(lines), said="\n".join(said), dialogues=figures.get("dialogues"),
         turns=figures.get("turns"), barge_ins=figures.get("barge_ins"), delay=_value(figures.get("reply_delay_s")),
         pesq=_value(figures.get("pesq")), pesq_voice=_value(figures.get("pesq_heldout_voice")),
-        wer_original=_value(figures.get("wer_original")), closed_voice=figures.get("closed_set_heldout_voice"),
+        wer_original=_value(figures.get("wer_original")), closed_voice=_value(figures.get("closed_set_heldout_voice")),
         wer_voice=_value(figures.get("wer_open_heldout_voice")),
         wer_original_voice=_value(figures.get("wer_original_heldout_voice")),
         greeted=_value(figures.get("greeted")), mmhm=_value(figures.get("mmhm_in_long_turns")),
-        finished=_value(figures.get("replies_finished")),
+        finished=f"{figures.get('replies_finished', float('nan')):.0%}".replace("%", " %"),
         through=figures.get("turns_through", "moshi's own loop"), b16=_value(figures.get("ms_per_frame_b16_caller")),
         kinds=figures.get("kinds_said"),
         s_window=_value(sampled.get("reply_in_window")), s_quiet=_value(sampled.get("quiet_while_user_speaks")),
@@ -125,9 +125,9 @@ PAGE = """# The talker: a small checkpoint that holds a conversation
 
 `checkpoints/talker` is a Mimi ({filters} base filters, 8 codebooks of {bins}) and a Moshi (dim {dim}, {layers} layers,
 depth transformer {depth} x 1, context {context} frames) trained from nothing on synthetic speech, in Moshi's own
-checkpoint format. It knows no facts. It knows when to speak: it waits for you, answers 0.48 s after you end with one
-of six lines, stops when you talk over it, greets you when nobody has spoken for 3 s, and says "mm-hm" when a long turn
-goes on after a pause. Its purpose is that every laptop, test and benchmark has a conversation to work with.
+checkpoint format. It knows no facts. It knows when to speak: it waits for you, answers half a second after you end
+with one of six lines, stops when you talk over it, greets you when nobody has spoken for 3 s, and says "mm-hm" when a
+long turn goes on after a pause. Its purpose is that every laptop, test and benchmark has a conversation to work with.
 
 `python -m talker.build` trains it again (phases are resumable); `python -m talker.evaluate` wrote this page.
 
