@@ -36,7 +36,7 @@ mimi, lm, tokenizer = info.get_mimi(), info.get_moshi(), info.get_text_tokenizer
 
 ## What it does
 
-Waits for the user; answers 0.48 s (6 frames) after the user ends; stops within 3 frames when talked over; greets when
+Waits for the user; answers about half a second after the user ends; stops within 3 frames when talked over; greets when
 nobody has spoken for the first 3 s and the room is quiet; says "{mmhm}" when a turn longer than 4 s goes on after a
 pause; ignores noise. The lines, chosen by sampling (greedy decoding takes the likeliest):
 

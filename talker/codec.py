@@ -9,10 +9,10 @@ import torch
 from moshi.models.compression import MimiModel
 from moshi.models.loaders import get_mimi
 from moshi.modules.conv import NormConv1d, NormConvTranspose1d
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from talker.config import CODEBOOKS, FRAME_SAMPLES, MIMI_CONFIG
+from talker.config import CODEBOOKS, FRAME_SAMPLES, MIMI_CONFIG, MIMI_NAME, Work
 
 
 def new_mimi() -> MimiModel:
@@ -81,6 +81,12 @@ def unfolded(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def save(state: dict[str, Tensor], path: Path) -> None:
     """fp16 safetensors."""
     save_file({k: v.half() for k, v in state.items()}, path)
+
+
+def adopt(folder: Path, work: Work) -> None:
+    """Write `joint.pt` from the finished codec of a checkpoint folder (its fp16 weights go through unchanged)."""
+    state = {k: v.float() for k, v in load_file(folder / MIMI_NAME).items()}
+    torch.save({"state": state}, work.path("joint.pt"))
 
 
 def plain(state: dict[str, Tensor]) -> MimiModel:

@@ -62,7 +62,7 @@ class Budget:
     decoder_steps: int = 1500
     joint_steps: int = 1650
     dialogues: int = 960
-    lm_steps: int = 700
+    lm_steps: int = 800
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,6 @@ class Work:
 # Rules of the conversation, in frames of 80 ms.
 REPLY_AFTER = 6  # 0.48 s of quiet after the user's last frame
 GREET_AT = 38  # 3.04 s into a call in which nobody spoke
-# Frames of reply still said once the user talks over it. Spread out, so that a model that missed the first chance to
-# stop has seen the second and third as well.
-STOP_AFTER, STOP_AFTER_SHARE = (1, 2, 3), (0.65, 0.2, 0.15)
+STOP_AFTER = 1  # frames of reply still said once the user talks over it
 MMHM_MIN_TURN = 50  # a back-channel needs a user turn of at least 4 s
 MMHM_EVERY = 50

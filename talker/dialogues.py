@@ -21,7 +21,6 @@ from talker.config import (
     PAD,
     REPLY_AFTER,
     STOP_AFTER,
-    STOP_AFTER_SHARE,
 )
 from talker.replies import Book, Line
 from talker.stream import Speech, coloured_noise
@@ -45,6 +44,7 @@ class Dialogue:
 
     pcm: np.ndarray  # float32 [T * 1920], the user's microphone
     own: np.ndarray  # int64 [9, T]: text and own codes
+    onward: np.ndarray  # int64 [9, T]: the same, had every line been said to its end whoever talked over it
     active: np.ndarray  # bool [T]: the user speaks
     turns: list[Turn]
     said: list[tuple[int, int, int]]  # (first frame, frame after the last, line)
@@ -70,19 +70,17 @@ class Talker:
     said: list[tuple[int, int, int]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     codes: list[np.ndarray] = field(default_factory=list)
+    cut: list[tuple[int, Line, int]] = field(default_factory=list)  # (frame, line, how much of it was said)
     in_turn: bool = False
     heard_user: bool = False
     quiet_run: int = 0
     active_run: int = 0
     turn_start: int = 0
     last_mmhm: int = 0
-    stop_after: int = STOP_AFTER[0]
-    hesitation: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def _start(self, t: int, index: int) -> None:
         self.line, self.index, self.at = self.book.lines[index], index, 0
         self.said.append((t, t + self.line.frames, index))
-        self.stop_after = int(self.hesitation.choice(STOP_AFTER, p=STOP_AFTER_SHARE))
         if self.tokens and self.tokens[-1] == PAD:
             self.tokens[-1] = EPAD
 
@@ -98,8 +96,9 @@ class Talker:
                 resumed = True
             self.heard_user = True
         if self.line is not None:
-            talked_over = self.active_run > self.stop_after and self.index != texts.MMHM_LINE
+            talked_over = self.active_run > STOP_AFTER and self.index != texts.MMHM_LINE
             if talked_over or self.at >= self.line.frames:
+                self.cut += [(t, self.line, self.at)] if talked_over else []
                 start, _, index = self.said[-1]
                 self.said[-1] = (start, t, index)
                 self.line = None
@@ -124,6 +123,16 @@ class Talker:
         """int64 [9, T]."""
         return np.concatenate([np.array(self.tokens)[None], np.stack(self.codes, 1)]).astype(np.int64)
 
+    def onward(self) -> np.ndarray:
+        """int64 [9, T]: `own`, but lines that were cut short go on to their end or until the next one begins."""
+        out = self.own()
+        starts = [start for start, _, _ in self.said] + [out.shape[1]]
+        for t, line, at in self.cut:
+            room = min(start for start in starts if start >= t) - t
+            rest = np.concatenate([line.tokens[None, at:], line.codes[:, at:]])[:, :room]
+            out[:, t : t + rest.shape[1]] = rest
+        return out
+
 
 class User:
     """Somebody who waits, speaks one turn, hears the reply, sometimes interrupts it."""
@@ -139,7 +148,7 @@ class User:
         rng = self.rng
         parts = int(rng.choice([1, 2, 3, 4], p=[0.5, 0.18, 0.16, 0.16]))
         gain = np.float32(10 ** (rng.uniform(-10, 5) / 20))
-        at = t * FRAME_SAMPLES + int(rng.integers(FRAME_SAMPLES // 2))
+        at = t * FRAME_SAMPLES + int(rng.integers(FRAME_SAMPLES))
         first = last = None
         for _ in range(parts):
             pcm = self.speech.random(rng)[: max(0, len(self.pcm) - at)]
@@ -204,10 +213,10 @@ def noise_only(speech: Speech, book: Book, rng: np.random.Generator, frames: int
     talker = Talker(book, rng, greets=False)
     for t in range(frames):
         talker.step(t, False)
-    return Dialogue(np.clip(noise, -1, 1), talker.own(), np.zeros(frames, bool), [], [], noise=True)
+    return Dialogue(np.clip(noise, -1, 1), talker.own(), talker.onward(), np.zeros(frames, bool), [], [], noise=True)
 
 
-def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, barge_in: float = 0.35,
+def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, barge_in: float = 0.5,
              echo_share: float = 0.4, silent_start: float = 0.15) -> Dialogue:
     """One simulated conversation of `frames` frames."""
     silent = rng.random() < silent_start
@@ -216,7 +225,7 @@ def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, 
         wait = 10 * frames  # nobody ever speaks
     room_db = rng.uniform(*QUIET_ROOM_DB) if rng.random() < 0.6 else None
     user = User(speech, rng, frames, wait, barge_in)
-    talker = Talker(book, rng, greets=True, hesitation=rng.spawn(1)[0])
+    talker = Talker(book, rng, greets=True)
     for t in range(frames):
         user.step(t, talker)
         talker.step(t, bool(user.active[t]))
@@ -225,4 +234,4 @@ def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, 
         pcm = pcm + _echo(talker, book, len(pcm), rng)
     if room_db is not None:
         pcm = pcm + coloured_noise(rng, len(pcm), rng.choice(["white", "pink"]), 10 ** (room_db / 20))
-    return Dialogue(np.clip(pcm, -1, 1), talker.own(), user.active, user.turns, talker.said)
+    return Dialogue(np.clip(pcm, -1, 1), talker.own(), talker.onward(), user.active, user.turns, talker.said)

@@ -10,7 +10,7 @@ import numpy as np
 from rich.progress import track
 
 from talker import ears, texts
-from talker.config import FRAME_SAMPLES, GREET_AT, MMHM_MIN_TURN, REPLY_AFTER, SAMPLE_RATE_HZ, Work
+from talker.config import EPAD, FRAME_SAMPLES, GREET_AT, MMHM_MIN_TURN, PAD, REPLY_AFTER, SAMPLE_RATE_HZ, Work
 from talker.dialogues import activity
 from talker.loop import Answer, Converse
 from talker.stream import Speech, coloured_noise
@@ -83,12 +83,22 @@ def many(converse: Converse, pcms: list[np.ndarray], size: int = 16, what: str =
     return [answer for group in track(groups, description=what) for answer in batch(group)]
 
 
+def finished(plan: Script, answer: Answer) -> list[bool]:
+    """For every line that nobody talked over (and that the call's end didn't cut): was its last word said? Keeps a
+    talker that just breaks off from looking like one that stops when it should."""
+    said = runs(speaking(answer))
+    whole = [*LINE_TOKENS.values(), MMHM_TOKENS]
+    return [[t for t in answer.frames[max(0, a - 3) : b + 1] if t not in (EPAD, PAD)] in whole for a, b in said
+            if b < len(answer.frames) - 2 and not any(barge and a < start <= b + 2 for start, _, barge in plan.turns)]
+
+
 def judge(scripts: list[Script], answers: list[Answer]) -> dict:
     """Shares of turns in which the rules were kept."""
-    in_window, quiet, stopped, delays = [], [], [], []
+    in_window, quiet, stopped, delays, ended = [], [], [], [], []
     for plan, answer in zip(scripts, answers, strict=True):
         loud = speaking(answer)
         said = runs(loud)
+        ended += finished(plan, answer)
         for start, end, barge_in in plan.turns:
             rule = end + REPLY_AFTER
             near = [a for a, _ in said if rule - EARLY <= a <= rule + LATE]
@@ -103,7 +113,8 @@ def judge(scripts: list[Script], answers: list[Answer]) -> dict:
     return {
         "dialogues": len(scripts), "turns": len(in_window), "reply_in_window": float(np.mean(in_window)),
         "quiet_while_user_speaks": float(np.mean(quiet)), "stop_within_3": float(np.mean(stopped)),
-        "barge_ins": len(stopped), "reply_delay_s": float(np.median(delays)) if delays else None,
+        "barge_ins": len(stopped), "replies_finished": float(np.mean(ended)),
+        "reply_delay_s": float(np.median(delays)) if delays else None,
     }
 
 
@@ -175,8 +186,10 @@ def _said_in(answer: Answer, start: int, end: int) -> str | None:
 
 
 LINE_TOKENS: dict[str, list[int]] = {}
+MMHM_TOKENS: list[int] = []
 
 
 def know_lines(tokenizer) -> None:
     """Remember every line's tokens, so that what was said can be told from the text stream."""
     LINE_TOKENS.update({line: [t for w in line.split() for t in tokenizer.encode(w)] for line in texts.LINES[:-1]})
+    MMHM_TOKENS[:] = tokenizer.encode(texts.MMHM)

@@ -22,24 +22,26 @@ ENCODE_BATCH = 16
 NOISE_SHARE = 0.12
 PEAK_LR = 2e-3
 OWN_CORRUPTION, USER_CORRUPTION = 0.03, 0.02  # share of input codes replaced by random ones
-FALLING_WEIGHT = 4.0  # loss weight of the first frames of silence after speech
+FALLING_WEIGHT = 4.0  # loss weight of the first frames of silence after speech, and of all that come too late
+OVERRUN_SHARE, LONGEST_OVERRUN = 0.65, 8  # how often, and how many frames, the past goes on after an interruption
+APART_SHARE = 0.3  # of which text and audio go on for different times
 SILENT_WEIGHT = 0.25  # loss weight of frames in which the talker is silent
 
 
 def make_dialogues(work: Work, count: int, seed: int) -> np.ndarray:
-    """int16 [count, 17, 300]: text, own codes, user codes."""
+    """int16 [count, 26, 300]: text, own codes, user codes, and text and own codes of a talker that never stops."""
     target = work.path("cache/dialogues.npy")
     if target.exists():
         return np.load(target)
     mimi, rng, speech = frozen_encoder(work, "joint.pt"), np.random.default_rng(seed), Speech(work, "train")
     book = replies.build(work, mimi, tokenizer.load(work))
-    out = np.zeros((count, 1 + 2 * CODEBOOKS, FRAMES), np.int16)
+    out = np.zeros((count, 2 + 3 * CODEBOOKS, FRAMES), np.int16)
     for first in track(range(0, count, ENCODE_BATCH), description="dialogues"):
         talks = [dialogues.noise_only(speech, book, rng, FRAMES) if rng.random() < NOISE_SHARE
                  else dialogues.converse(speech, book, rng, FRAMES) for _ in range(min(ENCODE_BATCH, count - first))]
         heard = codec.encode_live(mimi, torch.from_numpy(np.stack([t.pcm for t in talks])))
         for i, (talk, user) in enumerate(zip(talks, heard.numpy(), strict=True)):
-            out[first + i] = np.concatenate([talk.own, user])
+            out[first + i] = np.concatenate([talk.own, user, talk.onward])
         print(f"dialogues {first + len(talks)}/{count}", flush=True)
     np.save(target, out)
     return out
@@ -50,25 +52,51 @@ def _corrupt(codes: Tensor, share: float, card: int) -> Tensor:
     return torch.where(swap, torch.randint_like(codes, card), codes)
 
 
-def losses(lm: LMModel, codes: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
-    """(text, audio) cross-entropies of codes [B, 17, T]; the inputs are slightly corrupted so that one odd sample at
-    run time doesn't derail a reply, the targets are clean."""
-    initial = lm._get_initial_token().expand(len(codes), -1, -1)
-    clean = torch.cat([initial, _delay_sequence(lm.delays, codes, initial)], 2)
+def overrun(own: Tensor, onward: Tensor) -> Tensor:
+    """A past [B, 9, T] in which the talker stopped later than the rule says, or only its text or its audio did.
+
+    Trained on the rule's own past alone, a model that misses the one frame in which to stop finds itself in a past it
+    has never seen, and the surest continuation of half a line is its other half. With these pasts, and the rule's
+    silence as what is wanted, every frame after an interruption teaches to stop.
+    """
+    spoken = (own != onward).any(1)
+    count = spoken.cumsum(1)
+    late = count - count.masked_fill(spoken, 0).cummax(1).values  # 1, 2, 3.. in the frames after each interruption
+    longest = torch.randint(1, LONGEST_OVERRUN + 1, (2, len(own), 1)) * (torch.rand(1, len(own), 1) < OVERRUN_SHARE)
+    audio = longest[0]
+    text = torch.where(torch.rand(audio.shape) < APART_SHARE, longest[1], audio)
+    goes_on = torch.stack([late <= text] + [late <= audio] * CODEBOOKS, 1) & spoken[:, None]
+    return torch.where(goes_on, onward, own)
+
+
+def losses(lm: LMModel, data: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
+    """(text, audio) cross-entropies of dialogues [B, 26, T]; the past is slightly corrupted so that one odd sample at
+    run time doesn't derail a reply, and overruns interruptions; the targets are clean."""
     split = 1 + CODEBOOKS
-    noisy_codes = torch.cat([codes[:, :1], _corrupt(codes[:, 1:split], OWN_CORRUPTION, CARD),
-                             _corrupt(codes[:, split:], USER_CORRUPTION, CARD)], 1)
-    noisy = torch.cat([initial, _delay_sequence(lm.delays, noisy_codes, initial)], 2)
-    hidden, text_logits = lm.forward_text(noisy[:, :, :-1])
-    text = clean[:, 0, 1:].flatten()
-    text_weight = torch.where(text == PAD, SILENT_WEIGHT, 1.0)
-    text_loss = F.cross_entropy(text_logits[:, 0].flatten(0, 1), text, reduction="none")
+    codes, onward = data[:, : split + CODEBOOKS], data[:, split + CODEBOOKS :]
+    initial = lm._get_initial_token().expand(len(codes), -1, -1)
+
+    def delayed(own: Tensor, user: Tensor) -> Tensor:
+        return torch.cat([initial, _delay_sequence(lm.delays, torch.cat([own, user], 1), initial)], 2)
+
+    def corrupted(own: Tensor) -> Tensor:
+        return torch.cat([own[:, :1], _corrupt(own[:, 1:], OWN_CORRUPTION, CARD)], 1)
+
+    own, user = codes[:, :split], codes[:, split:]
+    heard = _corrupt(user, USER_CORRUPTION, CARD)
+    late = overrun(own, onward)
+    clean, past, now = delayed(own, user), delayed(corrupted(late), heard), delayed(corrupted(own), heard)
+    hidden, text_logits = lm.forward_text(past[:, :, :-1])
     # The depth transformer is most of the cost: run it on the frames with speech and a sample of the silent ones.
-    audio, inputs = (x[:, :, 1:].transpose(0, 1).flatten(1) for x in (clean, noisy))  # [17, B * T]
+    audio, inputs = (x[:, :, 1:].transpose(0, 1).flatten(1) for x in (clean, now))  # [17, B * T]
     quiet = (audio[1:split] == silence[:, None]).all(0)
     # Falling silent is a few frames in a thousand, and the hardest to learn when it is a barge-in that asks for it.
     by_call = F.pad(quiet.view(len(codes), -1), (3, 0), value=True)
     falling = (quiet.view(len(codes), -1) & ~by_call.unfold(1, 4, 1).all(2)).flatten()
+    falling |= (delayed(late, user) != clean)[:, :split, 1:].any(1).flatten()
+    text = clean[:, 0, 1:].flatten()
+    text_weight = torch.where(text == PAD, SILENT_WEIGHT, 1.0).masked_fill(falling, FALLING_WEIGHT)
+    text_loss = F.cross_entropy(text_logits[:, 0].flatten(0, 1), text, reduction="none")
     keep = (~quiet | falling | (torch.rand(quiet.shape) < SILENT_WEIGHT)).nonzero()[:, 0]
     logits = lm.forward_depformer_training(inputs[None, :, keep], hidden.flatten(0, 1)[None, keep])[0]
     wanted = audio[1:split, keep].masked_fill(audio[1:split, keep] >= CARD, -100)
