@@ -49,7 +49,7 @@ class Tunnel:
         return self._stream is not None and self._stream.busy
 
     def keep(self, keep: tunnel_pb2.Keep) -> bool:
-        """Ask for the spans of a frame that was answered here; whether there is anybody to ask."""
+        """Ask for the spans of a frame that was answered here; whether somebody is there, and stays, to be asked."""
         return self._stream is not None and self._stream.keep(keep)
 
 
@@ -147,9 +147,10 @@ class _Stream:
         return call
 
     def keep(self, keep: tunnel_pb2.Keep) -> bool:
-        if not self.broken:
-            self._outbox.put_lazily(tunnel_pb2.RequestItem(keep=keep))
-        return not self.broken
+        if self.broken or self._draining:
+            return False
+        self._outbox.put_lazily(tunnel_pb2.RequestItem(keep=keep))
+        return True
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
         while True:
