@@ -41,10 +41,17 @@ lint: env ## ruff, mypy, protos, stubs, manifests
 	$(PY) -m scripts.stubs --check
 	$(PY) -m scripts.check_manifests
 
-talker: env ## rebuild the bundled checkpoint from nothing, in about 90 minutes; needs espeak-ng, flite and sox
+# Apart from `env`: only who trains or evaluates needs them.
+$(VENV)/.installed-talker: requirements/talker.txt $(STAMP)
+	@for tool in espeak-ng flite sox; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing; on Debian: apt-get install espeak-ng flite sox"; exit 1; }; done
+	$(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/talker.txt
+	@touch $@
+
+talker: $(VENV)/.installed-talker ## rebuild the bundled checkpoint from nothing, in about 90 minutes; needs espeak-ng, flite and sox
 	$(PY) -m talker.build --out checkpoints/talker
 
-talk-eval: env ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
+talk-eval: $(VENV)/.installed-talker ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
 	$(PY) -m talker.evaluate --through-mesh
 
 bench: env ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
