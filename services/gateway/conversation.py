@@ -16,6 +16,7 @@ from services.gateway.history import History
 from services.gateway.ingest import AudioFormat, Ingest
 from services.gateway.line import Line, Place
 from services.gateway.memory import LmMemory
+from services.gateway.metering import CallMeter
 from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_model
 from services.gateway.sessions import Session, Sessions
@@ -60,6 +61,7 @@ class Conversation:
         self._notices: list[Response] = []  # go out before the next frame of speech; one for each thing that changes
         self._session: Session | None = None
         self._trace: CallTrace | None = None
+        self._meter: CallMeter | None = None
         self._ingest: Ingest | None = None
 
     def go_away(self, time_left_s: float) -> None:
@@ -68,12 +70,13 @@ class Conversation:
         if self._session is not None:
             self._session.flush_soon()
 
-    async def hold(self, trace: CallTrace, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Response, None]:
+    async def hold(self, trace: CallTrace, meter: CallMeter, pieces: AsyncIterator[bytes]
+                   ) -> AsyncGenerator[Response, None]:
         """The mesh's side of the call, from the line or the ready message to the summary.
 
         `pieces` is the caller's audio. Raises MeshError.
         """
-        self._trace = trace
+        self._trace, self._meter = trace, meter
         loop = asyncio.get_running_loop()
         session, model_id = await self._resumed()
         pipeline: Pipeline | None = None
@@ -123,10 +126,11 @@ class Conversation:
                 priming_frames=codec.priming_frames))
             if not self._mesh.sessions.store.available:
                 self._resume_status(False)
-            reader = asyncio.create_task(ingest.read(pieces))
+            meter.begin(audio, ingest)
+            reader = asyncio.create_task(ingest.read(meter.listen(pieces)))
             until = loop.time() + self._mesh.longest_call_s
             frames_out = 0
-            async for speech in pipeline.converse(ingest, trace):
+            async for speech in pipeline.converse(ingest, trace, meter):
                 while self._notices:
                     yield self._notices.pop(0)
                 frames_out += 1
@@ -184,6 +188,8 @@ class Conversation:
         self._notices.append(Response(resume_status=conversation_pb2.ResumeStatus(available=available)))
 
     def _on_change(self, service: str, change: Change) -> None:
+        if self._meter is not None:
+            self._meter.moved(service, change)
         if self._ingest is not None and change is Change.LOST:
             self._ingest.hold()
         elif self._ingest is not None and change is Change.FAILED_OVER:

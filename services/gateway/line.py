@@ -81,6 +81,11 @@ class Line:
         self._store, self._most_waiting = store, most_waiting
         self._here: list[str] = []  # those of this gateway, in order
 
+    @property
+    def waiting(self) -> int:
+        """Callers of this gateway who wait."""
+        return len(self._here)
+
     async def anybody_waits(self) -> bool:
         """Whether a new caller would push in."""
         try:

@@ -21,6 +21,7 @@ from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.ingest import Ingest
 from services.gateway.memory import DecoderMemory, EncoderMemory, LmMemory
+from services.gateway.metering import CallMeter
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas
 from services.gateway.stage import Change, Stage
 from services.gateway.tracing import CallTrace
@@ -63,7 +64,7 @@ class Pipeline:
             raise
         return encode, step
 
-    async def converse(self, ingest: Ingest, trace: CallTrace) -> AsyncIterator[Speech]:
+    async def converse(self, ingest: Ingest, trace: CallTrace, meter: CallMeter) -> AsyncIterator[Speech]:
         """Moshi's side of the conversation, frame by frame."""
         said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded by ingest's in-flight
 
@@ -103,6 +104,7 @@ class Pipeline:
                                    finished_unix_nanos=now_unix_nanos(), batch_size=1)
             yield Speech(audio.context, audio.pcm, step.text, step.text_token, list(step.frame.codes))
             trace.end(audio.context)
+            meter.frame(audio.context)
             ingest.answered()
 
     def fail(self, error: MeshError) -> None:
