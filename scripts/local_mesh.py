@@ -138,8 +138,8 @@ class LocalMesh:
                                         "--port", str(self.ports[name]), *flags, *self.metrics_flags(name)])
 
     def metrics_flags(self, name: str) -> list[str]:
-        """Where a process serves /metrics, if it is to."""
-        return ["--metrics-port", str(self.metrics_ports[name])] if self.metrics else []
+        """Where a process serves /metrics, if it does."""
+        return ["--metrics-port", str(self.metrics_ports[name])] if name in self.metrics_ports else []
 
     def addresses(self, service: str) -> str:
         """All replicas of a service, separated by commas."""
