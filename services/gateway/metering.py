@@ -7,7 +7,7 @@ counted by session: attributes are hops, services, replicas and reasons (docs/te
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TypeAlias
 
@@ -29,7 +29,6 @@ HOPS = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_CODEC_ENCO
         audio_pb2.HOP_GATEWAY_EMIT: "gateway.emit"}
 ENGINES = (audio_pb2.HOP_CODEC_ENCODE, audio_pb2.HOP_LM_STEP, audio_pb2.HOP_CODEC_DECODE)
 WINDOW_FRAMES = 64  # about 5 s of a call, as often as RTCP reports (RFC 3550, 6.2)
-SAME_CLOCK: Mapping[int, int] = {}
 Record: TypeAlias = Callable[[float, SpanContext | None], None]
 
 FACTOR_BOUNDS = (.25, .5, .75, .9, 1., 1.1, 1.25, 1.5, 2., 3., 5., 10., 20., 50., 100.)
@@ -132,11 +131,8 @@ class CallMeter:
         if change is not Change.FAILED_OVER:
             self._metrics.failovers.add(service=service, kind=change.value)
 
-    def frame(self, context: audio_pb2.FrameContext, kept: SpanContext | None = None,
-              clocks: Mapping[int, int] = SAME_CLOCK) -> None:
-        """One frame was answered. `kept` is its trace, if there is one; `clocks` has, by hop, the nanoseconds to add to
-        times of that hop to have them on the gateway's clock.
-        """
+    def frame(self, context: audio_pb2.FrameContext, kept: SpanContext | None = None) -> None:
+        """One frame was answered. `kept` is its span, if somebody can open it."""
         metrics, ingest = self._metrics, self._ingest
         if not metrics.enabled or ingest is None:
             return
@@ -145,18 +141,19 @@ class CallMeter:
         for hop in context.hops:
             place: int = hop.hop
             received, started, finished = hop.received_unix_nanos, hop.started_unix_nanos, hop.finished_unix_nanos
-            shift = clocks.get(place, 0) if clocks else 0
             if first:
-                transit = (received + shift - left) / 1e9
-                transits[place](transit if transit > 0 else 0.0, kept)
+                # On the gateway's clock, what passed since the frame left the hop before, less what the hop itself had
+                # it by its own: no clock is compared with another one's.
+                back = hop.returned_unix_nanos
+                transits[place]((back - left - (finished - received) if back else received - left) / 1e9, kept)
+                left = back or finished
             else:
-                first = received
+                first, left = received, finished
             queue, compute = parts[place]
             queue((started - received) / 1e9, kept)
             compute((finished - started) / 1e9, kept)
             if place in ENGINES:
                 computed += finished - started
-            left = finished + shift
         seconds = (left - first) / 1e9
         metrics.durations[self._live].record(seconds, kept)
         metrics.frames[self._live] += 1

@@ -44,13 +44,18 @@ class Pipeline:
     """One call's three stages."""
 
     def __init__(self, session_id: str, model_id: str, codec: Replicas, lm: Replicas, lm_memory: LmMemory,
-                 first_sequence: int, priming_frames: int, on_change: Callable[[str, Change], None]) -> None:
+                 first_sequence: int, priming_frames: int, on_change: Callable[[str, Change], None],
+                 trace: CallTrace) -> None:
         """`on_change` hears on which service a row was lost or has moved."""
+        self._trace = trace
         self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             functools.partial(on_change, "codec"))
-        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(on_change, "lm"))
+                             functools.partial(on_change, "codec"),
+                             trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
+        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(on_change, "lm"),
+                           trace.server_of(audio_pb2.HOP_LM_STEP))
         self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             functools.partial(on_change, "codec"))
+                             functools.partial(on_change, "codec"),
+                             trace.server_of(audio_pb2.HOP_CODEC_DECODE))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
         """Hold a slot in every service. Raises MeshError when one refuses."""
@@ -64,15 +69,16 @@ class Pipeline:
             raise
         return encode, step
 
-    async def converse(self, ingest: Ingest, trace: CallTrace, meter: CallMeter) -> AsyncIterator[Speech]:
+    async def converse(self, ingest: Ingest, meter: CallMeter) -> AsyncIterator[Speech]:
         """Moshi's side of the conversation, frame by frame."""
+        trace = self._trace
         said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded by ingest's in-flight
 
         async def pcm() -> AsyncIterator[codec_pb2.EncodeRequest]:
             async for frame in ingest.frames():
                 now = now_unix_nanos()
                 context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received,
-                                                 traceparent=trace.begin(frame.sequence, frame.received))
+                                                 traceparent=trace.begin(frame.sequence))
                 context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received,
                                  dequeued_unix_nanos=now, started_unix_nanos=now,
                                  finished_unix_nanos=now_unix_nanos(), batch_size=1)
@@ -103,8 +109,7 @@ class Pipeline:
                                    dequeued_unix_nanos=received, started_unix_nanos=received,
                                    finished_unix_nanos=now_unix_nanos(), batch_size=1)
             yield Speech(audio.context, audio.pcm, step.text, step.text_token, list(step.frame.codes))
-            trace.end(audio.context)
-            meter.frame(audio.context)
+            meter.frame(audio.context, trace.end(audio.context))
             ingest.answered()
 
     def fail(self, error: MeshError) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol
 
 from services.gateway.replicas import Replica, Replicas, movable
 from services.gateway.tunnel import Call, Method, RequestMessage, ResponseMessage
+from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError, PeerLost
 from services.mesh.serving import next_within
 
@@ -72,12 +73,16 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     """One session on one service: opened first, fed later."""
 
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
-                 memory: Memory[RequestMessage], on_change: Callable[[Change], None]) -> None:
-        """`on_change` hears when the session has no row, and when it has moved to another one."""
+                 memory: Memory[RequestMessage], on_change: Callable[[Change], None],
+                 on_server: Callable[[Replica, int], None]) -> None:
+        """`on_change` hears when the session has no row, and when it has moved to another one; `on_server` who answers
+        the frames from a number on.
+        """
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
-        self._on_change = on_change
+        self._on_change, self._on_server = on_change, on_server
         self._lease: _Lease[RequestMessage, ResponseMessage] | None = None
-        self._pending: deque[RequestMessage] = deque()  # sent and not answered; bounded by the frames in the mesh
+        # Sent, when, and not answered; bounded by the frames in the mesh.
+        self._pending: deque[tuple[RequestMessage, int]] = deque()
         self._answers = 0
         self._failure: Exception | None = None
         self._half_closed = False
@@ -99,6 +104,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         Raises what this stage or an earlier one failed with: `requests` are an earlier stage's answers.
         """
         self._pumping = asyncio.create_task(self._pump(requests))
+        server: Replica | None = None
         while True:
             lease = self._lease
             assert lease is not None
@@ -119,10 +125,15 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
             number, lease.next = lease.next, lease.next + 1
             if number < self._answers:  # stepped again behind a move
                 continue
-            request = self._pending.popleft()
+            request, sent = self._pending.popleft()
             self._answers += 1
             self._progress = _now()
             frame = getattr(response, kind)
+            context = frame.frame.context if kind == "step" else frame.context
+            lease.replica.clock.stamp(context, sent)
+            if server is not lease.replica:
+                server = lease.replica
+                self._on_server(server, context.sequence)
             self._memory.answered(request, frame)
             yield frame
 
@@ -148,7 +159,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
                 assert self._lease is not None
                 if not self._pending:
                     self._progress = _now()
-                self._pending.append(request)
+                self._pending.append((request, now_unix_nanos()))
                 self._lease.call.send(request)
             self._half_closed = True
             assert self._lease is not None
@@ -191,7 +202,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     def _exchange(self, lease: _Lease[RequestMessage, ResponseMessage]) -> None:
         """Go on with another row, behind what has been answered meanwhile."""
         old, self._lease = self._lease, lease
-        for request in (*self._memory.since(lease.next), *self._pending):
+        for request in (*self._memory.since(lease.next), *(request for request, _ in self._pending)):
             lease.call.send(request)
         if self._half_closed:
             lease.call.half_close()

@@ -22,13 +22,13 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.metrics import export as sdk
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Exemplar as OpenMetricsExemplar
 from prometheus_client.core import HistogramMetricFamily
 
 from services.mesh.config import ServiceConfig
+from services.mesh.telemetry import service_resource
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Metrics:
             readers.append(sdk.PeriodicExportingMetricReader(exporter, export_interval_millis=every_ms))
         if readers:
             metrics.enabled = True
-            metrics._provider = MeterProvider(readers, Resource.create({"service.name": service}),
+            metrics._provider = MeterProvider(readers, service_resource(service),
                                               shutdown_on_exit=False)
             _watch_process(metrics)
         return metrics

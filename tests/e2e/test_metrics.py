@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import yaml
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.gateway import NullMesh
@@ -40,12 +41,26 @@ NAME = re.compile(r"\b(?:moshimesh|process|hw)_[a-z_]+\b")
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
+class Traces(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the ids of all traces that it gets a frame's span of."""
+
+    def __init__(self) -> None:
+        self.frames: set[bytes] = set()
+
+    async def Export(self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
+                     ) -> trace_service_pb2.ExportTraceServiceResponse:
+        self.frames |= {span.trace_id for resource in request.resource_spans for scope in resource.scope_spans
+                        for span in scope.spans if span.name == "frame"}
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
 class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
     """An OTLP receiver that keeps the last state of every metric: process (instance id) -> metric name -> Metric."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, dict[str, object]] = defaultdict(dict)
         self.arrived = asyncio.Event()
+        self.traces = Traces()
 
     async def Export(self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
                      ) -> metrics_service_pb2.ExportMetricsServiceResponse:
@@ -83,11 +98,12 @@ class Run:
 async def run() -> AsyncIterator[Run]:
     """Eight live callers, one offline call, and a lost replica of codec and lm."""
     server, receiver = grpc.aio.server(), Receiver()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver.traces, server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(receiver, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     environment = {"MOSHIMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_METRIC_EXPORT_INTERVAL": "500",
-                   "MOSHIMESH_LOG_FORMAT": "json"}
+                   "MOSHIMESH_LOG_FORMAT": "json", "MOSHIMESH_TRACE_ONE_IN": "5"}
     lines: list[str] = []
     async with NullMesh(slots=16, replicas=2, metrics=True, environment=environment,
                         on_line=lambda name, line: lines.append(line) if name == "gateway" else None) as mesh:
@@ -205,6 +221,21 @@ async def test_otlp_says_the_same_as_prometheus(run: Run) -> None:
     assert points["live"].count == value(samples, "moshimesh_frame_duration_seconds_count", pacing="live")
     assert points["live"].sum == pytest.approx(value(samples, "moshimesh_frame_duration_seconds_sum", pacing="live"))
     assert 0.08 in points["live"].explicit_bounds and points["live"].start_time_unix_nano
+
+
+async def test_exemplars_name_traces_that_were_sent(run: Run) -> None:
+    samples = await run.scrape("gateway")
+    metrics = run.receiver.metrics[instance(samples)]
+    for name in ("moshimesh.frame.duration", "moshimesh.hop.duration"):
+        for point in metrics[name].histogram.data_points:  # type: ignore[attr-defined]
+            if point.count and point.attributes[0].value.string_value != "offline":
+                assert point.exemplars, (name, point.attributes)
+                assert all(exemplar.trace_id in run.receiver.traces.frames for exemplar in point.exemplars)
+    request = urllib.request.Request(f"http://127.0.0.1:{run.mesh.metrics_ports['gateway']}/metrics",
+                                     headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read().decode())
+    named = {bytes.fromhex(trace_id) for trace_id in re.findall('trace_id="([0-9a-f]{32})"', text)}
+    assert named and named <= run.receiver.traces.frames
 
 
 async def test_logs_are_objects_with_sessions_and_without_words(run: Run) -> None:
