@@ -5,6 +5,7 @@ PY := PYTHONPATH=.:protos/python $(VENV)/bin/python
 CHECKPOINT ?= checkpoints/talker
 WAV ?= samples/demo.wav
 TRACE ?=
+METRICS ?= 0
 DEVICE ?= cpu
 SLOTS ?= 8
 QUICK ?=
@@ -25,8 +26,8 @@ $(STAMP): requirements/gateway.txt requirements/engine.txt requirements/dev.txt
 	$(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/dev.txt
 	@touch $@
 
-run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, TRACE)
-	@$(PY) -m scripts.run --checkpoint $(CHECKPOINT) --device $(DEVICE) --slots $(SLOTS) --trace "$(TRACE)"
+run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, TRACE, METRICS)
+	@$(PY) -m scripts.run --checkpoint $(CHECKPOINT) --device $(DEVICE) --slots $(SLOTS) --trace "$(TRACE)" --metrics $(METRICS)
 
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
 	@$(PY) -m scripts.demo --wav $(WAV) --checkpoint $(CHECKPOINT)

@@ -29,7 +29,7 @@ class NullMesh(LocalMesh):
             lm = name.replace("codec", "lm")
             await self.start_process(name, [
                 sys.executable, "-m", "bench.null_services", "--codec-port", str(self.ports[name]), "--lm-port",
-                str(self.ports[lm]), "--slots", str(self.slots)])
+                str(self.ports[lm]), "--slots", str(self.slots), *self.metrics_flags(name)])
 
 
 async def measure(callers: int, seconds: float, wav: Path, progress: Progress | None = None

@@ -19,6 +19,8 @@ from services.codec.server import CodecServer
 from services.lm.config import LmConfig
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
+from services.mesh.engine_metrics import watch
+from services.mesh.metrics import Metrics
 from services.mesh.serving import MeshServer
 from services.mesh.telemetry import FrameTracer
 
@@ -82,6 +84,7 @@ async def main() -> None:
     parser.add_argument("--codec-port", type=int, required=True)
     parser.add_argument("--lm-port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=1024)
+    parser.add_argument("--metrics-port", type=int, default=0, help="of both, together")
     options = parser.parse_args()
     codec_config = CodecConfig(host="127.0.0.1", port=options.codec_port)
     lm_config = LmConfig(host="127.0.0.1", port=options.lm_port)
@@ -97,6 +100,9 @@ async def main() -> None:
                    facts.delay_frames), NullTokenizer(), Sampling(), "null", lm_tracer, 10.0)
     codec_server = MeshServer(codec_config, "codec")
     lm_server = MeshServer(lm_config, "lm")
+    # One process, so one port: both services' batchers.
+    metrics = Metrics.start(CodecConfig(host="127.0.0.1", metrics_port=options.metrics_port), "null")
+    watch(metrics, (*codec.batchers, *lm.batchers))
     await codec_server.start(codec)
     await lm_server.start(lm)
     await lm_server.run_until_signal()

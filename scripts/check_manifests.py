@@ -48,6 +48,7 @@ class Container:
     spec: Document
     pod: Document
     labels: Mapping[str, str]
+    annotations: Mapping[str, str]
     environment: Mapping[str, str | None]  # None: a value that only the cluster knows
 
     @property
@@ -191,8 +192,15 @@ def _check_container(container: Container, containers: Sequence[Container], serv
 
 
 def _check_ports(container: Container, config: ServiceConfig) -> Iterator[str]:
-    if list(container.ports.values()) != [config.port]:
-        yield f"containerPort must be {config.port}, where the service listens, got {list(container.ports.values())}"
+    expected = [config.port, config.metrics_port] if config.metrics_port else [config.port]
+    if list(container.ports.values()) != expected:
+        yield (f"containerPort must be {' and '.join(map(str, expected))}, where the service listens, got "
+               f"{list(container.ports.values())}")
+    scraped = container.annotations.get("prometheus.io/port")
+    if scraped != (str(config.metrics_port) if config.metrics_port else None):
+        yield f"annotation prometheus.io/port must be {config.metrics_port}, where /metrics is, got {scraped}"
+    if config.metrics_port and container.ports.get("metrics") != config.metrics_port:
+        yield "the port of /metrics must be named metrics, as Prometheus looks for it"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
         if asked != config.port:
@@ -263,7 +271,7 @@ def _containers(documents: Sequence[Document]) -> Iterator[Container]:
         template = document.get("spec", {}).get("template", {})  # only workloads have one
         for spec in template.get("spec", {}).get("containers", ()):
             yield Container(_name(document), spec, template["spec"], template["metadata"]["labels"],
-                            dict(_environment(spec, maps)))
+                            template["metadata"].get("annotations", {}), dict(_environment(spec, maps)))
 
 
 def _environment(spec: Document, maps: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str | None]]:

@@ -91,6 +91,8 @@ class LocalMesh:
     replicas: int = 1
     """Of each service. The second ones are called codec-2, lm-2 and gateway-2, and so on."""
     gateway_flags: Sequence[str] = ()
+    metrics: bool = False
+    """Whether each process serves /metrics, at `metrics_ports`."""
 
     def __post_init__(self) -> None:
         self.gateway_port = self.gateway_port or free_port()
@@ -99,6 +101,7 @@ class LocalMesh:
         firsts = {"codec": self.codec_port, "lm": self.lm_port, "gateway": self.gateway_port}
         self.ports = {name if number == 1 else f"{name}-{number}": port if number == 1 else free_port()
                       for name, port in firsts.items() for number in range(1, self.replicas + 1)}
+        self.metrics_ports = {name: free_port() for name in self.ports} if self.metrics else {}
         self.target = f"localhost:{self.gateway_port}"
         self.processes: dict[str, Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-")
@@ -132,7 +135,11 @@ class LocalMesh:
         else:
             flags = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
         await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",
-                                        "--port", str(self.ports[name]), *flags])
+                                        "--port", str(self.ports[name]), *flags, *self.metrics_flags(name)])
+
+    def metrics_flags(self, name: str) -> list[str]:
+        """Where a process serves /metrics, if it does."""
+        return ["--metrics-port", str(self.metrics_ports[name])] if name in self.metrics_ports else []
 
     def addresses(self, service: str) -> str:
         """All replicas of a service, separated by commas."""

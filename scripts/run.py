@@ -21,7 +21,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=8, help="callers at once")
     parser.add_argument("--port", type=int, default=50050, help="the gateway's port; codec and lm take the next two")
     parser.add_argument("--redis-url", default="", help="a running Redis; empty: start one")
-    parser.add_argument("--trace", default="", metavar="ENDPOINT", help="OTLP/gRPC endpoint for traces")
+    parser.add_argument("--trace", default="", metavar="ENDPOINT", help="OTLP/gRPC endpoint for traces and metrics")
+    parser.add_argument("--metrics", type=int, default=0, metavar="PORT",
+                        help="serve /metrics of the gateway at this port, of codec and lm at the next two")
     return parser.parse_args()
 
 
@@ -38,6 +40,8 @@ async def main() -> None:
     began = time.monotonic()
     mesh = LocalMesh(options.checkpoint, options.device, options.slots, options.port, options.port + 1,
                      options.port + 2, options.redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
+    if options.metrics:
+        mesh.metrics_ports = {name: options.metrics + number for number, name in enumerate(("gateway", "codec", "lm"))}
     stopping = asyncio.ensure_future(stop.wait())
     starting = asyncio.ensure_future(mesh.__aenter__())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -7,6 +7,8 @@ import time
 
 from services.codec.config import CodecConfig
 from services.mesh.config import read_config
+from services.mesh.engine_metrics import watch
+from services.mesh.metrics import Metrics
 from services.mesh.serving import MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
@@ -16,6 +18,7 @@ log = logging.getLogger("codec")
 async def main(config: CodecConfig) -> None:
     """Serve until a signal."""
     server = MeshServer(config, "codec")
+    metrics = Metrics.start(config, "codec")
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
     import torch
@@ -23,6 +26,7 @@ async def main(config: CodecConfig) -> None:
     from services.codec.engine import build_engines
     from services.codec.server import CodecServer
     from services.mesh.checkpoint import check_device, load_mimi, model_id, resolve
+    from services.mesh.device import device_memory
 
     check_device(config.device)
     torch.set_num_threads(config.threads)
@@ -32,10 +36,13 @@ async def main(config: CodecConfig) -> None:
     encoder.warm_up()
     decoder.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")
-    await server.start(CodecServer(encoder, decoder, model, tracer, config.stall_s))
+    service = CodecServer(encoder, decoder, model, tracer, config.stall_s)
+    watch(metrics, service.batchers, device_memory(config.device))
+    await server.start(service)
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
              config.device, config.slots)
     await server.run_until_signal()
+    metrics.close()
 
 
 if __name__ == "__main__":

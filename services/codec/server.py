@@ -13,6 +13,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.tunnel.v1 import tunnel_pb2
 
+from services.mesh import logs
 from services.mesh.batching import Batcher, Slot, Timing
 from services.mesh.errors import InvalidRequest
 from services.mesh.recorder import HopRecorder
@@ -97,6 +98,11 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         codec_pb2_grpc.add_CodecServiceServicer_to_server(self, server)
         self._tunnel.register(server)
 
+    @property
+    def batchers(self) -> Sequence[Batcher[Any, Any, Any]]:
+        """Who runs its engines, to be measured."""
+        return (self._encode, self._decode)
+
     def drain(self) -> None:
         """Take nobody new."""
         self._tunnel.drain()
@@ -121,6 +127,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         """One session's audio to codes."""
         config: codec_pb2.EncodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
+        logs.bind(session_id)
         past = self._pcm_past(config.priming_pcm)
         # With a past, the first frame to come is not the session's first.
         items = self._pcm_items(requests, clear_after_first=config.reset_after_first_frame and not past)
@@ -142,6 +149,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         """One session's codes to audio."""
         config: codec_pb2.DecodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
+        logs.bind(session_id)
         frames = 0
         with self._decode.lease(session_id, None, self._codes_past(config.priming_codes)) as slot:
             await slot.opened()

@@ -11,12 +11,14 @@ from services.gateway.config import GatewayConfig
 from services.gateway.conversation import Mesh
 from services.gateway.limits import Limits
 from services.gateway.line import Line
+from services.gateway.metering import GatewayMetrics, watch
 from services.gateway.registry import Registry
 from services.gateway.replicas import Replicas, codec_facts, common_model, lm_facts
 from services.gateway.server import GatewayServer
 from services.gateway.sessions import Sessions
 from services.gateway.store import Store
 from services.mesh.config import read_config
+from services.mesh.metrics import Metrics
 from services.mesh.serving import MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
@@ -26,6 +28,7 @@ log = logging.getLogger("gateway")
 async def main(config: GatewayConfig) -> None:
     """Serve until a signal."""
     server = MeshServer(config, "gateway")
+    metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
     store = Store(config.redis_url)
     await store.connect()
@@ -38,15 +41,17 @@ async def main(config: GatewayConfig) -> None:
     registry = Registry(store, (codec, lm))
     mesh = Mesh(codec, lm, sessions, Line(store, config.most_waiting), config.longest_call_s)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
+    watch(metrics, (codec, lm), sessions, mesh.line)
     await server.start(GatewayServer(
-        mesh, Limits(store, config.calls_per_key), tracer, stall_s=config.stall_s, idle_s=config.idle_s,
-        drain_s=config.drain_s, trace_one_in=config.trace_one_in))
+        mesh, Limits(store, config.calls_per_key), tracer, GatewayMetrics(metrics), stall_s=config.stall_s,
+        idle_s=config.idle_s, drain_s=config.drain_s, trace_one_in=config.trace_one_in))
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, model_id)
     await server.run_until_signal()
     await registry.close()
     await store.close()
     await codec.close()
     await lm.close()
+    metrics.close()
 
 
 if __name__ == "__main__":

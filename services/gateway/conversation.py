@@ -17,6 +17,7 @@ from services.gateway.history import History
 from services.gateway.ingest import AudioFormat, Ingest
 from services.gateway.line import Line, Place
 from services.gateway.memory import LmMemory
+from services.gateway.metering import CallMeter
 from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_model
 from services.gateway.sealing import Handle
@@ -56,8 +57,8 @@ class Conversation:
     """One call of Converse."""
 
     def __init__(self, mesh: Mesh, handle: Handle, session_id: str, config: conversation_pb2.ConverseConfig,
-                 trace: CallTrace) -> None:
-        self._mesh, self._handle, self._config, self._trace = mesh, handle, config, trace
+                 trace: CallTrace, meter: CallMeter) -> None:
+        self._mesh, self._handle, self._config, self._trace, self._meter = mesh, handle, config, trace, meter
         self._id = session_id
         self._notices: list[Response] = []  # what the caller should hear soon; one for each thing that changes
         self._leaving = False
@@ -96,7 +97,7 @@ class Conversation:
                             yield Response(queued=queued)
                     pipeline = self._pipeline = Pipeline(
                         self._id, model_id, self._mesh.codec, self._mesh.lm, memory, self._config.first_sequence,
-                        self._mesh.codec.info(model_id).priming_frames, self._trace)
+                        self._mesh.codec.info(model_id).priming_frames, self._trace, self._meter)
                     try:
                         codec, lm = await pipeline.open()
                         break
@@ -128,7 +129,8 @@ class Conversation:
                 priming_frames=codec.priming_frames))
             if not self._mesh.sessions.store.available:
                 self._resume_status(False)
-            reader = asyncio.create_task(ingest.read(pieces))
+            self._meter.begin(audio, ingest)
+            reader = asyncio.create_task(ingest.read(self._meter.listen(pieces)))
             last_call = asyncio.get_running_loop().call_later(
                 max(session.began + self._mesh.longest_call_s - time.time(), 0), pipeline.fail,
                 CallTooLong(f"a call may last {self._mesh.longest_call_s:.0f} s here; open a new one"))

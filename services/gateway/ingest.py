@@ -51,6 +51,11 @@ class AudioFormat:
         """Length of a frame."""
         return self.samples_per_frame * 1_000_000_000 // self.sample_rate_hertz
 
+    @property
+    def bytes_per_second(self) -> int:
+        """Of the caller's audio."""
+        return self.sample_rate_hertz * _SAMPLE_BYTES[self.encoding]
+
     def decode(self, data: bytes) -> Pcm:
         """A piece of the caller's audio as floats [samples].
 

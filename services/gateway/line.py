@@ -82,6 +82,11 @@ class Line:
         self._store, self._most_waiting = store, most_waiting
         self._here: list[tuple[bool, str, str]] = []  # those of this gateway: not ahead, model, call; in order
 
+    @property
+    def waiting(self) -> int:
+        """Callers of this gateway who wait."""
+        return len(self._here)
+
     async def anybody_waits(self, model_id: str) -> bool:
         """Whether a new caller would push in."""
         try:

@@ -21,8 +21,9 @@ from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.ingest import Ingest
 from services.gateway.memory import DecoderMemory, EncoderMemory, LmMemory
+from services.gateway.metering import CallMeter
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas
-from services.gateway.stage import Stage
+from services.gateway.stage import Change, Stage
 from services.gateway.tracing import CallTrace
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError
@@ -43,15 +44,15 @@ class Pipeline:
     """One call's three stages."""
 
     def __init__(self, session_id: str, model_id: str, codec: Replicas, lm: Replicas, lm_memory: LmMemory,
-                 first_sequence: int, priming_frames: int, trace: CallTrace) -> None:
-        self._trace = trace
+                 first_sequence: int, priming_frames: int, trace: CallTrace, meter: CallMeter) -> None:
+        self._trace, self._meter = trace, meter
         self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             functools.partial(trace.changed, "codec"),
+                             functools.partial(self._moved, "codec"),
                              trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
-        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(trace.changed, "lm"),
+        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(self._moved, "lm"),
                            trace.server_of(audio_pb2.HOP_LM_STEP))
         self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             functools.partial(trace.changed, "codec"),
+                             functools.partial(self._moved, "codec"),
                              trace.server_of(audio_pb2.HOP_CODEC_DECODE))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
@@ -68,7 +69,7 @@ class Pipeline:
 
     async def converse(self, ingest: Ingest) -> AsyncIterator[Speech | None]:
         """Moshi's side of the conversation, frame by frame, and None after a `nudge`."""
-        trace = self._trace
+        trace, meter = self._trace, self._meter
         said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded by ingest's in-flight
 
         async def pcm() -> AsyncIterator[codec_pb2.EncodeRequest]:
@@ -109,7 +110,7 @@ class Pipeline:
                                    dequeued_unix_nanos=received, started_unix_nanos=received,
                                    finished_unix_nanos=now_unix_nanos(), batch_size=1)
             yield Speech(audio.context, audio.pcm, step.text, step.text_token, list(step.frame.codes))
-            trace.end(audio.context)
+            meter.frame(audio.context, trace.end(audio.context))
             ingest.answered()
 
     def fail(self, error: MeshError) -> None:
@@ -124,3 +125,7 @@ class Pipeline:
         """End what is still open; the services take their slots back."""
         for stage in (self._encode, self._step, self._decode):
             stage.close()
+
+    def _moved(self, service: str, change: Change) -> None:
+        self._trace.changed(service, change)
+        self._meter.moved(service, change)

@@ -126,6 +126,11 @@ class Replicas:
             await replica.channel.close()
 
     @property
+    def known(self) -> list[Replica]:
+        """All of them, also those that do not answer."""
+        return list(self._replicas.values())
+
+    @property
     def answering(self) -> list[Replica]:
         """Those that answered the last time they were asked."""
         return [replica for replica in self._replicas.values() if replica.facts is not None]

@@ -12,9 +12,11 @@ from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
 from services.gateway.conversation import Conversation, Mesh
 from services.gateway.limits import Limits
+from services.gateway.metering import GatewayMetrics
 from services.gateway.replicas import common_model
 from services.gateway.sealing import Handle
 from services.gateway.tracing import CallTrace
+from services.mesh import logs
 from services.mesh.errors import Draining, IdleCaller, InvalidRequest, MeshError
 from services.mesh.serving import Context, next_within, read_config_message, read_payloads, stream
 from services.mesh.telemetry import FrameTracer
@@ -29,12 +31,12 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
 
     full_name = FULL_NAME
 
-    def __init__(self, mesh: Mesh, limits: Limits, tracer: FrameTracer, *, stall_s: float, idle_s: float,
-                 drain_s: float, trace_one_in: int) -> None:
+    def __init__(self, mesh: Mesh, limits: Limits, tracer: FrameTracer, metrics: GatewayMetrics, *,
+                 stall_s: float, idle_s: float, drain_s: float, trace_one_in: int) -> None:
         self.stall_s = stall_s
         self._idle_s, self._drain_s = idle_s, drain_s
         self._mesh, self._limits = mesh, limits
-        self._tracer = tracer
+        self._tracer, self._metrics = tracer, metrics
         self._trace_one_in = trace_one_in
         self._draining = False
         self._conversations: set[Conversation] = set()
@@ -78,11 +80,13 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
             raise Draining("this gateway is stopping; connect again to reach another one")
         call_id = secrets.token_hex(16)
         trace = CallTrace(self._tracer, call_id, config.traceparent, self._trace_one_in)
+        logs.bind(call_id, config.traceparent)
+        meter = self._metrics.call(config.pacing != conversation_pb2.PACING_OFFLINE, bool(config.resume_handle))
         handle = Handle(config.resume_handle) if config.resume_handle else Handle.new()
-        conversation = Conversation(self._mesh, handle, call_id, config, trace)
+        conversation = Conversation(self._mesh, handle, call_id, config, trace, meter)
         self._conversations.add(conversation)
         try:
-            async with self._limits.admit(_key(context), handle.name):
+            async with meter, self._limits.admit(_key(context), handle.name):
                 responses = conversation.hold(self._pieces(requests))
                 try:
                     async for response in responses:

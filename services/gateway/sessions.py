@@ -83,6 +83,7 @@ class Session:
         self._handle, self._fence, self._flush = handle, fence, flush
         self._keep = True
         self._written = history.steps
+        self._written_at = time.monotonic()
         self._rewinds = -1  # of the history, when the journal was last written anew
         self._chunks: deque[int] = deque()  # the first step of each chunk in the journal
         self._end_written = False
@@ -97,6 +98,12 @@ class Session:
     def finished(self) -> bool:
         """Whether nothing more will be written."""
         return self.lost or self._end_written or time.monotonic() > self._forget_at
+
+    @property
+    def lag_s(self) -> float:
+        """How old the last write is, if there is something new to write."""
+        behind = self.history.steps != self._written and not self.finished
+        return time.monotonic() - self._written_at if behind else 0.0
 
     def flush_soon(self) -> None:
         """Write what is new at once: another gateway is about to take the session up."""
@@ -148,7 +155,7 @@ class Session:
                     self._chunks.append(first)
                 for _ in range(trim):
                     self._chunks.popleft()
-                self._written = steps
+                self._written, self._written_at = steps, time.monotonic()
                 self._end_written = bool(ended)
 
         return request, done
@@ -207,6 +214,11 @@ class Sessions:
             raise unknown from None
         return self._add(key, session_id.decode(), model_id.decode(), lm_pb2.Sampling.FromString(sampling), history,
                          _TIME.unpack(began)[0], int(fence))
+
+    @property
+    def lag_s(self) -> float:
+        """How far the journal that is furthest behind is behind."""
+        return max((session.lag_s for session in list(self._live.values())), default=0.0)
 
     async def close(self) -> None:
         """Write what is left, if Redis is there."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,7 @@ class Store:
         self.available = True
         self.place = url.rpartition("@")[2].partition("?")[0]  # without the password
         self.on_change: set[Callable[[bool], None]] = set()  # heard when `available` changes
+        self.on_answer: Callable[[float], None] = lambda seconds: None  # hears how long each answer took
         self._redis = _client(url)
         self._prober: asyncio.Task[None] | None = None
         self._posted: set[asyncio.Task[None]] = set()
@@ -96,11 +98,13 @@ class Store:
         for request in requests:
             # EVAL and not EVALSHA: a Redis that was restarted has forgotten all scripts.
             pipe.eval(request.script, len(request.keys), *request.keys, *request.arguments)
+        began = time.monotonic()
         try:
             answers: list[Any] = await pipe.execute()
         except _FAILURES as error:
             self._set_available(False, error)
             raise StoreAway(str(error)) from None
+        self.on_answer(time.monotonic() - began)
         self._set_available(True)
         return answers
 

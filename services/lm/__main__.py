@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.config import read_config
+from services.mesh.engine_metrics import watch
+from services.mesh.metrics import Metrics
 from services.mesh.serving import MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
@@ -24,10 +26,12 @@ log = logging.getLogger("lm")
 async def main(config: LmConfig) -> None:
     """Serve until a signal."""
     server = MeshServer(config, "lm")
+    metrics = Metrics.start(config, "lm")
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
     from services.lm.server import LmServer
     from services.mesh.checkpoint import check_device, load_tokenizer, model_id, resolve
+    from services.mesh.device import device_memory
 
     check_device(config.device)
     checkpoint = resolve(config.checkpoint)
@@ -36,13 +40,16 @@ async def main(config: LmConfig) -> None:
     tokenizer = load_tokenizer(checkpoint)
     engine.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
-    await server.start(LmServer(engine, tokenizer, _defaults(checkpoint), model, tracer, config.stall_s))
+    service = LmServer(engine, tokenizer, _defaults(checkpoint), model, tracer, config.stall_s)
+    watch(metrics, service.batchers, device_memory(config.device))
+    await server.start(service)
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
              facts.context_frames, facts.kv_bytes_per_frame / 1e3, facts.kv_bytes_per_slot / 1e6)
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
              config.device, engine.slots)
     await server.run_until_signal()
+    metrics.close()
 
 
 def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:

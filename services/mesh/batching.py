@@ -15,7 +15,7 @@ import contextlib
 import heapq
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -91,6 +91,8 @@ class Slot(Generic[Payload, Result]):
         self.row = row
         self.tenant = tenant
         self.waiting: deque[tuple[Payload, int]] = deque()  # the past, then at most IN_FLIGHT_FRAMES, by _room
+        self.leased = now_unix_nanos()
+        self.rebuilt = False  # whether the session came with a past
         self.past = 0  # how many of those that wait are past frames: stepped, but not answered
         self.chunks: Iterator[None] | None = None  # of the row's opening, until it is done
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -163,6 +165,8 @@ class Batcher(Generic[Settings, Payload, Result]):
         self._tenants: dict[int, Slot[Payload, Result]] = {}
         self._opening: deque[Slot[Payload, Result]] = deque()
         self._wake = asyncio.Event()
+        self.on_tick: Callable[[float, int], None] = _ignore  # hears how long each step took (s), and of how many rows
+        self.on_rebuilt: Callable[[float], None] = _ignore  # hears how long it took (s) until a past was in its row
         self._ticks = 0
         self._delays = TickDelay.of(name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine")
@@ -172,6 +176,11 @@ class Batcher(Generic[Settings, Payload, Result]):
     def total(self) -> int:
         """Slots in all."""
         return self._stepper.slots
+
+    @property
+    def used(self) -> int:
+        """Slots that sessions hold."""
+        return len(self._tenants)
 
     @property
     def free(self) -> int:
@@ -197,6 +206,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         now = now_unix_nanos()
         slot.waiting.extend((payload, now) for payload in past)
         slot.past = len(past)
+        slot.rebuilt = bool(past)
         slot.chunks = self._stepper.open(slot.row, settings)
         self._opening.append(slot)
         self._wake.set()
@@ -232,6 +242,8 @@ class Batcher(Generic[Settings, Payload, Result]):
                 self._thread, self._tick, opening.chunks if opening else None, rows, [payload for payload, _ in frames])
             if opening is not None and opened:
                 self._end_opening(opening, opened)
+            elif opening is not None:
+                opening.rebuilt = True
             if isinstance(outcome, Exception):
                 log.error("a step of %s for sessions %s failed", self.name, [slot.tenant for slot in served],
                           exc_info=outcome)
@@ -239,11 +251,13 @@ class Batcher(Generic[Settings, Payload, Result]):
                     slot.deliver(_failure(self.name, outcome))
             else:
                 results, started, finished = outcome
+                if served:
+                    self.on_tick((finished - started) / 1e9, len(served))
                 for slot, (_, received), result in zip(served, frames, results, strict=True):
                     if slot.past:
                         slot.past -= 1
                         if not slot.past:
-                            slot.is_open()
+                            self._is_open(slot)
                     else:
                         timing = Timing(received, dequeued, started, finished, self._ticks, rows)
                         slot.deliver(Answer(result, timing))
@@ -272,7 +286,12 @@ class Batcher(Generic[Settings, Payload, Result]):
             log.error("opening a row of %s for session %s failed", self.name, slot.tenant, exc_info=opened)
             slot.deliver(_failure(self.name, opened))
         elif not slot.past:
-            slot.is_open()
+            self._is_open(slot)
+
+    def _is_open(self, slot: Slot[Payload, Result]) -> None:
+        slot.is_open()
+        if slot.rebuilt:
+            self.on_rebuilt((now_unix_nanos() - slot.leased) / 1e9)
 
     def _tick(self, chunks: Iterator[None] | None, rows: list[int], payloads: list[Payload]
               ) -> tuple[Exception | bool, tuple[Sequence[Result], int, int] | Exception]:
@@ -305,6 +324,10 @@ def _advance(chunks: Iterator[None]) -> Exception | bool:
     except Exception as error:
         return error
     return False
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 def _failure(name: str, error: Exception) -> EngineFailed:

@@ -21,9 +21,11 @@ class ServiceConfig(BaseSettings):
     port: Port = Field(0, description="port to listen on; 0 takes a free one")
     drain_s: float = Field(25.0, ge=0, le=3600, description="how long running calls may go on after SIGTERM")
     stall_s: float = Field(10.0, gt=0, le=600, description="end a call whose caller has not read for this long")
-    otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint for traces, such as http://localhost:4317; "
-                                               "empty: no traces")
+    otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint for traces and metrics, such as "
+                                               "http://localhost:4317; empty: they are not sent")
+    metrics_port: Port = Field(0, description="port of /metrics for Prometheus; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
+    log_format: Literal["text", "json"] = Field("text", description="of log lines: for people, or one JSON object each")
 
 
 Config = TypeVar("Config", bound=ServiceConfig)

@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from services.mesh import logs
 from services.mesh.config import ServiceConfig
 from services.mesh.errors import Draining, InvalidRequest, MeshError, SlowCaller
 
@@ -279,8 +280,7 @@ def _probe(host: str, port: int) -> None:
 
 def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
     """Run a service's main coroutine with logs set up; known failures end with one line and exit code 1."""
-    logging.basicConfig(level=config.log_level.upper(), stream=sys.stderr, datefmt="%H:%M:%S",
-                        format=f"%(asctime)s.%(msecs)03d {program:<8} %(levelname)-7s %(message)s")
+    logs.configure(config, program)
     # Until run_until_signal takes over: as process 1 of a container, SIGTERM would be ignored while a model loads.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{program}: stopped while it was starting"))
     with contextlib.suppress(KeyboardInterrupt):
@@ -289,6 +289,9 @@ def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
         except Exception as error:
             log.debug("ended by an error", exc_info=True)  # --log-level debug shows it
             lines = str(error).strip().splitlines() or [type(error).__name__]
+            if config.log_format == "json":
+                log.error("%s", lines[0])
+                raise SystemExit(1) from None
             raise SystemExit(f"{program}: {lines[0]}") from None
 
 

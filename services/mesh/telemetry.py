@@ -10,6 +10,7 @@ be encoded, of the same interpreter. Ours are written to OTLP's messages directl
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import random
@@ -45,6 +46,7 @@ _SCOPE = InstrumentationScope(name="moshimesh")
 logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(logging.ERROR)  # not each of its retries
 
 
+@functools.cache
 def service_resource(service: str) -> Resource:
     """What all that a process sends says about it; OTEL_RESOURCE_ATTRIBUTES adds pod and node."""
     ours = Resource.create({"service.instance.id": str(uuid.uuid4()), "process.pid": os.getpid()})

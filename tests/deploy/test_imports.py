@@ -51,8 +51,9 @@ def test_only_the_gateway_imports_redis() -> None:
     assert importers and all(path.startswith("gateway/") for path in importers)
 
 
-def test_only_telemetry_imports_the_opentelemetry_sdk() -> None:
-    assert _importers("opentelemetry.sdk") == {"mesh/telemetry.py"}
+def test_only_traces_and_metrics_import_the_opentelemetry_sdk() -> None:
+    assert _importers("opentelemetry.sdk") == {"mesh/telemetry.py", "mesh/metrics.py"}
+    assert _importers("prometheus_client") == {"mesh/metrics.py"}
 
 
 def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:

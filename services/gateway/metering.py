@@ -1,0 +1,233 @@
+"""The gateway's metrics: what every frame of every call took, and how replicas, sessions and Redis are.
+
+All hops of a frame come together here, so that its values are recorded once, when it has been answered. Nothing is
+counted by session: attributes are hops, services, replicas and reasons (docs/telemetry.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import TypeAlias
+
+from moshimesh.audio.v1 import audio_pb2
+from opentelemetry.trace import SpanContext
+
+from services.gateway.ingest import AudioFormat, Ingest
+from services.gateway.line import Line
+from services.gateway.quality import Jitter, Playout, mos
+from services.gateway.replicas import Replicas
+from services.gateway.sessions import Sessions
+from services.gateway.stage import Change
+from services.mesh.clock import now_unix_nanos
+from services.mesh.errors import MeshError
+from services.mesh.metrics import FRAME_BOUNDS_S, PART_BOUNDS_S, Metrics, Reading, Series
+
+HOPS = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_CODEC_ENCODE: "codec.encode",
+        audio_pb2.HOP_LM_STEP: "lm.step", audio_pb2.HOP_CODEC_DECODE: "codec.decode",
+        audio_pb2.HOP_GATEWAY_EMIT: "gateway.emit"}
+ENGINES = (audio_pb2.HOP_CODEC_ENCODE, audio_pb2.HOP_LM_STEP, audio_pb2.HOP_CODEC_DECODE)
+WINDOW_FRAMES = 64  # about 5 s of a call, as often as RTCP reports (RFC 3550, 6.2)
+Record: TypeAlias = Callable[[float, SpanContext | None], None]
+
+FACTOR_BOUNDS = (.25, .5, .75, .9, 1., 1.1, 1.25, 1.5, 2., 3., 5., 10., 20., 50., 100.)
+JITTER_BOUNDS_S = (.0005, .001, .002, .005, .01, .02, .03, .04, .06, .08, .12, .16, .32)
+MOS_BOUNDS = (1.5, 2., 2.5, 3., 3.3, 3.6, 3.8, 4., 4.1, 4.2, 4.3, 4.4)
+REDIS_BOUNDS_S = (.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1., 2.)
+
+
+class GatewayMetrics:
+    """The instruments of a gateway."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.enabled = metrics.enabled
+        duration = metrics.histogram("moshimesh.frame.duration", "s", "From a frame's last sample to its answer.",
+                                     FRAME_BOUNDS_S)
+        self.durations = {live: duration.series(pacing=pacing) for live, pacing in _PACINGS.items()}
+        hops = metrics.histogram("moshimesh.hop.duration", "s", "Where a frame's time went.", PART_BOUNDS_S)
+        self.transits: dict[int, Record] = {hop: hops.series(hop=name, part="transit").record
+                                            for hop, name in HOPS.items() if hop != audio_pb2.HOP_GATEWAY_INGEST}
+        self.parts: dict[int, tuple[Record, Record]] = {
+            hop: (hops.series(hop=name, part="queue").record, hops.series(hop=name, part="compute").record)
+            for hop, name in HOPS.items()}
+        self.factor = metrics.histogram("moshimesh.realtime.factor", "1", "Length of a frame by what its computations "
+                                        "took; below 1 nobody can be served.", FACTOR_BOUNDS).series()
+        self.jitter = metrics.histogram("moshimesh.jitter", "s", "Interarrival jitter (RFC 3550) of live callers' "
+                                        "audio, every 5 s.", JITTER_BOUNDS_S).series()
+        opinion = metrics.histogram("moshimesh.mos", "1", "Mean opinion score of live calls as the E-model (ITU-T "
+                                    "G.107) estimates it.", MOS_BOUNDS)
+        self.mos = {span: opinion.series(span=span) for span in ("window", "call")}
+        self.frames = dict.fromkeys(_PACINGS, 0)
+        self.misses = self.skipped = self.underruns = self.resumes = self.live = 0
+        metrics.total("moshimesh.frames", "{frame}", "Frames that were answered.",
+                      lambda: [({"pacing": pacing}, self.frames[live]) for live, pacing in _PACINGS.items()])
+        metrics.total("moshimesh.frame.deadline.misses", "{frame}", "Live frames that took longer than they last.",
+                      lambda: [({}, self.misses)])
+        metrics.total("moshimesh.frames.skipped", "{frame}", "Frames of callers that the model did not hear.",
+                      lambda: [({}, self.skipped)])
+        metrics.total("moshimesh.underruns", "{underrun}", "Times that a caller with 160 ms of playout buffer heard a "
+                      "hole.", lambda: [({}, self.underruns)])
+        metrics.total("moshimesh.resumes", "{call}", "Calls that were taken up again.", lambda: [({}, self.resumes)])
+        metrics.amount("moshimesh.calls", "{call}", "Calls that hold slots now.", lambda: [({}, self.live)])
+        self.ended = metrics.counter("moshimesh.calls.ended", "{call}", "Calls that ended, and how.")
+        self.ended.add(0, reason="completed")
+        self.failovers = metrics.counter("moshimesh.failovers", "{failover}", "Rows of sessions that had to move.")
+        for service in ("codec", "lm"):
+            for kind in ("lost", "drained"):
+                self.failovers.add(0, service=service, kind=kind)
+
+    def call(self, live: bool, resumed: bool) -> CallMeter:
+        """Measure one more call."""
+        return CallMeter(self, live, resumed)
+
+
+class CallMeter:
+    """The measurements of one call; `async with` counts how it ends."""
+
+    def __init__(self, metrics: GatewayMetrics, live: bool, resumed: bool) -> None:
+        self._metrics, self._live, self._resumed = metrics, live, resumed
+        self._jitter = Jitter()
+        self._ingest: Ingest | None = None  # until the call has its slots
+        self._skipped = 0
+
+    async def __aenter__(self) -> CallMeter:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+                        ) -> None:
+        metrics = self._metrics
+        reason = (error.reason if isinstance(error, MeshError) else "completed" if error is None else
+                  "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else MeshError.reason)
+        metrics.ended.add(reason=reason)
+        if self._ingest is not None:
+            metrics.live -= 1
+            self._skip()
+            if self._live and self._call.frames:
+                self._window.close(metrics.mos["window"], self._jitter.seconds)
+                self._call.close(metrics.mos["call"], self._jitter.seconds)
+
+    def begin(self, audio: AudioFormat, ingest: Ingest) -> None:
+        """The call has its slots."""
+        self._ingest = ingest
+        self._bytes_per_s = audio.bytes_per_second
+        self._frame_s = audio.frame_nanos / 1e9
+        self._playout = Playout(self._frame_s)
+        self._call, self._window = _Span(), _Span()
+        self._metrics.live += 1
+        self._metrics.resumes += self._resumed
+
+    def listen(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The caller's audio as it is, with a look at when it comes."""
+        return self._listen(pieces) if self._metrics.enabled and self._live else pieces
+
+    async def _listen(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in pieces:
+            self._jitter.arrived(now_unix_nanos() / 1e9, len(piece) / self._bytes_per_s)
+            yield piece
+
+    def moved(self, service: str, change: Change) -> None:
+        """A row of the call has moved: its replica was lost, or left in good time."""
+        self._metrics.failovers.add(service=service, kind="drained" if change is Change.DRAINED else "lost")
+
+    def frame(self, context: audio_pb2.FrameContext, kept: SpanContext | None = None) -> None:
+        """One frame was answered. `kept` is its span, if somebody can open it."""
+        metrics, ingest = self._metrics, self._ingest
+        if not metrics.enabled or ingest is None:
+            return
+        transits, parts = metrics.transits, metrics.parts
+        first = left = computed = 0  # nanoseconds, as all below
+        for hop in context.hops:
+            place: int = hop.hop
+            received, started, finished = hop.received_unix_nanos, hop.started_unix_nanos, hop.finished_unix_nanos
+            if first:
+                # On the gateway's clock, what passed since the frame left the hop before, less what the hop itself had
+                # it by its own: no clock is compared with another one's.
+                back = hop.returned_unix_nanos
+                transits[place]((back - left - (finished - received) if back else received - left) / 1e9, kept)
+                left = back or finished
+            else:
+                first, left = received, finished
+            queue, compute = parts[place]
+            queue((started - received) / 1e9, kept)
+            compute((finished - started) / 1e9, kept)
+            if place in ENGINES:
+                computed += finished - started
+        seconds = (left - first) / 1e9
+        metrics.durations[self._live].record(seconds, kept)
+        metrics.frames[self._live] += 1
+        if computed:
+            metrics.factor.record(self._frame_s * 1e9 / computed, kept)
+        if not self._live:
+            return
+        if seconds > self._frame_s:
+            metrics.misses += 1
+        underruns = self._playout.underruns
+        self._playout.answered(left / 1e9)
+        new = self._playout.underruns - underruns
+        metrics.underruns += new
+        skipped = self._skip() if ingest.frames_skipped != self._skipped else 0
+        self._call.add(seconds, new + skipped)
+        self._window.add(seconds, new + skipped)
+        if self._window.frames >= WINDOW_FRAMES:
+            metrics.jitter.record(self._jitter.seconds)
+            self._window.close(metrics.mos["window"], self._jitter.seconds)
+            self._window = _Span()
+
+    def _skip(self) -> int:
+        assert self._ingest is not None
+        new, self._skipped = self._ingest.frames_skipped - self._skipped, self._ingest.frames_skipped
+        self._metrics.skipped += new
+        return new
+
+
+class _Span:
+    """Some seconds of a call, or all of it."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._seconds = 0.0
+        self._lost = 0
+
+    def add(self, seconds: float, lost: int) -> None:
+        """A frame, and how many were not heard, or not in time, before it."""
+        self.frames += 1
+        self._seconds += seconds
+        self._lost += lost
+
+    def close(self, series: Series, jitter_s: float) -> None:
+        """Record what it was like."""
+        if self.frames:
+            series.record(mos(self._seconds / self.frames, jitter_s, self._lost / (self.frames + self._lost)))
+
+
+_PACINGS = {True: "live", False: "offline"}
+
+
+def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: Line) -> None:
+    """What others know anyway, and is only asked for."""
+    store = sessions.store
+    metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway who wait for a slot.",
+                   lambda: [({}, line.waiting)])
+    metrics.gauge("moshimesh.journal.lag", "s", "How old the last write of a session is that has something new; the "
+                  "oldest one's.", lambda: [({}, sessions.lag_s)])
+    metrics.gauge("moshimesh.redis.available", "", "Whether Redis answers: 1 or 0.",
+                  lambda: [({}, int(store.available))])
+    metrics.gauge("moshimesh.replica.slots", "{slot}", "Slots of a replica, as of the last poll.",
+                  lambda: [reading for pool in pools for reading in _slots(pool)])
+    metrics.gauge("moshimesh.replica.up", "", "Whether a replica answers: 1 or 0.", lambda: [
+        ({"service": pool.role, "address": replica.address}, int(replica.facts is not None))
+        for pool in pools for replica in pool.known])
+    redis = metrics.histogram("moshimesh.redis.duration", "s", "Time that Redis took to answer.", REDIS_BOUNDS_S)
+    store.on_answer = redis.series().record
+
+
+def _slots(pool: Replicas) -> list[Reading]:
+    """The scarcer of a replica's kinds of slots: a codec has encoders and decoders."""
+    readings: list[Reading] = []
+    for replica in pool.known:
+        if (facts := replica.facts) is not None:
+            total, free = min(facts.total.values()), min(facts.free.values())
+            place = {"service": pool.role, "address": replica.address}
+            readings += [(place | {"state": "free"}, free), (place | {"state": "used"}, total - free)]
+    return readings

@@ -1,0 +1,54 @@
+"""Log lines for people (`--log-format text`) or for machines (`json`, one object a line).
+
+A line of a call carries the call's session, and its trace if it has one: handlers `bind` them, and the tasks that they
+start inherit them. Neither text nor audio is ever logged; what identifies a line are these ids.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextvars import ContextVar
+
+from services.mesh.config import ServiceConfig
+
+_session: ContextVar[str] = ContextVar("session", default="")
+_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+EXTRAS = ("session", "sessions", "trace_id", "span_id")  # what a line may be given with `extra`
+
+
+def bind(session: str, traceparent: str = "") -> None:
+    """Let the lines of this task, and of those that it starts, carry a call's session and its W3C trace context."""
+    _session.set(session)
+    parts = traceparent.split("-")
+    _trace_id.set(parts[1] if len(parts) == 4 else "")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, service, and session and trace_id where they are known."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        seconds, millis = time.gmtime(record.created), int(record.msecs)
+        line: dict[str, object] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', seconds)}.{millis:03d}Z", "level": record.levelname.lower(),
+            "logger": record.name, "message": record.getMessage(), "service": self._service}
+        line |= {name: value for name, value in (("session", _session.get()), ("trace_id", _trace_id.get())) if value}
+        line |= {name: getattr(record, name) for name in EXTRAS if hasattr(record, name)}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(config: ServiceConfig, program: str) -> None:
+    """Set up the process's logs, to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(program) if config.log_format == "json" else logging.Formatter(
+        f"%(asctime)s.%(msecs)03d {program:<8} %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler])

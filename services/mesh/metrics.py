@@ -1,0 +1,313 @@
+"""Metrics: instruments that cost next to nothing to record, and the two ways out of the process.
+
+Beside telemetry.py the only file that imports the OpenTelemetry SDK. A frame is counted in some fifteen places, and the
+SDK's own `record` takes 2 to 5 microseconds in each, once more for every reader. So the instruments here are plain
+numbers in plain lists, on one thread; the SDK's readers ask for them when somebody scrapes (`--metrics-port`,
+Prometheus and OpenMetrics) or when it is time to push (`--otlp-endpoint`). docs/telemetry.md lists all metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import Exemplar, MeterProvider
+from opentelemetry.sdk.metrics import export as sdk
+from opentelemetry.trace import SpanContext
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import Exemplar as OpenMetricsExemplar
+from prometheus_client.core import HistogramMetricFamily
+
+from services.mesh.config import ServiceConfig
+from services.mesh.telemetry import service_resource
+
+log = logging.getLogger(__name__)
+
+Attributes: TypeAlias = Mapping[str, str]
+Reading: TypeAlias = tuple[Attributes, float]
+
+SCOPE = "moshimesh"
+# Series of one instrument. What we count by is short (hops, replicas, reasons); a mistake must not fill the memory of
+# whoever stores it. The rest is counted together, as the SDK does:
+# https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute
+MOST_SERIES = 200
+OVERFLOW: Attributes = {"otel.metric.overflow": "true"}
+PUSH_EVERY_MS = 15_000.0  # as often as Prometheus usually scrapes; OTEL_METRIC_EXPORT_INTERVAL changes it
+CLOSE_MS = 2_000  # a collector that hangs must not hold up the end of a process
+
+# Upper bounds in seconds. The deadline of a frame, 80 ms, is one of them, and around it they lie close.
+FRAME_BOUNDS_S = (.002, .005, .01, .015, .02, .03, .04, .05, .06, .07, .08, .09, .1, .12, .16, .24, .32, .5, 1., 2.)
+PART_BOUNDS_S = (.0001, .00025, .0005, .001, .002, .005, .01, .015, .02, .03, .04, .05, .06, .08, .1, .16, .32, 1.)
+
+
+class Series:
+    """One histogram under one set of attributes."""
+
+    __slots__ = ("attributes", "bounds", "counts", "exemplars", "highest", "lowest", "total")
+
+    def __init__(self, bounds: Sequence[float], attributes: Attributes) -> None:
+        self.bounds, self.attributes = bounds, attributes
+        self.counts = [0] * (len(bounds) + 1)  # a bucket holds what is at most its bound; the last one the rest
+        self.total = 0.0
+        self.lowest, self.highest = math.inf, -math.inf
+        self.exemplars: dict[int, tuple[float, int, SpanContext]] = {}  # the last of each bucket: value, when, trace
+
+    def record(self, value: float, kept: SpanContext | None = None) -> None:
+        """Count a value; `kept` is a trace that somebody who wonders about it can open."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.total += value
+        if value < self.lowest:
+            self.lowest = value
+        if value > self.highest:
+            self.highest = value
+        if kept is not None:
+            self.exemplars[bucket] = value, time.time_ns(), kept
+
+
+class _Instrument:
+    """What has a name and a unit (UCUM, https://opentelemetry.io/docs/specs/semconv/general/metrics/)."""
+
+    def __init__(self, name: str, unit: str, description: str) -> None:
+        self.name, self.unit, self.description = name, unit, description
+
+
+class Histogram(_Instrument):
+    """How values are spread."""
+
+    def __init__(self, name: str, unit: str, description: str, bounds: Sequence[float]) -> None:
+        super().__init__(name, unit, description)
+        self.bounds = bounds
+        self._series: dict[tuple[str, ...], Series] = {}
+
+    def series(self, **attributes: str) -> Series:
+        """The histogram of one set of attributes; whoever records often keeps it."""
+        key = tuple(attributes.values())
+        found = self._series.get(key)
+        if found is None:
+            if len(self._series) >= MOST_SERIES:
+                key, attributes = tuple(OVERFLOW.values()), dict(OVERFLOW)
+            found = self._series.setdefault(key, Series(self.bounds, attributes))
+        return found
+
+    def all(self) -> list[Series]:
+        """Every series so far."""
+        return list(self._series.values())
+
+
+class Counter(_Instrument):
+    """How often something happened."""
+
+    def __init__(self, name: str, unit: str, description: str) -> None:
+        super().__init__(name, unit, description)
+        self._values: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def add(self, amount: float = 1, **attributes: str) -> None:
+        """Count. An amount of 0 lets the series exist before its first event, so that its rate is right."""
+        key = tuple(attributes.items())
+        if key not in self._values and len(self._values) >= MOST_SERIES:
+            key = tuple(OVERFLOW.items())
+        self._values[key] = self._values.get(key, 0) + amount
+
+    def read(self) -> list[Reading]:
+        """Every series so far."""
+        return [(dict(key), value) for key, value in list(self._values.items())]
+
+
+class Metrics:
+    """The instruments of one process. Without a port and an endpoint they are there, and nobody reads them."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self.port = 0
+        self._started_nanos = time.time_ns()
+        self._histograms: list[Histogram] = []
+        self._provider: MeterProvider | None = None
+
+    @classmethod
+    def start(cls, config: ServiceConfig, service: str) -> Metrics:
+        """The metrics of a service, readable where its config says. Raises OSError when the port is taken."""
+        metrics = cls()
+        readers: list[sdk.MetricReader] = []
+        if config.metrics_port:
+            registry = CollectorRegistry()
+            readers.append(PrometheusMetricReader(scope_info_enabled=False, registry=registry))
+            registry.register(_Collector(metrics))
+            try:
+                start_http_server(config.metrics_port, config.host, registry)
+            except OSError as error:
+                raise OSError(f"can't serve metrics on {config.host}:{config.metrics_port} ({error.strerror}); choose "
+                              "another port with --metrics-port") from None
+            metrics.port = config.metrics_port
+        if config.otlp_endpoint:
+            exporter = _Push(metrics, OTLPMetricExporter(
+                endpoint=config.otlp_endpoint, insecure=not config.otlp_endpoint.startswith("https")))
+            every_ms = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", PUSH_EVERY_MS))
+            readers.append(sdk.PeriodicExportingMetricReader(exporter, export_interval_millis=every_ms))
+        if readers:
+            metrics.enabled = True
+            metrics._provider = MeterProvider(readers, service_resource(service),
+                                              shutdown_on_exit=False)
+            _watch_process(metrics)
+        return metrics
+
+    def histogram(self, name: str, unit: str, description: str, bounds: Sequence[float]) -> Histogram:
+        """A new histogram with these upper bounds."""
+        histogram = Histogram(name, unit, description, bounds)
+        self._histograms.append(histogram)
+        return histogram
+
+    def counter(self, name: str, unit: str, description: str) -> Counter:
+        """A new counter."""
+        counter = Counter(name, unit, description)
+        self.total(name, unit, description, counter.read)
+        return counter
+
+    def total(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
+        """A counter that somebody else keeps. `read`, here and below, is called on a reader's thread."""
+        if self._provider is not None:
+            self._provider.get_meter(SCOPE).create_observable_counter(name, [_observe(read)], unit, description)
+
+    def gauge(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
+        """What `read` says whenever somebody asks."""
+        if self._provider is not None:
+            self._provider.get_meter(SCOPE).create_observable_gauge(name, [_observe(read)], unit, description)
+
+    def amount(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
+        """A gauge whose values over several processes may be added up."""
+        if self._provider is not None:
+            self._provider.get_meter(SCOPE).create_observable_up_down_counter(name, [_observe(read)], unit, description)
+
+    def close(self) -> None:
+        """Push what is left, if that is quick."""
+        if self._provider is not None:
+            try:
+                self._provider.shutdown(CLOSE_MS)
+            except Exception as error:  # the SDK's own kind, for a reader that did not end in time
+                log.debug("the last metrics were not pushed: %s", error)
+
+    def to_sdk(self) -> list[sdk.Metric]:
+        """The histograms as the SDK's exporters take them."""
+        now = time.time_ns()
+        return [sdk.Metric(histogram.name, histogram.description, histogram.unit, sdk.Histogram(
+                    [self._point(series, now) for series in histogram.all()], sdk.AggregationTemporality.CUMULATIVE))
+                for histogram in self._histograms]
+
+    def to_families(self) -> Iterator[HistogramMetricFamily]:
+        """The histograms as prometheus_client takes them, named as the SDK's exporter names what it exports."""
+        for histogram in self._histograms:
+            every = histogram.all()
+            labels = sorted({label for series in every for label in series.attributes})
+            family = HistogramMetricFamily(histogram.name.replace(".", "_"), histogram.description, labels=labels,
+                                           unit={"s": "seconds"}.get(histogram.unit, ""))
+            for series in every:
+                family.add_metric([series.attributes.get(label, "") for label in labels], _buckets(series),
+                                  series.total)
+            yield family
+
+    def _point(self, series: Series, now: int) -> sdk.HistogramDataPoint:
+        counts = list(series.counts)  # the others go on counting; the number must be the sum of these
+        seen = any(counts)
+        exemplars = [Exemplar({}, value, when, kept.span_id, kept.trace_id)
+                     for value, when, kept in list(series.exemplars.values())]
+        return sdk.HistogramDataPoint(series.attributes, self._started_nanos, now, sum(counts), series.total, counts,
+                                      series.bounds, series.lowest if seen else 0.0, series.highest if seen else 0.0,
+                                      exemplars)
+
+
+class _Collector:
+    """Our histograms for a scrape, beside what the SDK's reader has registered."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[HistogramMetricFamily]:
+        """Nothing that is known at the start."""
+        return ()
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """Called for every scrape."""
+        return self._metrics.to_families()
+
+
+class _Push(sdk.MetricExporter):
+    """Adds our histograms to what the SDK pushes."""
+
+    def __init__(self, metrics: Metrics, exporter: OTLPMetricExporter) -> None:
+        super().__init__()
+        self._metrics, self._exporter = metrics, exporter
+        self._refused = False
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(self._hear)
+
+    def export(self, metrics_data: sdk.MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+               ) -> sdk.MetricExportResult:
+        """See MetricExporter."""
+        if self._refused:
+            return sdk.MetricExportResult.FAILURE
+        resource, *others = metrics_data.resource_metrics
+        scope, *scopes = resource.scope_metrics
+        scope = replace(scope, metrics=[*scope.metrics, *self._metrics.to_sdk()])
+        return self._exporter.export(sdk.MetricsData([replace(resource, scope_metrics=[scope, *scopes]), *others]),
+                                     timeout_millis=timeout_millis, **kwargs)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """See MetricExporter."""
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """See MetricExporter."""
+        self._exporter.shutdown(timeout_millis, **kwargs)
+
+    def _hear(self, record: logging.LogRecord) -> bool:
+        """Stop pushing to who takes no metrics, such as Jaeger, instead of an error in the log every 15 s."""
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if "metrics" in arguments and any("UNIMPLEMENTED" in str(argument) for argument in arguments):
+            self._refused = True
+            log.info("the OTLP endpoint takes no metrics, only traces; they are at --metrics-port")
+            return False
+        return True
+
+
+def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, OpenMetricsExemplar]]:
+    buckets: list[tuple[str, float] | tuple[str, float, OpenMetricsExemplar]] = []
+    below = 0
+    for number, (bound, count) in enumerate(zip((*series.bounds, math.inf), list(series.counts), strict=True)):
+        below += count
+        name = "+Inf" if bound == math.inf else str(bound)
+        exemplar = series.exemplars.get(number)
+        if exemplar is None:
+            buckets.append((name, below))
+        else:
+            value, when, kept = exemplar
+            trace = {"trace_id": f"{kept.trace_id:032x}", "span_id": f"{kept.span_id:016x}"}
+            buckets.append((name, below, OpenMetricsExemplar(trace, value, when / 1e9)))
+    return buckets
+
+
+def _observe(read: Callable[[], Iterable[Reading]]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: [Observation(value, attributes) for attributes, value in read()]
+
+
+def _watch_process(metrics: Metrics) -> None:
+    """https://opentelemetry.io/docs/specs/semconv/system/process-metrics/."""
+    page = os.sysconf("SC_PAGE_SIZE")
+
+    def memory() -> Iterable[Reading]:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return [({}, int(file.read().split()[1]) * page)]
+
+    def cpu() -> Iterable[Reading]:
+        times = os.times()
+        return [({"cpu.mode": "user"}, times.user), ({"cpu.mode": "system"}, times.system)]
+
+    metrics.amount("process.memory.usage", "By", "Physical memory of the process.", memory)
+    metrics.total("process.cpu.time", "s", "CPU time of the process.", cpu)

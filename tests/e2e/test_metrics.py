@@ -1,0 +1,410 @@
+"""Metrics of real processes under load: what they say is so, and all that dashboards, rules and docs name is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import urllib.parse
+import urllib.request
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import moshimesh
+import numpy as np
+import pytest
+import yaml
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.gateway import NullMesh
+from bench.load import Caller, Figures, load, read_speech
+from scripts.local_mesh import free_port
+from services.mesh.metrics import FRAME_BOUNDS_S
+from tests.e2e.calls import pieces
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OBSERVABILITY = ROOT / "deploy" / "observability"
+SPEECH = read_speech(ROOT / "samples")
+GPU_ONLY = {"hw_gpu_memory_usage_bytes", "hw_gpu_memory_limit_bytes"}  # no process here has one
+NOT_OURS = {"up"}  # Prometheus' own
+RULE = re.compile(r"moshimesh:\w+:\w+")
+NAME = re.compile(r"\b(?:moshimesh|process|hw)_[a-z_]+\b")
+Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+class Traces(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the ids of all traces that it gets a frame's span of."""
+
+    def __init__(self) -> None:
+        self.frames: set[bytes] = set()
+
+    async def Export(self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
+                     ) -> trace_service_pb2.ExportTraceServiceResponse:
+        self.frames |= {span.trace_id for resource in request.resource_spans for scope in resource.scope_spans
+                        for span in scope.spans if span.name == "frame"}
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
+    """An OTLP receiver that keeps the last state of every metric: process (instance id) -> metric name -> Metric."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, dict[str, object]] = defaultdict(dict)
+        self.arrived = asyncio.Event()
+        self.traces = Traces()
+
+    async def Export(self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
+                     ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        for resource in request.resource_metrics:
+            process = {a.key: a.value.string_value for a in resource.resource.attributes}["service.instance.id"]
+            for scope in resource.scope_metrics:
+                self.metrics[process] |= {metric.name: metric for metric in scope.metrics}
+        self.arrived.set()
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+@dataclass
+class Run:
+    """A mesh that has been under load, and what came of it."""
+
+    mesh: NullMesh
+    people: list[Caller]
+    figures: Figures
+    receiver: Receiver
+    after_load: Samples = field(default_factory=dict)  # when only `people` had called
+    lines: list[str] = field(default_factory=list)
+
+    async def scrape(self, name: str) -> Samples:
+        """A process's /metrics: sample name -> labels -> value."""
+        url = f"http://127.0.0.1:{self.mesh.metrics_ports[name]}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        samples: Samples = defaultdict(dict)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                samples[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
+        return samples
+
+
+@pytest.fixture(scope="module")
+async def run() -> AsyncIterator[Run]:
+    """Eight live callers, one offline call, and a lost replica of codec and lm."""
+    server, receiver = grpc.aio.server(), Receiver()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver.traces, server)
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(receiver, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    environment = {"MOSHIMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_METRIC_EXPORT_INTERVAL": "500",
+                   "MOSHIMESH_LOG_FORMAT": "json", "MOSHIMESH_TRACE_ONE_IN": "5"}
+    lines: list[str] = []
+    async with NullMesh(slots=16, replicas=2, metrics=True, environment=environment,
+                        on_line=lambda name, line: lines.append(line) if name == "gateway" else None) as mesh:
+        run = Run(mesh, *await load(mesh.target, 8, 0.5, 6.0, SPEECH), receiver)
+        run.after_load = await run.scrape("gateway")
+        async with moshimesh.connect(mesh.target) as client:
+            async for _ in client.converse(pieces(np.zeros(24_000, np.float32)), pacing="offline", encoding="f32"):
+                pass
+            cut = asyncio.create_task(load(mesh.target, 4, 0.1, 4.0, SPEECH))
+            await asyncio.sleep(2)
+            mesh.processes["codec-2"].send(signal.SIGKILL)
+            await cut
+            await asyncio.sleep(1)  # the gateway asks its replicas, and everybody pushes
+        run.lines = lines
+        yield run
+    await server.stop(0)
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of a sample's values with these labels."""
+    return sum(number for key, number in samples[name].items() if labels.items() <= dict(key).items())
+
+
+def instance(samples: Samples) -> str:
+    """Which process a scrape was of, as its pushed metrics name it."""
+    (labels,) = samples["target_info"]
+    return dict(labels)["service_instance_id"]
+
+
+async def test_frames_are_as_long_as_their_callers_say(run: Run) -> None:
+    assert value(await run.scrape("gateway"), "moshimesh_frames_total", pacing="offline") == 13  # 12.5, and the delay
+    samples = run.after_load
+    assert value(samples, "moshimesh_frames_total", pacing="live") >= run.figures.frames
+    assert value(samples, "moshimesh_frame_duration_seconds_count", pacing="live") == value(
+        samples, "moshimesh_frames_total", pacing="live")
+    # The caller's clock starts before the audio is on the wire and stops when the answer was read: the gateway's part
+    # can't be longer, and on one machine it is nearly all of it.
+    caller_ms = [ms for caller in run.people for ms in caller.latency_ms.values()]
+    for share in (0.5, 0.9):
+        ours_ms = quantile(samples, "moshimesh_frame_duration_seconds_bucket", share, pacing="live") * 1000
+        theirs_ms = float(np.quantile(caller_ms, share))
+        above = next(bound for bound in (*FRAME_BOUNDS_S, math.inf) if bound * 1000 >= ours_ms) * 1000
+        assert ours_ms < max(theirs_ms, above) and ours_ms > theirs_ms / 3, (share, ours_ms, theirs_ms)
+
+
+async def test_the_hops_are_all_of_a_frame(run: Run) -> None:
+    samples = await run.scrape("gateway")
+    parts = value(samples, "moshimesh_hop_duration_seconds_sum")
+    assert parts == pytest.approx(value(samples, "moshimesh_frame_duration_seconds_sum"), rel=0.02)
+
+
+async def test_the_histogram_agrees_with_the_timings_that_callers_get(run: Run) -> None:
+    """The same frames, by what each answer says of its hops: the caller can check the operator."""
+    samples = run.after_load
+    frames = [hops for caller in run.people for hops in caller.hops.values()]
+    seconds = [(hops[-1].finished_unix_nanos - hops[0].received_unix_nanos) / 1e9 for hops in frames]
+    buckets = sorted((float(dict(key)["le"]), count) for key, count in
+                     samples["moshimesh_frame_duration_seconds_bucket"].items() if ("pacing", "live") in key)
+    for bound, count in buckets:  # each caller's last answer is that of the delay line's silence, which it did not send
+        assert 0 <= count - sum(duration <= bound for duration in seconds) <= len(run.people), (bound, count)
+    queue_ms = [hop.queue_ms for hops in frames for hop in hops if hop.hop == "codec.encode"]
+    count = value(samples, "moshimesh_hop_duration_seconds_count", hop="codec.encode", part="queue")
+    assert count == len(queue_ms) + len(run.people)
+    assert value(samples, "moshimesh_hop_duration_seconds_sum", hop="codec.encode", part="queue") == pytest.approx(
+        sum(queue_ms) / 1000, rel=0.1)
+
+
+async def test_a_lost_replica_is_counted(run: Run) -> None:
+    samples = await run.scrape("gateway")
+    lost = {service: value(samples, "moshimesh_failovers_total", service=service, kind="lost")
+            for service in ("codec", "lm")}
+    assert lost["codec"] > 0 and lost["lm"] > 0, lost
+    down = f"127.0.0.1:{run.mesh.ports['codec-2']}"
+    assert value(samples, "moshimesh_replica_up", service="codec", address=down) == 0
+    assert value(samples, "moshimesh_replica_up", service="codec") == 1
+    assert not any(dict(key)["address"] == down for key in samples["moshimesh_replica_slots"])
+    engines = await run.scrape("codec")
+    assert value(engines, "moshimesh_prefill_duration_seconds_count") >= lost["lm"]
+    assert value(engines, "moshimesh_slots", batcher="lm") == run.mesh.slots
+    assert value(engines, "moshimesh_tick_duration_seconds_count", batcher="encode") > 0
+    fill = (value(engines, "moshimesh_batch_fill_sum", batcher="lm")
+            / value(engines, "moshimesh_batch_fill_count", batcher="lm"))
+    assert 1 / run.mesh.slots <= fill <= 12 / run.mesh.slots
+
+
+async def test_everything_that_is_named_is_emitted(run: Run) -> None:
+    scraped = set(await run.scrape("gateway")) | set(await run.scrape("codec"))
+    named = dict(_named())
+    assert len(named) > 25
+    for name, where in named.items():
+        if name not in GPU_ONLY:
+            assert name in scraped, f"{where} names {name}, which nobody emits"
+
+
+async def test_everything_that_is_emitted_is_documented_and_pushed(run: Run) -> None:
+    documented, every = dict(_docs()), set()
+    for name in ("gateway", "codec"):
+        scraped = await run.scrape(name)
+        pushed = run.receiver.metrics[instance(scraped)].keys()
+        assert pushed <= documented.keys(), pushed - documented.keys()
+        for metric in pushed:
+            assert any(sample.startswith(documented[metric]) for sample in scraped), (metric, documented[metric])
+        every |= pushed
+    assert documented.keys() - {"hw.gpu.memory.usage", "hw.gpu.memory.limit"} == every
+
+
+async def test_otlp_says_the_same_as_prometheus(run: Run) -> None:
+    samples = await run.scrape("gateway")
+    run.receiver.arrived.clear()
+    await asyncio.wait_for(run.receiver.arrived.wait(), 5)
+    await asyncio.sleep(0.6)
+    metric = run.receiver.metrics[instance(samples)]["moshimesh.frame.duration"]
+    points = {point.attributes[0].value.string_value: point
+              for point in metric.histogram.data_points}  # type: ignore[attr-defined]
+    assert points["live"].count == value(samples, "moshimesh_frame_duration_seconds_count", pacing="live")
+    assert points["live"].sum == pytest.approx(value(samples, "moshimesh_frame_duration_seconds_sum", pacing="live"))
+    assert 0.08 in points["live"].explicit_bounds and points["live"].start_time_unix_nano
+
+
+async def test_exemplars_name_traces_that_were_sent(run: Run) -> None:
+    samples = await run.scrape("gateway")
+    metrics = run.receiver.metrics[instance(samples)]
+    for name in ("moshimesh.frame.duration", "moshimesh.hop.duration"):
+        for point in metrics[name].histogram.data_points:  # type: ignore[attr-defined]
+            if point.count and point.attributes[0].value.string_value != "offline":
+                assert point.exemplars, (name, point.attributes)
+                assert all(exemplar.trace_id in run.receiver.traces.frames for exemplar in point.exemplars)
+    request = urllib.request.Request(f"http://127.0.0.1:{run.mesh.metrics_ports['gateway']}/metrics",
+                                     headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read().decode())
+    named = {bytes.fromhex(trace_id) for trace_id in re.findall('trace_id="([0-9a-f]{32})"', text)}
+    assert named and named <= run.receiver.traces.frames
+
+
+async def test_logs_are_objects_with_sessions_and_without_words(run: Run) -> None:
+    lines = [json.loads(line) for line in run.lines]
+    assert lines and all({"time", "level", "logger", "message", "service"} <= line.keys() for line in lines)
+    moved = [line for line in lines if "a session moves away" in line["message"]]
+    assert moved and all(re.fullmatch("[0-9a-f]{32}", line["session"]) for line in moved)
+
+
+async def test_a_collector_that_takes_no_metrics_is_left_alone() -> None:
+    """As Jaeger does: it implements the trace service only."""
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    lines: list[str] = []
+    async with NullMesh(slots=2, environment={"MOSHIMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+                                              "OTEL_METRIC_EXPORT_INTERVAL": "200"},
+                        on_line=lambda name, line: lines.append(line) if name == "gateway" else None):
+        await asyncio.sleep(1.5)
+    await server.stop(0)
+    assert len([line for line in lines if "takes no metrics" in line]) == 1, lines
+    assert not any("ERROR" in line for line in lines), lines
+
+
+@pytest.mark.timeout(120)
+async def test_two_hundred_sessions_make_no_more_series_than_one() -> None:
+    async with NullMesh(slots=50, metrics=True) as mesh:
+        run = Run(mesh, [], Figures(0, 0, 0, 0, 0, 0, 0, 0, 0), Receiver())
+
+        async def one(client: moshimesh.Mesh) -> None:
+            async for _ in client.converse(pieces(np.zeros(5 * 1920, np.float32)), pacing="offline", encoding="f32"):
+                pass
+
+        async def series() -> int:
+            scraped = [await run.scrape(name) for name in ("gateway", "codec")]
+            return sum(len(labels) for samples in scraped for labels in samples.values())
+
+        async with moshimesh.connect(mesh.target) as client:
+            await one(client)
+            await asyncio.sleep(1.2)
+            few = await series()
+            for _ in range(20):
+                await asyncio.gather(*(one(client) for _ in range(10)))
+            samples = await run.scrape("gateway")
+            assert value(samples, "moshimesh_calls_ended_total", reason="completed") == 201
+            assert value(samples, "moshimesh_calls") == 0
+            assert await series() == few
+
+
+async def test_redis_that_is_away_is_seen() -> None:
+    async with NullMesh(slots=4, metrics=True) as mesh:
+        run = Run(mesh, [], Figures(0, 0, 0, 0, 0, 0, 0, 0, 0), Receiver())
+        assert value(await run.scrape("gateway"), "moshimesh_redis_available") == 1
+        talking = asyncio.create_task(load(mesh.target, 2, 0.1, 5.0, SPEECH))
+        await asyncio.sleep(1)
+        mesh.processes["redis"].send(signal.SIGKILL)
+        await asyncio.sleep(3.5)
+        samples = await run.scrape("gateway")
+        assert value(samples, "moshimesh_redis_available") == 0
+        assert 2 < value(samples, "moshimesh_journal_lag_seconds") < 5
+        assert value(samples, "moshimesh_redis_duration_seconds_count") > 0
+        assert value(samples, "moshimesh_calls") == 2
+        await talking
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on the PATH; apt's prometheus has one")
+def test_promtool_finds_the_rules_right(tmp_path: Path) -> None:
+    folder = OBSERVABILITY / "prometheus"
+    queries = [{"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+               for number, (_, query) in enumerate(_queries())]
+    (tmp_path / "dashboards.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": queries}]}))
+    for command in (["check", "config", "prometheus.yml"], ["test", "rules", "rules_test.yml"],
+                    ["check", "rules", str(tmp_path / "dashboards.yml")]):
+        done = subprocess.run(["promtool", *command], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on the PATH; apt has one")
+@pytest.mark.timeout(120)
+async def test_every_panel_shows_something(tmp_path: Path) -> None:
+    """The whole way: services, a real Prometheus with our configuration and rules, and what each panel asks it."""
+    config = yaml.safe_load((OBSERVABILITY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    shutil.copy(OBSERVABILITY / "prometheus" / "rules.yml", tmp_path)
+    at = free_port()
+    async with NullMesh(slots=16, metrics=True) as mesh:
+        for scraped, name in zip(config["scrape_configs"][0]["static_configs"][:2], ("gateway", "codec"), strict=True):
+            scraped["targets"] = [f"127.0.0.1:{mesh.metrics_ports[name]}"]
+        del config["scrape_configs"][0]["static_configs"][2]
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        await mesh.start_process("prometheus", [
+            "prometheus", "--config.file", str(tmp_path / "prometheus.yml"), "--storage.tsdb.path",
+            str(tmp_path / "data"), "--web.listen-address", f"127.0.0.1:{at}", "--enable-feature=exemplar-storage"])
+        await load(mesh.target, 8, 0.5, 9.0, SPEECH)
+
+        def ask(query: str) -> list[object]:
+            url = f"http://127.0.0.1:{at}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+            result: list[object] = json.loads(urllib.request.urlopen(url).read())["data"]["result"]
+            return result
+
+        for where, query in _queries():
+            if not where.startswith("rules.yml: MoshiMesh") and not GPU_ONLY & set(NAME.findall(query)):
+                assert await asyncio.to_thread(ask, query.replace("$__rate_interval", "10s")), where
+        firing = await asyncio.to_thread(ask, 'ALERTS{alertstate="firing"}')
+        assert not firing, firing
+
+
+def test_recorded_names_exist() -> None:
+    rules = yaml.safe_load((OBSERVABILITY / "prometheus" / "rules.yml").read_text())
+    recorded = {rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule}
+    used = {name for _, query in _queries() for name in RULE.findall(query)}
+    assert used <= recorded
+
+
+def test_files_are_what_their_programs_read() -> None:
+    for path in OBSERVABILITY.rglob("*.y*ml"):
+        assert yaml.safe_load(path.read_text()), path
+    boards = [json.loads(path.read_text()) for path in (OBSERVABILITY / "grafana" / "dashboards").glob("*.json")]
+    assert len({board["uid"] for board in boards}) == len(boards) == 4
+    datasources = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/datasources/datasources.yaml").read_text())
+    known = {source["uid"] for source in datasources["datasources"]}
+    for board in boards:
+        ids = [panel["id"] for panel in board["panels"]]
+        assert len(set(ids)) == len(ids)
+        assert {panel["datasource"]["uid"] for panel in board["panels"]} <= known
+    collector = yaml.safe_load((OBSERVABILITY / "collector" / "config.yaml").read_text())
+    for pipeline in collector["service"]["pipelines"].values():
+        assert pipeline["processors"][0] == "memory_limiter"
+        for part in ("receivers", "processors", "exporters"):
+            assert set(pipeline[part]) <= collector[part].keys()
+
+
+def _queries() -> Iterator[tuple[str, str]]:
+    """(file and panel or alert, query) of every dashboard and rule."""
+    for path in sorted((OBSERVABILITY / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            yield from ((f"{path.name}: {panel['title']}", target["expr"]) for target in panel["targets"])
+    rules = yaml.safe_load((OBSERVABILITY / "prometheus" / "rules.yml").read_text())
+    for group in rules["groups"]:
+        yield from ((f"rules.yml: {rule.get('record') or rule['alert']}", rule["expr"]) for rule in group["rules"])
+
+
+def _named() -> Iterator[tuple[str, str]]:
+    """Every metric that a dashboard, a rule or the docs name: (Prometheus' name, where)."""
+    for where, query in _queries():
+        yield from ((name, where) for name in NAME.findall(RULE.sub("", query)))
+    yield from ((sample, "the docs") for sample in _samples_of_docs())
+
+
+def _docs() -> list[tuple[str, str]]:
+    """(OpenTelemetry's name, Prometheus' name) as the docs list them."""
+    pages = [ROOT / "docs" / name for name in ("telemetry.md", "metrics-part.md")]
+    text = "".join(page.read_text() for page in pages if page.exists())
+    return re.findall(r"^\| `([a-z.]+)` \| `([a-z_]+)` \|", text, re.M)
+
+
+def _samples_of_docs() -> Iterator[str]:
+    histograms = {"duration", "factor", "jitter", "mos", "fill"}
+    for ours, theirs in _docs():
+        yield f"{theirs}_count" if ours.rsplit(".", 1)[-1] in histograms else theirs
+
+
+def quantile(samples: Samples, name: str, share: float, **labels: str) -> float:
+    """As histogram_quantile does: linear within the bucket."""
+    buckets = sorted((float(dict(key)["le"]), count) for key, count in samples[name].items()
+                     if labels.items() <= dict(key).items())
+    rank, lower, below = share * buckets[-1][1], 0.0, 0.0
+    for bound, count in buckets:
+        if count >= rank:
+            return lower + (bound - lower) * (rank - below) / (count - below)
+        lower, below = bound, count
+    raise AssertionError("no bucket")
