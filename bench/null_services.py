@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,21 +77,26 @@ class NullTokenizer:
 
 
 async def main() -> None:
+    logging.basicConfig(level=logging.INFO)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codec-port", type=int, required=True)
     parser.add_argument("--lm-port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=1024)
     options = parser.parse_args()
-    facts, tracer = NullFacts(), FrameTracer()
+    codec_config = CodecConfig(host="127.0.0.1", port=options.codec_port)
+    lm_config = LmConfig(host="127.0.0.1", port=options.lm_port)
+    facts = NullFacts()
+    codec_tracer = FrameTracer.export_to(codec_config.otlp_endpoint, "codec")
+    lm_tracer = FrameTracer.export_to(lm_config.otlp_endpoint, "lm")
     codec: Any = CodecServer(
         NullEngine(options.slots, np.zeros(facts.codebooks, np.int64)),  # type: ignore[arg-type]
         NullEngine(options.slots, np.zeros(facts.samples_per_frame, np.float32)),  # type: ignore[arg-type]
-        "null", tracer, 10.0)
+        "null", codec_tracer, 10.0)
     lm: Any = LmServer(
         NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64),  # type: ignore[arg-type]
-                   facts.delay_frames), NullTokenizer(), Sampling(), "null", tracer, 10.0)
-    codec_server = MeshServer(CodecConfig(host="127.0.0.1", port=options.codec_port), "codec")
-    lm_server = MeshServer(LmConfig(host="127.0.0.1", port=options.lm_port), "lm")
+                   facts.delay_frames), NullTokenizer(), Sampling(), "null", lm_tracer, 10.0)
+    codec_server = MeshServer(codec_config, "codec")
+    lm_server = MeshServer(lm_config, "lm")
     await codec_server.start(codec)
     await lm_server.start(lm)
     await lm_server.run_until_signal()

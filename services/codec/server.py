@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
+from moshimesh.tunnel.v1 import tunnel_pb2
 
-from services.mesh.batching import Batcher, Timing
+from services.mesh.batching import Batcher, Slot, Timing
 from services.mesh.errors import InvalidRequest
+from services.mesh.recorder import HopRecorder
 from services.mesh.samples import check_samples
 from services.mesh.serving import (
     Context,
@@ -75,7 +77,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         self.stall_s = stall_s
-        self._tunnel = TunnelServer(self, DESCRIPTOR)
+        self._tunnel = TunnelServer(self, DESCRIPTOR, self._keep)
         # One number for both halves: theirs differ by a frame or two.
         priming_frames = max(encoder.facts.priming_frames, decoder.facts.priming_frames)
         self.facts: CodecFacts = replace(encoder.facts, priming_frames=priming_frames)
@@ -84,6 +86,9 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._tracer = tracer
+        self._recorders = {hop: HopRecorder(tracer, hop, engine.slots, model_id)
+                           for hop, engine in ((audio_pb2.HOP_CODEC_ENCODE, encoder),
+                                               (audio_pb2.HOP_CODEC_DECODE, decoder))}
         self._encode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("encode", CodecStepper(encoder), gather=True)
         self._decode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
 
@@ -127,7 +132,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
                 item, codes = answer.result
                 frames += 1
                 yield codec_pb2.EncodeResponse(frame=audio_pb2.CodeFrame(
-                    context=self._record("codec.encode", audio_pb2.HOP_CODEC_ENCODE, item.context, answer.timing),
+                    context=self._record(audio_pb2.HOP_CODEC_ENCODE, item.context, answer.timing, slot),
                     codes=codes.tolist()))
         yield codec_pb2.EncodeResponse(summary=codec_pb2.EncodeSummary(frames=frames))
 
@@ -145,7 +150,7 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
                 item, pcm = answer.result
                 frames += 1
                 yield codec_pb2.DecodeResponse(frame=audio_pb2.PcmFrame(
-                    context=self._record("codec.decode", audio_pb2.HOP_CODEC_DECODE, item.context, answer.timing),
+                    context=self._record(audio_pb2.HOP_CODEC_DECODE, item.context, answer.timing, slot),
                     pcm=pcm.astype("<f4", copy=False).tobytes()))
         yield codec_pb2.DecodeResponse(summary=codec_pb2.DecodeSummary(frames=frames))
 
@@ -196,8 +201,13 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         check_frame_codes(codes, self.facts.codebooks, self.facts.cardinality, field)
         return np.array(codes, np.int64)
 
-    def _record(self, name: str, hop: audio_pb2.Hop, context: audio_pb2.FrameContext, timing: Timing
-                ) -> audio_pb2.FrameContext:
-        """The answer's context, after a span for the hop if the frame is traced."""
-        self._tracer.hop(name, context, timing)
+    def _keep(self, keep: tunnel_pb2.Keep) -> None:
+        """Send the spans of a frame that was here."""
+        if keep.hop in self._recorders:
+            self._recorders[keep.hop].keep(keep)
+
+    def _record(self, hop: audio_pb2.Hop, context: audio_pb2.FrameContext, timing: Timing,
+                slot: Slot[Item, tuple[Item, Frame]]) -> audio_pb2.FrameContext:
+        """The answer's context, after the hop's recorder has seen it."""
+        self._recorders[hop].record(context, timing, slot.row, slot.tenant)
         return answer_context(context, hop, timing)

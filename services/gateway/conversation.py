@@ -24,6 +24,7 @@ from services.gateway.tracing import CallTrace
 from services.mesh.errors import CallTooLong, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
 
 Response = conversation_pb2.ConverseResponse
+_EVENTS = {Change.FAILED_OVER: "failover", Change.DRAINED: "drained"}  # in traces
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class Mesh:
 class Conversation:
     """One call of Converse."""
 
-    def __init__(self, mesh: Mesh, session_id: str, config: conversation_pb2.ConverseConfig) -> None:
-        self._mesh, self._config = mesh, config
+    def __init__(self, mesh: Mesh, session_id: str, config: conversation_pb2.ConverseConfig,
+                 trace: CallTrace) -> None:
+        self._mesh, self._config, self._trace = mesh, config, trace
         self._id = session_id
         self._notices: list[Response] = []  # go out before the next frame of speech; one for each thing that changes
         self._session: Session | None = None
-        self._trace: CallTrace | None = None
         self._ingest: Ingest | None = None
 
     def go_away(self, time_left_s: float) -> None:
@@ -68,12 +69,11 @@ class Conversation:
         if self._session is not None:
             self._session.flush_soon()
 
-    async def hold(self, trace: CallTrace, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Response, None]:
+    async def hold(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Response, None]:
         """The mesh's side of the call, from the line or the ready message to the summary.
 
         `pieces` is the caller's audio. Raises MeshError.
         """
-        self._trace = trace
         loop = asyncio.get_running_loop()
         session, model_id = await self._resumed()
         pipeline: Pipeline | None = None
@@ -115,6 +115,9 @@ class Conversation:
             live = self._config.pacing != conversation_pb2.PACING_OFFLINE
             ingest = self._ingest = Ingest(audio, live, lm.delay_frames, self._config.first_sequence,
                                            memory.history.next_sequence)
+            self._trace.opened(self._id, model_id, audio.frame_nanos if live else None)
+            if self._config.resume_handle:
+                self._trace.resumed(ingest.next_sequence)
             yield Response(ready=conversation_pb2.ConverseReady(
                 session_id=self._id, model_id=model_id, sample_rate_hertz=codec.sample_rate_hertz,
                 samples_per_frame=codec.samples_per_frame, codebooks=lm.own_codebooks, delay_frames=lm.delay_frames,
@@ -126,7 +129,7 @@ class Conversation:
             reader = asyncio.create_task(ingest.read(pieces))
             until = loop.time() + self._mesh.longest_call_s
             frames_out = 0
-            async for speech in pipeline.converse(ingest, trace):
+            async for speech in pipeline.converse(ingest):
                 while self._notices:
                     yield self._notices.pop(0)
                 frames_out += 1
@@ -153,6 +156,7 @@ class Conversation:
                     await reader
             if session is not None:
                 session.end(ended, keep=ended not in ("completed", CallTooLong.reason))
+            self._trace.ended(ended, is_error=ended not in ("completed", "cancelled"))
 
     async def _resumed(self) -> tuple[Session | None, str]:
         """The session to go on with, if any, and the model."""
@@ -170,7 +174,8 @@ class Conversation:
 
     def _pipeline(self, model_id: str, memory: LmMemory) -> Pipeline:
         return Pipeline(self._id, model_id, self._mesh.codec, self._mesh.lm, memory, self._config.first_sequence,
-                        self._mesh.codec.info(model_id).priming_frames, self._on_change)
+                        self._mesh.codec.info(model_id).priming_frames, self._on_change,
+                        self._trace)
 
     def _audio_format(self, codec: codec_pb2.EncodeReady) -> AudioFormat:
         rate = codec.sample_rate_hertz
@@ -184,6 +189,8 @@ class Conversation:
         self._notices.append(Response(resume_status=conversation_pb2.ResumeStatus(available=available)))
 
     def _on_change(self, service: str, change: Change) -> None:
+        if change in _EVENTS:
+            self._trace.event(_EVENTS[change], {"moshimesh.service": service})
         if self._ingest is not None and change is Change.LOST:
             self._ingest.hold()
         elif self._ingest is not None and change is Change.FAILED_OVER:

@@ -43,13 +43,16 @@ class Pipeline:
     """One call's three stages."""
 
     def __init__(self, session_id: str, model_id: str, codec: Replicas, lm: Replicas, lm_memory: LmMemory,
-                 first_sequence: int, priming_frames: int, on_change: Callable[[str, Change], None]) -> None:
+                 first_sequence: int, priming_frames: int, on_change: Callable[[str, Change], None],
+                 trace: CallTrace) -> None:
         """`on_change` hears on which service a row was lost or has moved."""
+        self._trace = trace
         self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             functools.partial(on_change, "codec"))
-        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(on_change, "lm"))
+                             functools.partial(on_change, "codec"), trace.answered)
+        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(on_change, "lm"),
+                           trace.answered)
         self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             functools.partial(on_change, "codec"))
+                             functools.partial(on_change, "codec"), trace.answered)
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
         """Hold a slot in every service. Raises MeshError when one refuses."""
@@ -63,15 +66,16 @@ class Pipeline:
             raise
         return encode, step
 
-    async def converse(self, ingest: Ingest, trace: CallTrace) -> AsyncIterator[Speech]:
+    async def converse(self, ingest: Ingest) -> AsyncIterator[Speech]:
         """Moshi's side of the conversation, frame by frame."""
+        trace = self._trace
         said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded by ingest's in-flight
 
         async def pcm() -> AsyncIterator[codec_pb2.EncodeRequest]:
             async for frame in ingest.frames():
                 now = now_unix_nanos()
                 context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received,
-                                                 traceparent=trace.begin(frame.sequence, frame.received))
+                                                 traceparent=trace.begin(frame.sequence))
                 context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received,
                                  dequeued_unix_nanos=now, started_unix_nanos=now,
                                  finished_unix_nanos=now_unix_nanos(), batch_size=1)

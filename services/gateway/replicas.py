@@ -20,6 +20,7 @@ import grpc
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
+from services.gateway.clocks import PeerClock
 from services.gateway.tunnel import Method, Tunnel
 from services.mesh.errors import MeshError, ModelMismatch, NoFreeSlot, PeerLost, from_rpc_error
 from services.mesh.serving import CHANNEL_OPTIONS
@@ -65,7 +66,7 @@ async def lm_facts(channel: grpc.aio.Channel) -> Facts:
 
 @dataclass(eq=False)
 class Replica:
-    """One process of a service, and the tunnel to it."""
+    """One process of a service, the tunnel to it, and what is known of its clock."""
 
     role: str
     address: str
@@ -73,6 +74,7 @@ class Replica:
     facts: Facts | None = None  # None: it does not answer
     problem: str = "not asked yet"
     tunnel: Tunnel = field(init=False)
+    clock: PeerClock = field(default_factory=PeerClock)
 
     def __post_init__(self) -> None:
         self.tunnel = Tunnel(self.role, self.channel)

@@ -75,12 +75,12 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         if self._draining:
             raise Draining("this gateway is stopping; connect again to reach another one")
         call_id = secrets.token_hex(16)
-        conversation = Conversation(self._mesh, call_id, config)
         trace = CallTrace(self._tracer, call_id, config.traceparent, self._trace_one_in)
+        conversation = Conversation(self._mesh, call_id, config, trace)
         self._conversations.add(conversation)
         try:
             async with self._limits.admit(_key(context), call_id):
-                responses = conversation.hold(trace, self._pieces(requests))
+                responses = conversation.hold(self._pieces(requests))
                 try:
                     async for response in responses:
                         yield response

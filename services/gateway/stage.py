@@ -16,10 +16,14 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
+from moshimesh.audio.v1 import audio_pb2
+
 from services.gateway.replicas import Replica, Replicas, movable
 from services.gateway.tunnel import Call, Method, RequestMessage, ResponseMessage
+from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError, PeerLost
 from services.mesh.serving import next_within
+from services.mesh.timings import stamp_return
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +76,16 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     """One session on one service: opened first, fed later."""
 
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
-                 memory: Memory[RequestMessage], on_change: Callable[[Change], None]) -> None:
-        """`on_change` hears when the session has no row, and when it has moved to another one."""
+                 memory: Memory[RequestMessage], on_change: Callable[[Change], None],
+                 on_answer: Callable[[Replica, audio_pb2.FrameContext], None]) -> None:
+        """`on_change` hears when the session has no row, and when it has moved to another one; `on_answer` who has
+        answered a frame.
+        """
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
-        self._on_change = on_change
+        self._on_change, self._on_answer = on_change, on_answer
         self._lease: _Lease[RequestMessage, ResponseMessage] | None = None
-        self._pending: deque[RequestMessage] = deque()  # sent and not answered; bounded by the frames in the mesh
+        # Sent, when, and not answered; bounded by the frames in the mesh.
+        self._pending: deque[tuple[RequestMessage, int]] = deque()
         self._answers = 0
         self._failure: Exception | None = None
         self._half_closed = False
@@ -119,10 +127,13 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
             number, lease.next = lease.next, lease.next + 1
             if number < self._answers:  # stepped again behind a move
                 continue
-            request = self._pending.popleft()
+            request, sent = self._pending.popleft()
             self._answers += 1
             self._progress = _now()
             frame = getattr(response, kind)
+            context = frame.frame.context if kind == "step" else frame.context
+            stamp_return(context, sent)
+            self._on_answer(lease.replica, context)
             self._memory.answered(request, frame)
             yield frame
 
@@ -148,7 +159,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
                 assert self._lease is not None
                 if not self._pending:
                     self._progress = _now()
-                self._pending.append(request)
+                self._pending.append((request, now_unix_nanos()))
                 self._lease.call.send(request)
             self._half_closed = True
             assert self._lease is not None
@@ -191,7 +202,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     def _exchange(self, lease: _Lease[RequestMessage, ResponseMessage]) -> None:
         """Go on with another row, behind what has been answered meanwhile."""
         old, self._lease = self._lease, lease
-        for request in (*self._memory.since(lease.next), *self._pending):
+        for request in (*self._memory.since(lease.next), *(request for request, _ in self._pending)):
             lease.call.send(request)
         if self._half_closed:
             lease.call.half_close()

@@ -1,52 +1,188 @@
-"""One call's traces: a span for the session, and a trace of its own for each frame that is sampled."""
+"""One call's traces: which of its frames are kept, and the gateway's own spans of those.
+
+Every frame carries the ids of a trace, but nothing is made of them until it has left the mesh. Then it is kept if it is
+one in so many, if a live caller had to wait for it longer than a frame lasts, or if something happened to its session
+just before or after. The gateway sends its own spans of a kept frame, and tells the services to send theirs.
+"""
 
 from __future__ import annotations
 
-from moshimesh.audio.v1 import audio_pb2
-from opentelemetry.trace import Span
+import random
+from collections import deque
+from collections.abc import Sequence
 
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.tunnel.v1 import tunnel_pb2
+from opentelemetry.trace import SpanContext, SpanKind
+
+from services.gateway.replicas import Replica
 from services.mesh.batching import Timing
 from services.mesh.clock import now_unix_nanos
-from services.mesh.telemetry import Attributes, FrameTracer, traceparent_of
+from services.mesh.recorder import HOP_NAMES, clock_attributes, send_hop
+from services.mesh.telemetry import (
+    Attributes,
+    FrameTracer,
+    SpanEvent,
+    child_of,
+    new_trace,
+    read_traceparent,
+)
 
-_HOP_NAMES = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_GATEWAY_EMIT: "gateway.emit"}
+# Frames that are kept before and after an event of their session: half a second, what one would look at.
+AROUND_FRAMES = 6
+# Events that a session's span may carry. A call that skips or moves more often than this has told its story.
+EVENTS = 128
+
+_RPC: Attributes = {"rpc.system": "grpc", "rpc.service": "moshimesh.gateway.v1.ConversationService",
+                    "rpc.method": "Converse"}
+_STRIDE = 0x9E3779B97F4A7C15  # odd, so that all frames of a call differ, in all bits that a sampler may look at
+_MASK = (1 << 64) - 1
+_NEVER = -1
 
 
 class CallTrace:
-    """The gateway's spans of one call."""
+    """Decides about one call's frames. Does nothing when traces go nowhere."""
 
     def __init__(self, tracer: FrameTracer, session_id: str, traceparent: str, one_in: int) -> None:
-        self._tracer = tracer
-        self._one_in = one_in
-        self._session_id = session_id
-        self._session = tracer.start("session", now_unix_nanos(), {"moshimesh.session": session_id},
-                                     traceparent=traceparent)
-        self._frames: dict[int, Span] = {}  # at most the frames in flight
+        """`traceparent` is the caller's, to which the session's span belongs."""
+        self._tracer, self._enabled = tracer, tracer.enabled
+        self._one_in, self._phase = one_in, random.randrange(one_in)  # not the first frame of every call
+        self._session_id, self._model_id = session_id, ""
+        self._caller = read_traceparent(traceparent)
+        self._session = child_of(self._caller) if self._caller else new_trace()
+        self._began = now_unix_nanos()
+        self._events: deque[SpanEvent] = deque(maxlen=EVENTS)
+        self._error = ""
+        self._trace_ids = random.getrandbits(64) << 64
+        self._ids, self._span_ids = random.getrandbits(64), random.getrandbits(64)
+        self._deadline_nanos: int | None = None
+        self._begun = _NEVER  # the last frame that was sent into the mesh
+        self._around = (0, _NEVER)  # the frames that an event asks for, first and last
+        self._routes: dict[int, list[Replica]] = {}  # who has answered a frame; those in the mesh, at most 4
+        # The last frames that have left; None for one that was kept already.
+        self._recent: deque[tuple[audio_pb2.FrameContext, Sequence[Replica]] | None] = deque(maxlen=AROUND_FRAMES)
 
-    def begin(self, sequence: int, received: int) -> str:
-        """Start a frame's trace; its traceparent, or nothing when it is not sampled."""
-        if not self._tracer.enabled or sequence % self._one_in:
+    def opened(self, session_id: str, model_id: str, deadline_nanos: int | None) -> None:
+        """The session's facts; frames of a call without a deadline are only sampled."""
+        self._session_id, self._model_id, self._deadline_nanos = session_id, model_id, deadline_nanos
+
+    def begin(self, sequence: int) -> str:
+        """The traceparent of a frame that enters the mesh."""
+        if not self._enabled:
             return ""
-        attributes: Attributes = {"moshimesh.session": self._session_id, "moshimesh.sequence": sequence}
-        span = self._tracer.start("frame", received, attributes, link=self._session)
-        assert span is not None
-        self._frames[sequence] = span
-        return traceparent_of(span)
+        last, self._begun = self._begun, sequence
+        if sequence > last + 1 and last != _NEVER:
+            self.event("skipped", {"moshimesh.frames": sequence - last - 1})
+        number = (self._ids + sequence * _STRIDE) & _MASK
+        return f"00-{self._trace_ids | number:032x}-{number ^ self._span_ids:016x}-00"
 
-    def end(self, context: audio_pb2.FrameContext) -> None:
-        """End a frame's trace and add the gateway's own hops to it."""
-        span = self._frames.pop(context.sequence, None)
-        if span is None:
+    def answered(self, replica: Replica, context: audio_pb2.FrameContext) -> None:
+        """A replica has answered a frame."""
+        if not self._enabled or not context.hops:
             return
-        for hop in context.hops:
-            if hop.hop in _HOP_NAMES:
-                timing = Timing(hop.received_unix_nanos, hop.dequeued_unix_nanos, hop.started_unix_nanos,
-                                hop.finished_unix_nanos, hop.batch_size, hop.tick)
-                self._tracer.hop(_HOP_NAMES[hop.hop], context, timing)
-        span.end(now_unix_nanos())
+        hop = context.hops[-1]
+        replica.clock.add(hop.sent_unix_nanos, hop.received_unix_nanos, hop.finished_unix_nanos,
+                          hop.returned_unix_nanos)
+        self._routes.setdefault(context.sequence, []).append(replica)
+
+    def end(self, context: audio_pb2.FrameContext) -> SpanContext | None:
+        """A frame has left the mesh; its span if it is kept."""
+        if not self._enabled:
+            return None
+        sequence = context.sequence
+        route = self._routes.pop(sequence, ())
+        slack_nanos = self._slack_nanos(context)
+        if slack_nanos is not None and slack_nanos < 0:
+            because = "deadline"
+        elif self._deadline_nanos is not None and self._around[0] <= sequence <= self._around[1]:
+            because = "event"
+        elif (sequence + self._phase) % self._one_in == 0:
+            because = "sampled"
+        else:
+            self._recent.append((context, route))
+            return None
+        self._recent.append(None)
+        return self._keep(context, route, because)
+
+    def event(self, name: str, attributes: Attributes | None = None) -> None:
+        """Something has happened to the session: keep the frames before, those in the mesh, and the next ones."""
+        self._note(name, attributes or {})
+        if self._deadline_nanos is None:
+            return
+        self._around = (0, self._begun + AROUND_FRAMES)
+        for recent in self._recent:
+            if recent is not None:
+                self._keep(*recent, "event")
+        self._recent.clear()
+
+    def resumed(self, next_sequence: int) -> None:
+        """The call goes on behind a cut; the frames before `next_sequence` only bring the codec back to it."""
+        self._note("resumed", {"moshimesh.sequence": next_sequence})
+        self._around = (next_sequence, next_sequence + AROUND_FRAMES)
+
+    def ended(self, reason: str, is_error: bool) -> None:
+        """How the call ended."""
+        self._note("ended", {"moshimesh.reason": reason})
+        self._error = reason if is_error else ""
 
     def close(self) -> None:
-        """End the session's span, and those of frames that never came back."""
-        for span in (*self._frames.values(), self._session):
-            if span is not None:
-                span.end(now_unix_nanos())
+        """Send the session's span."""
+        self._tracer.emit("session", self._session, self._caller, self._began, now_unix_nanos(), {
+            "moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id, **_RPC},
+            kind=SpanKind.SERVER, events=tuple(self._events), error=self._error)
+
+    def _note(self, name: str, attributes: Attributes) -> None:
+        self._events.append((name, now_unix_nanos(), attributes))
+
+    def _slack_nanos(self, context: audio_pb2.FrameContext) -> int | None:
+        """How much earlier than needed a frame's answer was there; None for one without a deadline or an answer."""
+        last = context.hops[-1]
+        if self._deadline_nanos is None or last.hop != audio_pb2.HOP_GATEWAY_EMIT:
+            return None
+        return self._deadline_nanos - (last.finished_unix_nanos - context.capture_unix_nanos)
+
+    def _keep(self, context: audio_pb2.FrameContext, route: Sequence[Replica], because: str) -> SpanContext | None:
+        """Send the gateway's spans of a frame, and have the services send theirs."""
+        frame = read_traceparent(context.traceparent, is_remote=False)
+        if frame is None:
+            return None
+        first, last = context.hops[0], context.hops[-1]
+        end = last.returned_unix_nanos or last.finished_unix_nanos  # without an answer, it ends where it came back
+        attributes: dict[str, str | int | float | bool] = {
+            "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
+            "moshimesh.model_id": self._model_id, "moshimesh.kept_because": because}
+        if (slack_nanos := self._slack_nanos(context)) is not None:
+            attributes["moshimesh.deadline_slack_ms"] = slack_nanos / 1e6
+        self._tracer.emit("frame", frame, None, first.received_unix_nanos, end, attributes, links=(self._session,))
+        send_hop(self._tracer, HOP_NAMES[first.hop], frame, _timing(first), {})
+        began = first.finished_unix_nanos
+        for hop, replica in zip(context.hops[1:], route, strict=False):
+            began = self._keep_hop(context, frame, hop, replica, began)
+        if last.hop == audio_pb2.HOP_GATEWAY_EMIT:
+            send_hop(self._tracer, HOP_NAMES[last.hop], frame, _timing(last), {}, began=began)
+        return frame
+
+    def _keep_hop(self, context: audio_pb2.FrameContext, frame: SpanContext, hop: audio_pb2.HopTiming, replica: Replica,
+                  began: int) -> int:
+        """Have a service send its spans of a frame, which left the hop before at `began`; when it left this one.
+
+        The estimate of its clock must not contradict this very frame: it can't have been there before it was sent, nor
+        after it had returned.
+        """
+        offset, uncertain = replica.clock.offset()
+        offset = max(hop.finished_unix_nanos - hop.returned_unix_nanos,
+                     min(hop.received_unix_nanos - hop.sent_unix_nanos, offset))
+        if not replica.tunnel.keep(tunnel_pb2.Keep(
+                traceparent=context.traceparent, hop=hop.hop, began_unix_nanos=began, clock_offset_nanos=offset,
+                clock_uncertain=uncertain)):
+            # The replica is gone and so are its timings, but for those that have come with the frame.
+            send_hop(self._tracer, HOP_NAMES[hop.hop], frame, _timing(hop), {
+                "moshimesh.sequence": context.sequence, "moshimesh.tick": hop.tick,
+                "moshimesh.batch_size": hop.batch_size, "server.address": replica.address,
+                **clock_attributes(offset, uncertain)}, began=began, offset=offset, kind=SpanKind.CLIENT)
+        return hop.finished_unix_nanos - offset
+
+
+def _timing(hop: audio_pb2.HopTiming) -> Timing:
+    return Timing(hop.received_unix_nanos, hop.dequeued_unix_nanos, hop.started_unix_nanos, hop.finished_unix_nanos,
+                  hop.tick, ())

@@ -43,6 +43,10 @@ class Tunnel:
             self._stream = _Stream(self._peer, self._stub)
         return self._stream.open(method)
 
+    def keep(self, keep: tunnel_pb2.Keep) -> bool:
+        """Ask for the spans of a frame that was answered here; whether there is anybody to ask."""
+        return self._stream is not None and self._stream.keep(keep)
+
 
 class Call(Generic[RequestMessage, ResponseMessage]):
     """One bidi call. Sending never waits: its caller bounds what is in flight."""
@@ -119,6 +123,11 @@ class _Stream:
         number = next(self._numbers)
         call = self._calls[number] = Call(number, self._outbox, method)
         return call
+
+    def keep(self, keep: tunnel_pb2.Keep) -> bool:
+        if not self.broken:
+            self._outbox.put_lazily(tunnel_pb2.RequestItem(keep=keep))
+        return not self.broken
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
         while True:

@@ -16,6 +16,7 @@ from services.lm.history import History, read_history
 from services.lm.sampling import Sampling
 from services.mesh.batching import Batcher
 from services.mesh.errors import InvalidRequest
+from services.mesh.recorder import HopRecorder
 from services.mesh.serving import (
     Context,
     check_frame_codes,
@@ -88,7 +89,8 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
     def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         self.stall_s = stall_s
-        self._tunnel = TunnelServer(self, DESCRIPTOR)
+        self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id)
+        self._tunnel = TunnelServer(self, DESCRIPTOR, self._recorder.keep)
         self.facts = engine.facts
         self._model_id = model_id
         self._tokenizer = tokenizer
@@ -143,7 +145,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
             async for answer in slot.serve(self._items(requests)):
                 item, (text_token, *codes) = answer.result
                 frames += 1
-                self._tracer.hop("lm.step", item.context, answer.timing)
+                self._recorder.record(item.context, answer.timing, slot.row, slot.tenant)
                 frame = audio_pb2.CodeFrame(context=answer_context(item.context, audio_pb2.HOP_LM_STEP, answer.timing))
                 step = lm_pb2.StepFrame(frame=frame)
                 if text_token >= 0:

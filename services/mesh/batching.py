@@ -22,6 +22,7 @@ from typing import Generic, Protocol, TypeVar
 
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import Draining, EngineFailed, NoFreeSlot
+from services.mesh.testhooks import TickDelay
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +59,21 @@ class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
         """One result for each named row, in their order; other rows are untouched."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timing:
-    """When a frame was where, in Unix nanoseconds, and the batch that served it."""
+    """When a frame was where, in Unix nanoseconds, and the batch that served it: its number and its rows."""
 
     received: int
     dequeued: int
     started: int
     finished: int
-    batch_size: int
     tick: int
+    rows: Sequence[int]
+
+    @property
+    def batch_size(self) -> int:
+        """Frames in the batch."""
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         self._opening: deque[Slot[Payload, Result]] = deque()
         self._wake = asyncio.Event()
         self._ticks = 0
+        self._delay = TickDelay.of(name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine")
         self._loop_task = asyncio.create_task(self._run())
 
@@ -238,7 +245,7 @@ class Batcher(Generic[Settings, Payload, Result]):
                         if not slot.past:
                             slot.is_open()
                     else:
-                        timing = Timing(received, dequeued, started, finished, len(served), self._ticks)
+                        timing = Timing(received, dequeued, started, finished, self._ticks, rows)
                         slot.deliver(Answer(result, timing))
             if self._opening or any(slot.waiting for slot in self._tenants.values()):
                 self._wake.set()
@@ -277,8 +284,12 @@ class Batcher(Generic[Settings, Payload, Result]):
         if not rows:
             return opened, ([], 0, 0)
         self._ticks += 1
+        if self._delay is not None:
+            self._delay.at("queue", self._ticks)
         started = now_unix_nanos()
         try:
+            if self._delay is not None:
+                self._delay.at("compute", self._ticks)
             results = self._stepper.step(rows, payloads)
         except Exception as error:
             return opened, error

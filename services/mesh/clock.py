@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 
-_OFFSET_NANOS = time.time_ns() - time.monotonic_ns()
+from services.mesh.testhooks import clock_shift_nanos
+
+_OFFSET_NANOS = time.time_ns() - time.monotonic_ns() + clock_shift_nanos()
 
 
 def now_unix_nanos() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 import grpc
@@ -23,6 +23,8 @@ from services.mesh.serving import Context, internal_error, stream
 # Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
 # moved here sends again what passed while its row was rebuilt, two seconds of it.
 WAITING_REQUESTS = 32
+# How long what is not urgent may wait for something that is.
+LAZY_S = 0.1
 # Well under the limit of a message (1 MiB) even if the last item is a large one.
 MESSAGE_BYTES = 256 << 10
 
@@ -37,11 +39,18 @@ class Outbox(list[Item]):
     def __init__(self) -> None:
         super().__init__()
         self._filled = asyncio.Event()
+        self._waking: asyncio.TimerHandle | None = None
 
     def put(self, item: Item) -> None:
         """Send an item with the next message."""
         self.append(item)
         self._filled.set()
+
+    def put_lazily(self, item: Item) -> None:
+        """Send an item with the next message, but not a message for it alone within LAZY_S."""
+        self.append(item)
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(LAZY_S, self.wake)
 
     def wake(self) -> None:
         """Let `take` return although there may be nothing to send."""
@@ -52,6 +61,9 @@ class Outbox(list[Item]):
         await self._filled.wait()
         await asyncio.sleep(0)  # whoever was woken by the same event gets to say its part, too
         self._filled.clear()
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         items, size, messages = list(self), 0, [[]]  # type: ignore[var-annotated]
         self.clear()
         for item in items:
@@ -66,8 +78,11 @@ class Outbox(list[Item]):
 class TunnelServer(tunnel_pb2_grpc.TunnelServiceServicer):
     """Tunnels to the bidi methods of one service."""
 
-    def __init__(self, service: Any, descriptor: ServiceDescriptor) -> None:
+    def __init__(self, service: Any, descriptor: ServiceDescriptor,
+                 keep: Callable[[tunnel_pb2.Keep], None] = lambda keep: None) -> None:
+        """`keep` hears which frames are to have their spans sent."""
         self.stall_s: float = service.stall_s
+        self.keep = keep
         self.draining = False
         self._tunnels: set[_Tunnel] = set()
         self._service = service
@@ -149,6 +164,9 @@ class _Tunnel:
             task = asyncio.create_task(self._run(item.call, item.open, waiting))
             task.add_done_callback(functools.partial(self._end, item.call))
             self._calls[item.call] = task, waiting
+            return
+        if kind == "keep":
+            self._server.keep(item.keep)
             return
         if item.call not in self._calls:
             return  # it has ended, and the caller did not know yet

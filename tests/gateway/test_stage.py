@@ -46,7 +46,8 @@ class Two:
     def new_stage(self) -> Stage[lm_pb2.StepRequest, lm_pb2.StepResponse]:
         memory = LmMemory("a session", lm_pb2.Sampling(seed=1), None, lambda ready: History(
             ready.user_codebooks, ready.own_codebooks, ready.delay_frames, ready.context_frames))
-        return Stage(self.pool, STEP, "checksum", memory, self.changes.append)
+        return Stage(self.pool, STEP, "checksum", memory, self.changes.append,
+                     lambda replica, context: None)
 
     async def talk(self, act: Act | None = None, act_at: int = 20, pace_s: float = 0.002) -> None:
         """Step the session through all codes; `act` happens when some have been answered."""

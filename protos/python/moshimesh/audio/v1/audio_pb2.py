@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emoshimesh/audio/v1/audio.proto\x12\x12moshimesh.audio.v1\"\xc6\x01\n\tHopTiming\x12$\n\x03hop\x18\x01 \x01(\x0e\x32\x17.moshimesh.audio.v1.Hop\x12\x1b\n\x13received_unix_nanos\x18\x02 \x01(\x03\x12\x1b\n\x13\x64\x65queued_unix_nanos\x18\x03 \x01(\x03\x12\x1a\n\x12started_unix_nanos\x18\x04 \x01(\x03\x12\x1b\n\x13\x66inished_unix_nanos\x18\x05 \x01(\x03\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x0c\n\x04tick\x18\x07 \x01(\x04\"~\n\x0c\x46rameContext\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0btraceparent\x18\x02 \x01(\t\x12\x1a\n\x12\x63\x61pture_unix_nanos\x18\x03 \x01(\x03\x12+\n\x04hops\x18\x04 \x03(\x0b\x32\x1d.moshimesh.audio.v1.HopTiming\"J\n\x08PcmFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\"M\n\tCodeFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\r\n\x05\x63odes\x18\x02 \x03(\r*k\n\rAudioEncoding\x12\x1e\n\x1a\x41UDIO_ENCODING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41UDIO_ENCODING_PCM_F32LE\x10\x01\x12\x1c\n\x18\x41UDIO_ENCODING_PCM_S16LE\x10\x02*\x85\x01\n\x03Hop\x12\x13\n\x0fHOP_UNSPECIFIED\x10\x00\x12\x16\n\x12HOP_GATEWAY_INGEST\x10\x01\x12\x14\n\x10HOP_CODEC_ENCODE\x10\x02\x12\x0f\n\x0bHOP_LM_STEP\x10\x03\x12\x14\n\x10HOP_CODEC_DECODE\x10\x04\x12\x14\n\x10HOP_GATEWAY_EMIT\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emoshimesh/audio/v1/audio.proto\x12\x12moshimesh.audio.v1\"\xfc\x01\n\tHopTiming\x12$\n\x03hop\x18\x01 \x01(\x0e\x32\x17.moshimesh.audio.v1.Hop\x12\x1b\n\x13received_unix_nanos\x18\x02 \x01(\x03\x12\x1b\n\x13\x64\x65queued_unix_nanos\x18\x03 \x01(\x03\x12\x1a\n\x12started_unix_nanos\x18\x04 \x01(\x03\x12\x1b\n\x13\x66inished_unix_nanos\x18\x05 \x01(\x03\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x0c\n\x04tick\x18\x07 \x01(\x04\x12\x17\n\x0fsent_unix_nanos\x18\x08 \x01(\x03\x12\x1b\n\x13returned_unix_nanos\x18\t \x01(\x03\"~\n\x0c\x46rameContext\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0btraceparent\x18\x02 \x01(\t\x12\x1a\n\x12\x63\x61pture_unix_nanos\x18\x03 \x01(\x03\x12+\n\x04hops\x18\x04 \x03(\x0b\x32\x1d.moshimesh.audio.v1.HopTiming\"J\n\x08PcmFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\"M\n\tCodeFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\r\n\x05\x63odes\x18\x02 \x03(\r*k\n\rAudioEncoding\x12\x1e\n\x1a\x41UDIO_ENCODING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41UDIO_ENCODING_PCM_F32LE\x10\x01\x12\x1c\n\x18\x41UDIO_ENCODING_PCM_S16LE\x10\x02*\x85\x01\n\x03Hop\x12\x13\n\x0fHOP_UNSPECIFIED\x10\x00\x12\x16\n\x12HOP_GATEWAY_INGEST\x10\x01\x12\x14\n\x10HOP_CODEC_ENCODE\x10\x02\x12\x0f\n\x0bHOP_LM_STEP\x10\x03\x12\x14\n\x10HOP_CODEC_DECODE\x10\x04\x12\x14\n\x10HOP_GATEWAY_EMIT\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moshimesh.audio.v1.audio_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDIOENCODING']._serialized_start=538
-  _globals['_AUDIOENCODING']._serialized_end=645
-  _globals['_HOP']._serialized_start=648
-  _globals['_HOP']._serialized_end=781
+  _globals['_AUDIOENCODING']._serialized_start=592
+  _globals['_AUDIOENCODING']._serialized_end=699
+  _globals['_HOP']._serialized_start=702
+  _globals['_HOP']._serialized_end=835
   _globals['_HOPTIMING']._serialized_start=55
-  _globals['_HOPTIMING']._serialized_end=253
-  _globals['_FRAMECONTEXT']._serialized_start=255
-  _globals['_FRAMECONTEXT']._serialized_end=381
-  _globals['_PCMFRAME']._serialized_start=383
-  _globals['_PCMFRAME']._serialized_end=457
-  _globals['_CODEFRAME']._serialized_start=459
-  _globals['_CODEFRAME']._serialized_end=536
+  _globals['_HOPTIMING']._serialized_end=307
+  _globals['_FRAMECONTEXT']._serialized_start=309
+  _globals['_FRAMECONTEXT']._serialized_end=435
+  _globals['_PCMFRAME']._serialized_start=437
+  _globals['_PCMFRAME']._serialized_end=511
+  _globals['_CODEFRAME']._serialized_start=513
+  _globals['_CODEFRAME']._serialized_end=590
 # @@protoc_insertion_point(module_scope)

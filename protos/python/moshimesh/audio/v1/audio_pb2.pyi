@@ -32,7 +32,7 @@ HOP_CODEC_DECODE: Hop
 HOP_GATEWAY_EMIT: Hop
 
 class HopTiming(_message.Message):
-    __slots__ = ("hop", "received_unix_nanos", "dequeued_unix_nanos", "started_unix_nanos", "finished_unix_nanos", "batch_size", "tick")
+    __slots__ = ("hop", "received_unix_nanos", "dequeued_unix_nanos", "started_unix_nanos", "finished_unix_nanos", "batch_size", "tick", "sent_unix_nanos", "returned_unix_nanos")
     HOP_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
     DEQUEUED_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,8 @@ class HopTiming(_message.Message):
     FINISHED_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
+    SENT_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
     hop: Hop
     received_unix_nanos: int
     dequeued_unix_nanos: int
@@ -47,7 +49,9 @@ class HopTiming(_message.Message):
     finished_unix_nanos: int
     batch_size: int
     tick: int
-    def __init__(self, hop: _Optional[_Union[Hop, str]] = ..., received_unix_nanos: _Optional[int] = ..., dequeued_unix_nanos: _Optional[int] = ..., started_unix_nanos: _Optional[int] = ..., finished_unix_nanos: _Optional[int] = ..., batch_size: _Optional[int] = ..., tick: _Optional[int] = ...) -> None: ...
+    sent_unix_nanos: int
+    returned_unix_nanos: int
+    def __init__(self, hop: _Optional[_Union[Hop, str]] = ..., received_unix_nanos: _Optional[int] = ..., dequeued_unix_nanos: _Optional[int] = ..., started_unix_nanos: _Optional[int] = ..., finished_unix_nanos: _Optional[int] = ..., batch_size: _Optional[int] = ..., tick: _Optional[int] = ..., sent_unix_nanos: _Optional[int] = ..., returned_unix_nanos: _Optional[int] = ...) -> None: ...
 
 class FrameContext(_message.Message):
     __slots__ = ("sequence", "traceparent", "capture_unix_nanos", "hops")

@@ -1,3 +1,4 @@
+from moshimesh.audio.v1 import audio_pb2 as _audio_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -10,19 +11,35 @@ class Nothing(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Keep(_message.Message):
+    __slots__ = ("traceparent", "hop", "began_unix_nanos", "clock_offset_nanos", "clock_uncertain")
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    HOP_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_NANOS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_UNCERTAIN_FIELD_NUMBER: _ClassVar[int]
+    traceparent: str
+    hop: _audio_pb2.Hop
+    began_unix_nanos: int
+    clock_offset_nanos: int
+    clock_uncertain: bool
+    def __init__(self, traceparent: _Optional[str] = ..., hop: _Optional[_Union[_audio_pb2.Hop, str]] = ..., began_unix_nanos: _Optional[int] = ..., clock_offset_nanos: _Optional[int] = ..., clock_uncertain: _Optional[bool] = ...) -> None: ...
+
 class RequestItem(_message.Message):
-    __slots__ = ("call", "open", "message", "half_close", "cancel")
+    __slots__ = ("call", "open", "message", "half_close", "cancel", "keep")
     CALL_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     HALF_CLOSE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     call: int
     open: str
     message: bytes
     half_close: Nothing
     cancel: Nothing
-    def __init__(self, call: _Optional[int] = ..., open: _Optional[str] = ..., message: _Optional[bytes] = ..., half_close: _Optional[_Union[Nothing, _Mapping]] = ..., cancel: _Optional[_Union[Nothing, _Mapping]] = ...) -> None: ...
+    keep: Keep
+    def __init__(self, call: _Optional[int] = ..., open: _Optional[str] = ..., message: _Optional[bytes] = ..., half_close: _Optional[_Union[Nothing, _Mapping]] = ..., cancel: _Optional[_Union[Nothing, _Mapping]] = ..., keep: _Optional[_Union[Keep, _Mapping]] = ...) -> None: ...
 
 class TunnelRequest(_message.Message):
     __slots__ = ("items",)
