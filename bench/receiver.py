@@ -60,7 +60,10 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self, most_spans: int = MOST_SPANS, hangs: bool = False) -> None:
         """`hangs`: take every request and never answer, as a collector does whose disk is full."""
         self.endpoint = ""
-        self.spans: deque[Span] = deque(maxlen=most_spans)
+        self._exports: deque[trace_service_pb2.ExportTraceServiceRequest] = deque()  # not looked into yet
+        self._waiting = 0  # spans in there
+        self._spans: deque[Span] = deque(maxlen=most_spans)
+        self._most_spans = most_spans
         self.metrics: deque[tuple[str, Metric]] = deque(maxlen=MOST_METRICS)
         """(service, metric), in the order of arrival."""
         self._hangs = hangs
@@ -68,11 +71,22 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 
     async def Export(self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
                      ) -> trace_service_pb2.ExportTraceServiceResponse:
-        """Spans, from TraceService."""
+        """Spans, from TraceService. They are read when somebody asks, not while a mesh is measured."""
         await self._hang()
-        self.spans.extend(spans_of(request))
+        self._exports.append(request)
+        self._waiting += _size(request)
+        while self._waiting - _size(self._exports[0]) > self._most_spans:
+            self._waiting -= _size(self._exports.popleft())
         self._came.set()
         return trace_service_pb2.ExportTraceServiceResponse()
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """What has come, in the order of arrival."""
+        while self._exports:
+            self._spans.extend(spans_of(self._exports.popleft()))
+        self._waiting = 0
+        return self._spans
 
     async def export_metrics(self, request: metrics_service_pb2.ExportMetricsServiceRequest) -> None:
         """Metrics, from MetricsService."""
@@ -138,6 +152,10 @@ def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> list[Span]
                        [(event.name, event.time_unix_nano) for event in span.events], resource)
                   for scope in batch.scope_spans for span in scope.spans]
     return spans
+
+
+def _size(request: trace_service_pb2.ExportTraceServiceRequest) -> int:
+    return sum(len(scope.spans) for batch in request.resource_spans for scope in batch.scope_spans)
 
 
 def attributes_of(pairs: Iterable[KeyValue]) -> Attributes:

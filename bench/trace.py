@@ -32,6 +32,7 @@ OTLP_PORT = 4317
 # A frame's spans leave a service in batches; with a mesh of our own in quick ones, with another in its own (5 s).
 QUICK_EXPORT = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
 PATIENCE_S = 12.0
+SETTLE_S = 0.5  # the gateway asks the services for the last frames' spans when it has nothing better to send
 
 
 def arguments() -> argparse.Namespace:
@@ -137,6 +138,7 @@ async def record(options: argparse.Namespace, console: Console) -> tuple[list[Sp
                                      environment=environment) as mesh:
                     progress.remove_task(starting)
                     session = await converse(mesh.target, options, progress)
+                    await asyncio.sleep(SETTLE_S)
                     progress.add_task("stopping the mesh: it sends its last spans", total=None)
             return list(receiver.spans), of_session(receiver.spans, session)
 

@@ -104,7 +104,7 @@ def bad_parents(spans: Iterable[Span]) -> list[str]:
     by_id = {(span.trace_id, span.span_id): span for span in spans}
     wrong = []
     for span in spans:
-        is_part = span.name.rpartition(".")[0] in HOPS
+        is_part = span.name.rpartition(".")[0] in HOPS and span.name.rpartition(".")[2] in PARTS
         if not (span.trace_id in frames or is_part or span.name in HOPS) or span.name == "frame":
             continue
         parent = by_id.get((span.trace_id, span.parent_id))
