@@ -8,6 +8,10 @@ quickest of some seconds draw them closest; the truth is taken to be in the midd
 
 from __future__ import annotations
 
+from moshimesh.audio.v1 import audio_pb2
+
+from services.mesh.clock import now_unix_nanos
+
 WINDOW_NANOS = 5_000_000_000
 """Bounds are drawn from the last one to two windows: long enough for quick frames even under load, and so short that
 clocks which run apart by 100 ppm do so by no more than 1 ms."""
@@ -24,6 +28,14 @@ class PeerClock:
         self._low, self._high = -_FAR, _FAR  # of this window
         self._low_before, self._high_before = -_FAR, _FAR
         self._until = 0
+
+    def stamp(self, context: audio_pb2.FrameContext, sent: int) -> None:
+        """Note on an answer's last hop when the frame was sent there and that it is back now, and learn from it."""
+        hops = context.hops
+        if hops:  # the contract lets a hop leave out its timing
+            hop, returned = hops[-1], now_unix_nanos()
+            hop.sent_unix_nanos, hop.returned_unix_nanos = sent, returned
+            self.add(sent, hop.received_unix_nanos, hop.finished_unix_nanos, returned)
 
     def add(self, sent: int, received: int, finished: int, returned: int) -> None:
         """A frame has been there; `sent` and `returned` by our clock, the others by theirs."""

@@ -48,11 +48,13 @@ class Pipeline:
         """`on_change` hears on which service a row was lost or has moved."""
         self._trace = trace
         self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             functools.partial(on_change, "codec"), trace.answered)
+                             functools.partial(on_change, "codec"),
+                             trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
         self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(on_change, "lm"),
-                           trace.answered)
+                           trace.server_of(audio_pb2.HOP_LM_STEP))
         self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             functools.partial(on_change, "codec"), trace.answered)
+                             functools.partial(on_change, "codec"),
+                             trace.server_of(audio_pb2.HOP_CODEC_DECODE))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
         """Hold a slot in every service. Raises MeshError when one refuses."""

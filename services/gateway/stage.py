@@ -16,14 +16,11 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
-from moshimesh.audio.v1 import audio_pb2
-
 from services.gateway.replicas import Replica, Replicas, movable
 from services.gateway.tunnel import Call, Method, RequestMessage, ResponseMessage
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError, PeerLost
 from services.mesh.serving import next_within
-from services.mesh.timings import stamp_return
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +74,12 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
 
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
                  memory: Memory[RequestMessage], on_change: Callable[[Change], None],
-                 on_answer: Callable[[Replica, audio_pb2.FrameContext], None]) -> None:
-        """`on_change` hears when the session has no row, and when it has moved to another one; `on_answer` who has
-        answered a frame.
+                 on_server: Callable[[Replica, int], None]) -> None:
+        """`on_change` hears when the session has no row, and when it has moved to another one; `on_server` who answers
+        the frames from a number on.
         """
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
-        self._on_change, self._on_answer = on_change, on_answer
+        self._on_change, self._on_server = on_change, on_server
         self._lease: _Lease[RequestMessage, ResponseMessage] | None = None
         # Sent, when, and not answered; bounded by the frames in the mesh.
         self._pending: deque[tuple[RequestMessage, int]] = deque()
@@ -107,6 +104,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         Raises what this stage or an earlier one failed with: `requests` are an earlier stage's answers.
         """
         self._pumping = asyncio.create_task(self._pump(requests))
+        server: Replica | None = None
         while True:
             lease = self._lease
             assert lease is not None
@@ -132,8 +130,10 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
             self._progress = _now()
             frame = getattr(response, kind)
             context = frame.frame.context if kind == "step" else frame.context
-            stamp_return(context, sent)
-            self._on_answer(lease.replica, context)
+            lease.replica.clock.stamp(context, sent)
+            if server is not lease.replica:
+                server = lease.replica
+                self._on_server(server, context.sequence)
             self._memory.answered(request, frame)
             yield frame
 

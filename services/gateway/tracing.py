@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
@@ -32,6 +32,8 @@ from services.mesh.telemetry import (
 AROUND_FRAMES = 6
 # Events that a session's span may carry. A call that skips or moves more often than this has told its story.
 EVENTS = 128
+# Replicas of a stage that are remembered: a frame can still be asked for after its session has moved on, and again.
+SERVERS = 4
 
 _RPC: Attributes = {"rpc.system": "grpc", "rpc.service": "moshimesh.gateway.v1.ConversationService",
                     "rpc.method": "Converse"}
@@ -53,14 +55,14 @@ class CallTrace:
         self._began = now_unix_nanos()
         self._events: deque[SpanEvent] = deque(maxlen=EVENTS)
         self._error = ""
-        self._trace_ids = random.getrandbits(64) << 64
+        self._head = f"00-{random.getrandbits(64):016x}"
         self._ids, self._span_ids = random.getrandbits(64), random.getrandbits(64)
         self._deadline_nanos: int | None = None
         self._begun = _NEVER  # the last frame that was sent into the mesh
         self._around = (0, _NEVER)  # the frames that an event asks for, first and last
-        self._routes: dict[int, list[Replica]] = {}  # who has answered a frame; those in the mesh, at most 4
+        self._servers: dict[int, deque[tuple[int, Replica]]] = {}  # by hop: from which frame on who has answered
         # The last frames that have left; None for one that was kept already.
-        self._recent: deque[tuple[audio_pb2.FrameContext, Sequence[Replica]] | None] = deque(maxlen=AROUND_FRAMES)
+        self._recent: deque[audio_pb2.FrameContext | None] = deque(maxlen=AROUND_FRAMES)
 
     def opened(self, session_id: str, model_id: str, deadline_nanos: int | None) -> None:
         """The session's facts; frames of a call without a deadline are only sampled."""
@@ -74,24 +76,18 @@ class CallTrace:
         if sequence > last + 1 and last != _NEVER:
             self.event("skipped", {"moshimesh.frames": sequence - last - 1})
         number = (self._ids + sequence * _STRIDE) & _MASK
-        return f"00-{self._trace_ids | number:032x}-{number ^ self._span_ids:016x}-00"
+        return f"{self._head}{number:016x}-{number ^ self._span_ids:016x}-00"
 
-    def answered(self, replica: Replica, context: audio_pb2.FrameContext) -> None:
-        """A replica has answered a frame."""
-        if not self._enabled or not context.hops:
-            return
-        hop = context.hops[-1]
-        replica.clock.add(hop.sent_unix_nanos, hop.received_unix_nanos, hop.finished_unix_nanos,
-                          hop.returned_unix_nanos)
-        self._routes.setdefault(context.sequence, []).append(replica)
+    def server_of(self, hop: audio_pb2.Hop) -> Callable[[Replica, int], None]:
+        """What a stage tells who answers its frames, from a number on."""
+        servers = self._servers[hop] = deque(maxlen=SERVERS)
+        return lambda replica, sequence: servers.append((sequence, replica))
 
     def end(self, context: audio_pb2.FrameContext) -> SpanContext | None:
         """A frame has left the mesh; its span if it is kept."""
-        if not self._enabled:
+        if not self._enabled or not context.hops:
             return None
-        sequence = context.sequence
-        route = self._routes.pop(sequence, ())
-        slack_nanos = self._slack_nanos(context)
+        sequence, slack_nanos = context.sequence, self._slack_nanos(context)
         if slack_nanos is not None and slack_nanos < 0:
             because = "deadline"
         elif self._deadline_nanos is not None and self._around[0] <= sequence <= self._around[1]:
@@ -99,10 +95,10 @@ class CallTrace:
         elif (sequence + self._phase) % self._one_in == 0:
             because = "sampled"
         else:
-            self._recent.append((context, route))
+            self._recent.append(context)
             return None
         self._recent.append(None)
-        return self._keep(context, route, because)
+        return self._keep(context, because)
 
     def event(self, name: str, attributes: Attributes | None = None) -> None:
         """Something has happened to the session: keep the frames before, those in the mesh, and the next ones."""
@@ -112,7 +108,7 @@ class CallTrace:
         self._around = (0, self._begun + AROUND_FRAMES)
         for recent in self._recent:
             if recent is not None:
-                self._keep(*recent, "event")
+                self._keep(recent, "event")
         self._recent.clear()
 
     def resumed(self, next_sequence: int) -> None:
@@ -141,7 +137,7 @@ class CallTrace:
             return None
         return self._deadline_nanos - (last.finished_unix_nanos - context.capture_unix_nanos)
 
-    def _keep(self, context: audio_pb2.FrameContext, route: Sequence[Replica], because: str) -> SpanContext | None:
+    def _keep(self, context: audio_pb2.FrameContext, because: str) -> SpanContext | None:
         """Send the gateway's spans of a frame, and have the services send theirs."""
         frame = read_traceparent(context.traceparent, is_remote=False)
         if frame is None:
@@ -156,11 +152,20 @@ class CallTrace:
         self._tracer.emit("frame", frame, None, first.received_unix_nanos, end, attributes, links=(self._session,))
         send_hop(self._tracer, HOP_NAMES[first.hop], frame, _timing(first), {})
         began = first.finished_unix_nanos
-        for hop, replica in zip(context.hops[1:], route, strict=False):
-            began = self._keep_hop(context, frame, hop, replica, began)
+        for hop in context.hops:
+            replica = self._server(hop.hop, context.sequence)
+            if replica is not None:
+                began = self._keep_hop(context, frame, hop, replica, began)
         if last.hop == audio_pb2.HOP_GATEWAY_EMIT:
             send_hop(self._tracer, HOP_NAMES[last.hop], frame, _timing(last), {}, began=began)
         return frame
+
+    def _server(self, hop: audio_pb2.Hop, sequence: int) -> Replica | None:
+        """The replica that answered a frame; None for the gateway's own hops."""
+        for first, replica in reversed(self._servers.get(hop, ())):
+            if first <= sequence:
+                return replica
+        return None
 
     def _keep_hop(self, context: audio_pb2.FrameContext, frame: SpanContext, hop: audio_pb2.HopTiming, replica: Replica,
                   began: int) -> int:
@@ -173,8 +178,8 @@ class CallTrace:
         offset = max(hop.finished_unix_nanos - hop.returned_unix_nanos,
                      min(hop.received_unix_nanos - hop.sent_unix_nanos, offset))
         if not replica.tunnel.keep(tunnel_pb2.Keep(
-                traceparent=context.traceparent, hop=hop.hop, began_unix_nanos=began, clock_offset_nanos=offset,
-                clock_uncertain=uncertain)):
+                traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop, began_unix_nanos=began,
+                clock_offset_nanos=offset, clock_uncertain=uncertain)):
             # The replica is gone and so are its timings, but for those that have come with the frame.
             send_hop(self._tracer, HOP_NAMES[hop.hop], frame, _timing(hop), {
                 "moshimesh.sequence": context.sequence, "moshimesh.tick": hop.tick,

@@ -164,7 +164,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         self._opening: deque[Slot[Payload, Result]] = deque()
         self._wake = asyncio.Event()
         self._ticks = 0
-        self._delay = TickDelay.of(name)
+        self._delays = TickDelay.of(name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine")
         self._loop_task = asyncio.create_task(self._run())
 
@@ -284,12 +284,12 @@ class Batcher(Generic[Settings, Payload, Result]):
         if not rows:
             return opened, ([], 0, 0)
         self._ticks += 1
-        if self._delay is not None:
-            self._delay.at("queue", self._ticks)
+        for delay in self._delays:
+            delay.at("queue", self._ticks)
         started = now_unix_nanos()
         try:
-            if self._delay is not None:
-                self._delay.at("compute", self._ticks)
+            for delay in self._delays:
+                delay.at("compute", self._ticks)
             results = self._stepper.step(rows, payloads)
         except Exception as error:
             return opened, error

@@ -35,21 +35,23 @@ class HopRecorder:
     """Remembers one hop's frames."""
 
     def __init__(self, tracer: FrameTracer, hop: audio_pb2.Hop, slots: int, model_id: str) -> None:
-        self._tracer, self._name = tracer, HOP_NAMES[hop]
+        self._tracer, self._enabled, self._name = tracer, tracer.enabled, HOP_NAMES[hop]
         self._slots, self._model_id = slots, model_id
-        self._frames: OrderedDict[str, tuple[int, Timing, int, str]] = OrderedDict()
+        self._frames: OrderedDict[str, tuple[Timing, int, str]] = OrderedDict()
         self._most_frames = slots * FRAMES_PER_SLOT
         self._ticks: OrderedDict[int, SpanContext] = OrderedDict()
 
     def record(self, context: audio_pb2.FrameContext, timing: Timing, row: int, session: str) -> None:
         """Remember a frame that has been answered."""
+        if not self._enabled:
+            return
         traceparent = context.traceparent
-        if len(traceparent) != TRACEPARENT_CHARACTERS or not self._tracer.enabled:
+        if len(traceparent) != TRACEPARENT_CHARACTERS:
             return
         if traceparent[-1] in _SAMPLED:
-            self._send(traceparent, context.sequence, timing, row, session, began=0, offset=0, uncertain=False)
+            self._send(tunnel_pb2.Keep(traceparent=traceparent, sequence=context.sequence), timing, row, session)
             return
-        self._frames[traceparent] = context.sequence, timing, row, session
+        self._frames[traceparent] = timing, row, session
         if len(self._frames) > self._most_frames:
             self._frames.popitem(last=False)
 
@@ -57,20 +59,20 @@ class HopRecorder:
         """Send the spans of a frame, if it is still remembered."""
         found = self._frames.pop(keep.traceparent, None)
         if found is not None:
-            self._send(keep.traceparent, *found, began=keep.began_unix_nanos, offset=keep.clock_offset_nanos,
-                       uncertain=keep.clock_uncertain)
+            self._send(keep, *found)
 
-    def _send(self, traceparent: str, sequence: int, timing: Timing, row: int, session: str, *, began: int, offset: int,
-              uncertain: bool) -> None:
-        frame = read_traceparent(traceparent)
+    def _send(self, keep: tunnel_pb2.Keep, timing: Timing, row: int, session: str) -> None:
+        frame = read_traceparent(keep.traceparent)
         if frame is None:
             return
+        offset = keep.clock_offset_nanos
         batch = {"moshimesh.tick": timing.tick, "moshimesh.batch_size": timing.batch_size,
                  "moshimesh.batch_fill": timing.batch_size / self._slots, "moshimesh.model_id": self._model_id,
-                 **clock_attributes(offset, uncertain)}
+                 **clock_attributes(offset, keep.clock_uncertain)}
         send_hop(self._tracer, self._name, frame, timing, {
-            "moshimesh.session": session, "moshimesh.sequence": sequence, "moshimesh.slot": row, **batch},
-            began=began, offset=offset, links=(self._tick(timing, offset, batch),), kind=SpanKind.SERVER)
+            "moshimesh.session": session, "moshimesh.sequence": keep.sequence, "moshimesh.slot": row, **batch},
+            began=keep.began_unix_nanos, offset=offset, links=(self._tick(timing, offset, batch),),
+            kind=SpanKind.SERVER)
 
     def _tick(self, timing: Timing, offset: int, attributes: Attributes) -> SpanContext:
         """The span of a tick, sent with the first of its frames that is kept."""

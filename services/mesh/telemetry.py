@@ -27,7 +27,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 WAITING_SPANS = 8192
 # A collector that takes longer has lost its batch. Short, because the process can't end sooner.
 EXPORT_S = 5.0
-CLOSE_S = 6.0  # the last batches, when the process ends
+CLOSE_S = 3.0  # the last batches, when the process ends
 
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 Attributes: TypeAlias = Mapping[str, "str | bool | int | float | Sequence[int]"]

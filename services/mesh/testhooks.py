@@ -3,9 +3,10 @@
 They are set by environment variables that no `--help` shows and that no manifest may set (scripts/check_manifests.py
 refuses names it does not know). Without them nothing here is called.
 
-    MOSHIMESH_TEST_DELAY=lm:compute:50:120         every 50th tick of the batcher `lm` computes 120 ms longer
-    MOSHIMESH_TEST_DELAY=encode:queue:50:120       ... of `encode` begins 120 ms later, its frames taken
-    MOSHIMESH_TEST_CLOCK_SHIFT_MS=500              the process's clock is 500 ms ahead
+    MOSHIMESH_TEST_DELAY=lm:compute:50:120,encode:queue:20:30
+        every 50th tick of the batcher `lm` computes 120 ms longer, and every 20th of `encode` begins 30 ms later
+    MOSHIMESH_TEST_CLOCK_SHIFT_MS=500
+        the process's clock is 500 ms ahead
 """
 
 from __future__ import annotations
@@ -31,13 +32,11 @@ class TickDelay:
     delay_s: float
 
     @classmethod
-    def of(cls, batcher: str) -> TickDelay | None:
-        """What the environment asks for this batcher; None: nothing."""
-        name, _, rest = os.environ.get(DELAY, "").partition(":")
-        if name != batcher:
-            return None
-        part, every, milliseconds = rest.split(":")
-        return cls(batcher, part, int(every), float(milliseconds) / 1000)
+    def of(cls, batcher: str) -> list[TickDelay]:
+        """What the environment asks for this batcher."""
+        asked = (text.split(":") for text in os.environ.get(DELAY, "").split(",") if text)
+        return [cls(batcher, part, int(every), float(milliseconds) / 1000)
+                for name, part, every, milliseconds in asked if name == batcher]
 
     def at(self, part: str, tick: int) -> None:
         """Called on the engine's thread; says in the log how long it really took."""

@@ -1,75 +1,255 @@
-"""Spans of every frame arrive over OTLP, in one trace a frame, from three processes."""
+"""The flight recorder against real processes and a real collector: which frames are kept, and what their traces say."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator
+import re
+import signal
+import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import grpc
+import moshimesh
 import numpy as np
 import numpy.typing as npt
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
+from bench.gateway import NullMesh
 from scripts.local_mesh import LocalMesh
-from tests.e2e.calls import GREEDY, call
+from services.mesh.clock import now_unix_nanos
+from services.mesh.telemetry import FrameTracer, new_trace
+from services.mesh.testhooks import CLOCK_SHIFT_MS, DELAY
+from tests.e2e.calls import GREEDY, pieces
+from tests.e2e.otlp import HOPS, REMOTE, hanging, receiver, sequences
 
-HOPS = {"gateway.ingest": "gateway", "codec.encode": "codec", "lm.step": "lm", "codec.decode": "codec",
-        "gateway.emit": "gateway"}
-
-
-class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """An OTLP receiver that keeps what it gets: (service name, span)."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Span]] = []
-
-    async def Export(self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
-                     ) -> trace_service_pb2.ExportTraceServiceResponse:
-        for resource in request.resource_spans:
-            service = {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"]
-            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
+FRAME_BYTES = 1920 * 2
+DEADLINE_MS = 80.0
+NEVER = "1000000000"
+SENT_S = 0.5  # what is kept last must get to the services before they are stopped
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
-    server, receiver = grpc.aio.server(), Receiver()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield receiver, f"http://127.0.0.1:{port}"
-    await server.stop(0)
+@dataclass
+class Live:
+    """A live call of silence at the pace of speech, and what came of it."""
+
+    speech: dict[int, moshimesh.Speech] = field(default_factory=dict)
+    summary: moshimesh.Summary | None = None
+
+    async def talk(self, target: str, frames: int, act: Callable[[int], Awaitable[None]] | None = None,
+                   **options: str) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def audio() -> AsyncIterator[bytes]:
+            begin = loop.time()
+            for sequence in range(frames):
+                await asyncio.sleep(max(0.0, begin + sequence * 0.08 - loop.time()))
+                if act is not None:
+                    await act(sequence)
+                yield bytes(FRAME_BYTES)
+
+        async with moshimesh.connect(target) as mesh:
+            async for event in mesh.converse(audio(), **options):  # type: ignore[arg-type]
+                if isinstance(event, moshimesh.Speech):
+                    self.speech[event.sequence] = event
+                elif isinstance(event, moshimesh.Summary):
+                    self.summary = event
+
+    def latency_ms(self, sequence: int) -> float:
+        """From the last sample's arrival at the gateway to its answer's departure."""
+        hops = self.speech[sequence].hops
+        return (hops[-1].finished_unix_nanos - hops[0].received_unix_nanos) / 1e6
+
+    @property
+    def late(self) -> list[int]:
+        return [sequence for sequence in self.speech if self.latency_ms(sequence) > DEADLINE_MS]
 
 
-async def test_a_frame_is_a_trace(checkpoint: str, speech: npt.NDArray[np.float32],
-                                  receiver: tuple[Receiver, str]) -> None:
-    collected, endpoint = receiver
-    parent = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-    async with LocalMesh(checkpoint, slots=2, environment={"MOSHIMESH_OTLP_ENDPOINT": endpoint}) as mesh:
-        answer = await call(mesh.target, speech[:24_000], traceparent=parent, **GREEDY)
-    await asyncio.sleep(0)  # every service has sent its last spans before it ended
+class LinedMesh(NullMesh):
+    """A null mesh that remembers what its processes said, and may set variables of one of them."""
 
-    traces: dict[bytes, list[tuple[str, Span]]] = defaultdict(list)
-    for service, span in collected.spans:
-        traces[span.trace_id].append((service, span))
-    (session,) = (span for _, span in collected.spans if span.name == "session")
-    assert (session.trace_id.hex(), session.parent_span_id.hex()) == ("ab" * 16, "cd" * 8)
-    frames = [spans for spans in traces.values() if any(span.name == "frame" for _, span in spans)]
-    assert len(frames) == len(answer.speech) + 1  # the delay line's frame has no answer, but a trace
-    for spans in frames:
-        (root,) = (span for _, span in spans if span.name == "frame")
-        assert root.links[0].span_id == session.span_id
-        by_id = {span.span_id: span for _, span in spans}
-        hops = {span.name: (service, span) for service, span in spans if span.name in HOPS}
-        if len(hops) < len(HOPS):
-            assert set(HOPS) - set(hops) == {"codec.decode", "gateway.emit"}  # the delay line's
-        for name, (service, span) in hops.items():
-            assert service == HOPS[name]
-            assert span.parent_span_id == root.span_id
-            assert root.start_time_unix_nano <= span.start_time_unix_nano
-            assert span.end_time_unix_nano <= root.end_time_unix_nano
-            parts = [part for part in by_id.values() if part.parent_span_id == span.span_id]
-            assert {part.name for part in parts} == {f"{name}.queue", f"{name}.compute"}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.lines: list[str] = []
+        self.on_line = lambda name, line: self.lines.append(line)
+
+
+async def test_a_late_hop_is_found() -> None:
+    """Six frames of a call are held up, each in another hop, in its queue or in its step."""
+    where = [(hop, part) for hop in REMOTE for part in ("queue", "compute")]
+    delays = {31 + 5 * n: place for n, place in enumerate(where)}  # by tick; each comes once in 60
+    batchers = {"codec.encode": "encode", "lm.step": "lm", "codec.decode": "decode"}
+    asked = ",".join(f"{batchers[hop]}:{part}:{tick}:100" for tick, (hop, part) in delays.items())
+    async with receiver() as collected, LinedMesh(slots=4, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER, DELAY: asked}) as mesh:
+        live = Live()
+        await live.talk(mesh.target, 60)
+        await asyncio.sleep(SENT_S)
+    held_up = {int(tick): float(ms) for line in mesh.lines
+               for tick, ms in re.findall(r"delayed \w+ of tick (\d+) of \w+ by ([\d.]+) ms", line)}
+    assert set(held_up) == set(delays)
+    frames = collected.frames()
+    assert sequences(frames) == live.late  # and so no neighbour that was in time
+    assert len(frames) < 12 and {frame.because for frame in frames} == {"deadline"}
+
+    differences = []
+    for tick, (hop, part) in delays.items():
+        # The decoder's first tick is the second frame's: the delay line had no answer for the first one.
+        (frame,) = (frame for frame in frames
+                    if hop in frame.hops and frame.hops[hop].attributes["moshimesh.tick"] == tick)
+        frame.check()
+        assert max(frame.hops.values(), key=lambda span: span.ms).name == hop
+        assert max(frame.children(frame.hops[hop]), key=lambda span: span.ms).name == f"{hop}.{part}"
+        differences.append(frame.part(hop, part).ms - held_up[tick])
+        for answered in live.speech[int(str(frame.sequence))].hops:
+            if answered.hop in REMOTE:
+                assert frame.part(answered.hop, "queue").ms == pytest.approx(answered.queue_ms)
+                assert frame.part(answered.hop, "compute").ms == pytest.approx(answered.compute_ms)
+        slack_ms = frame.root.attributes["moshimesh.deadline_slack_ms"]
+        assert slack_ms == pytest.approx(DEADLINE_MS - frame.root.ms) and frame.root.ms > DEADLINE_MS
+    assert min(differences) > 0 and statistics.median(differences) < 2, differences
+
+
+class ShiftedMesh(LocalMesh):
+    """A mesh whose codec has another idea of the time than its lm, and the gateway a third one."""
+
+    async def start_process(self, name: str, command: Sequence[str]) -> None:
+        shifts = {"codec": "500", "lm": "-3000"}
+        everybody = self.environment
+        self.environment = everybody | ({CLOCK_SHIFT_MS: shifts[name]} if name in shifts else {})
+        try:
+            await super().start_process(name, command)
+        finally:
+            self.environment = everybody
+
+
+async def test_a_trace_spans_the_callers_and_three_services(checkpoint: str, speech: npt.NDArray[np.float32]) -> None:
+    async with receiver() as collected:
+        mine = FrameTracer.export_to(collected.endpoint, "caller")
+        span, began = new_trace(), now_unix_nanos()
+        async with ShiftedMesh(checkpoint, slots=2, environment={
+                "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": "1",
+                "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=here,k8s.node.name=there"}) as mesh:
+            answers = []
+            async with moshimesh.connect(mesh.target) as client:
+                async for event in client.converse(
+                        pieces(speech[:48_000], 80), encoding="f32", pacing="offline",
+                        traceparent=f"00-{span.trace_id:032x}-{span.span_id:016x}-01", **GREEDY):
+                    if isinstance(event, moshimesh.Ready):
+                        ready = event
+                    elif isinstance(event, moshimesh.Speech):
+                        answers.append(event)
+            mine.emit("call", span, None, began, now_unix_nanos(), {})
+            await asyncio.sleep(SENT_S)
+        await asyncio.to_thread(mine.close)
+
+    (session,), (call,) = collected.named("session"), collected.named("call")
+    assert (session.wire.trace_id, session.wire.parent_span_id) == (call.wire.trace_id, call.wire.span_id)
+    assert call.begin <= session.begin <= session.end <= call.end
+    assert [event.name for event in session.wire.events] == ["ended"]
+    assert {span.service for span in collected.spans} == {"caller", "gateway", "codec", "lm"}
+    for span_ in collected.spans:
+        if span_.service != "caller":
+            assert {"service.instance.id", "process.pid"} <= set(span_.resource)
+            assert (span_.resource["k8s.pod.name"], span_.resource["k8s.node.name"]) == ("here", "there")
+
+    frames = collected.frames()
+    assert len(frames) == len(answers) + 1  # the delay line's frame has no answer, but a trace
+    ticks = {(span_.wire.trace_id, span_.wire.span_id): span_ for span_ in collected.spans
+             if span_.name.endswith(".tick")}
+    for frame in frames:
+        frame.check()
+        assert session.begin <= frame.root.begin and frame.root.end <= session.end
+        assert frame.root.wire.links[0].span_id == session.wire.span_id
+        assert frame.because == "sampled"
+        expected = set(HOPS) if frame.sequence else set(HOPS) - {"codec.decode", "gateway.emit"}
+        assert set(frame.hops) == expected
+        for name, hop in frame.hops.items():
+            if name not in REMOTE:
+                continue
+            said = hop.attributes
+            assert (said["moshimesh.session"], said["moshimesh.model_id"]) == (ready.session_id, ready.model_id)
+            assert (said["moshimesh.sequence"], said["moshimesh.slot"]) == (frame.sequence, 0)
+            assert (said["moshimesh.batch_size"], said["moshimesh.batch_fill"]) == (1, 0.5)
+            shift = {"codec": 500, "lm": -3000}[hop.service]
+            assert said["moshimesh.clock_offset_ms"] == pytest.approx(shift, abs=20)
+            tick = ticks[hop.wire.links[0].trace_id, hop.wire.links[0].span_id]
+            compute = frame.part(name, "compute")
+            assert (tick.name, tick.begin, tick.end) == (f"{name}.tick", compute.begin, compute.end)
+            assert tick.attributes["moshimesh.rows"] == (0,)
+
+
+async def test_every_miss_under_overload_is_kept() -> None:
+    one_in = 10
+    async with receiver() as collected, NullMesh(slots=8, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": str(one_in),
+            DELAY: "lm:compute:9:90,decode:queue:13:85"}) as mesh:
+        calls = [Live() for _ in range(4)]
+        await asyncio.gather(*(live.talk(mesh.target, 50) for live in calls))
+        await asyncio.sleep(SENT_S)
+    assert all(live.summary is not None and live.summary.frames_skipped == 0 for live in calls)
+    late = sum(len(live.late) for live in calls)
+    frames = collected.frames()
+    assert late > 20
+    assert sum(frame.because == "deadline" for frame in frames) == late
+    others = sum(len(live.speech) - len(live.late) for live in calls)
+    assert {frame.because for frame in frames} == {"deadline", "sampled"}
+    # At most one in so many of each call, with the frame that the delay line leaves unanswered.
+    assert sum(frame.because == "sampled" for frame in frames) <= others / one_in + len(calls)
+    for frame in frames:
+        frame.check()
+        if frame.because == "deadline":
+            assert set(frame.hops) == set(HOPS)
+
+
+async def test_the_frames_around_a_failover_are_kept() -> None:
+    async with receiver() as collected, NullMesh(slots=4, replicas=2, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER}) as mesh:
+        live = Live()
+
+        async def kill(sequence: int) -> None:
+            if sequence == 30:
+                mesh.processes[await stepper(mesh)].send(signal.SIGKILL)
+
+        await live.talk(mesh.target, 60, kill)
+        await asyncio.sleep(SENT_S)
+    (session,) = collected.named("session")
+    assert "failover" in {event.name for event in session.wire.events}
+    frames = [frame for frame in collected.frames() if frame.because in ("event", "deadline")]
+    kept = sequences(frames)
+    assert set(range(26, 36)) <= set(kept) and min(kept) > 15 and max(kept) < 45, kept  # type: ignore[type-var]
+    for frame in frames:
+        assert frame.root.wire.links[0].span_id == session.wire.span_id
+        # What the lost replica had done of a frame, the gateway tells from what has come with the frame.
+        assert set(frame.hops) == set(HOPS), (frame.sequence, set(frame.hops))
+
+
+async def stepper(mesh: NullMesh) -> str:
+    """The process whose lm holds the call."""
+    for name, lm in (("codec", "lm"), ("codec-2", "lm-2")):
+        async with grpc.aio.insecure_channel(f"localhost:{mesh.ports[lm]}") as channel:
+            info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest())
+        if info.slots_free < info.slots_total:
+            return name
+    raise AssertionError("nobody holds the call")
+
+
+@pytest.mark.parametrize("collector", ["hangs", "is gone"])
+async def test_a_collector_that_does_not_answer_costs_no_audio(collector: str) -> None:
+    async with hanging() as endpoint:
+        if collector == "is gone":
+            endpoint = "http://127.0.0.1:9"
+        async with NullMesh(slots=8, environment={
+                "MOSHIMESH_OTLP_ENDPOINT": endpoint, "MOSHIMESH_TRACE_ONE_IN": "1"}) as mesh:
+            calls = [Live() for _ in range(4)]
+            await asyncio.gather(*(live.talk(mesh.target, 75) for live in calls))
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+        assert loop.time() - began < 20  # nor does it keep the processes from ending
+    for live in calls:
+        assert live.summary is not None and live.summary.frames_skipped == 0
+        assert len(live.speech) == 75
+        assert all(a + 1 == b for a, b in pairwise(sorted(live.speech)))
+    assert statistics.median(live.latency_ms(sequence) for live in calls for sequence in live.speech) < 20

@@ -47,7 +47,7 @@ class Two:
         memory = LmMemory("a session", lm_pb2.Sampling(seed=1), None, lambda ready: History(
             ready.user_codebooks, ready.own_codebooks, ready.delay_frames, ready.context_frames))
         return Stage(self.pool, STEP, "checksum", memory, self.changes.append,
-                     lambda replica, context: None)
+                     lambda replica, sequence: None)
 
     async def talk(self, act: Act | None = None, act_at: int = 20, pace_s: float = 0.002) -> None:
         """Step the session through all codes; `act` happens when some have been answered."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moshimesh.audio.v1 import audio_pb2 as moshimesh_dot_audio_dot_v1_dot_audio__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n moshimesh/tunnel/v1/tunnel.proto\x12\x13moshimesh.tunnel.v1\x1a\x1emoshimesh/audio/v1/audio.proto\"\t\n\x07Nothing\"\x90\x01\n\x04Keep\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12$\n\x03hop\x18\x02 \x01(\x0e\x32\x17.moshimesh.audio.v1.Hop\x12\x18\n\x10\x62\x65gan_unix_nanos\x18\x03 \x01(\x03\x12\x1a\n\x12\x63lock_offset_nanos\x18\x04 \x01(\x12\x12\x17\n\x0f\x63lock_uncertain\x18\x05 \x01(\x08\"\xd5\x01\n\x0bRequestItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x0e\n\x04open\x18\x02 \x01(\tH\x00\x12\x11\n\x07message\x18\x03 \x01(\x0cH\x00\x12\x32\n\nhalf_close\x18\x04 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x12.\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x12)\n\x04keep\x18\x06 \x01(\x0b\x32\x19.moshimesh.tunnel.v1.KeepH\x00\x42\x06\n\x04item\"@\n\rTunnelRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32 .moshimesh.tunnel.v1.RequestItem\"9\n\x07\x43\x61llEnd\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"d\n\x0cResponseItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12+\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.CallEndH\x00\x42\x06\n\x04item\"T\n\x0eTunnelResponse\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.moshimesh.tunnel.v1.ResponseItem\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x32\x66\n\rTunnelService\x12U\n\x06Tunnel\x12\".moshimesh.tunnel.v1.TunnelRequest\x1a#.moshimesh.tunnel.v1.TunnelResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n moshimesh/tunnel/v1/tunnel.proto\x12\x13moshimesh.tunnel.v1\x1a\x1emoshimesh/audio/v1/audio.proto\"\t\n\x07Nothing\"\xa2\x01\n\x04Keep\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12$\n\x03hop\x18\x03 \x01(\x0e\x32\x17.moshimesh.audio.v1.Hop\x12\x18\n\x10\x62\x65gan_unix_nanos\x18\x04 \x01(\x03\x12\x1a\n\x12\x63lock_offset_nanos\x18\x05 \x01(\x12\x12\x17\n\x0f\x63lock_uncertain\x18\x06 \x01(\x08\"\xd5\x01\n\x0bRequestItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x0e\n\x04open\x18\x02 \x01(\tH\x00\x12\x11\n\x07message\x18\x03 \x01(\x0cH\x00\x12\x32\n\nhalf_close\x18\x04 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x12.\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.NothingH\x00\x12)\n\x04keep\x18\x06 \x01(\x0b\x32\x19.moshimesh.tunnel.v1.KeepH\x00\x42\x06\n\x04item\"@\n\rTunnelRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32 .moshimesh.tunnel.v1.RequestItem\"9\n\x07\x43\x61llEnd\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"d\n\x0cResponseItem\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12+\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1c.moshimesh.tunnel.v1.CallEndH\x00\x42\x06\n\x04item\"T\n\x0eTunnelResponse\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.moshimesh.tunnel.v1.ResponseItem\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x32\x66\n\rTunnelService\x12U\n\x06Tunnel\x12\".moshimesh.tunnel.v1.TunnelRequest\x1a#.moshimesh.tunnel.v1.TunnelResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTHING']._serialized_start=89
   _globals['_NOTHING']._serialized_end=98
   _globals['_KEEP']._serialized_start=101
-  _globals['_KEEP']._serialized_end=245
-  _globals['_REQUESTITEM']._serialized_start=248
-  _globals['_REQUESTITEM']._serialized_end=461
-  _globals['_TUNNELREQUEST']._serialized_start=463
-  _globals['_TUNNELREQUEST']._serialized_end=527
-  _globals['_CALLEND']._serialized_start=529
-  _globals['_CALLEND']._serialized_end=586
-  _globals['_RESPONSEITEM']._serialized_start=588
-  _globals['_RESPONSEITEM']._serialized_end=688
-  _globals['_TUNNELRESPONSE']._serialized_start=690
-  _globals['_TUNNELRESPONSE']._serialized_end=774
-  _globals['_TUNNELSERVICE']._serialized_start=776
-  _globals['_TUNNELSERVICE']._serialized_end=878
+  _globals['_KEEP']._serialized_end=263
+  _globals['_REQUESTITEM']._serialized_start=266
+  _globals['_REQUESTITEM']._serialized_end=479
+  _globals['_TUNNELREQUEST']._serialized_start=481
+  _globals['_TUNNELREQUEST']._serialized_end=545
+  _globals['_CALLEND']._serialized_start=547
+  _globals['_CALLEND']._serialized_end=604
+  _globals['_RESPONSEITEM']._serialized_start=606
+  _globals['_RESPONSEITEM']._serialized_end=706
+  _globals['_TUNNELRESPONSE']._serialized_start=708
+  _globals['_TUNNELRESPONSE']._serialized_end=792
+  _globals['_TUNNELSERVICE']._serialized_start=794
+  _globals['_TUNNELSERVICE']._serialized_end=896
 # @@protoc_insertion_point(module_scope)

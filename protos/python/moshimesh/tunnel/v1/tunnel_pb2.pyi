@@ -12,18 +12,20 @@ class Nothing(_message.Message):
     def __init__(self) -> None: ...
 
 class Keep(_message.Message):
-    __slots__ = ("traceparent", "hop", "began_unix_nanos", "clock_offset_nanos", "clock_uncertain")
+    __slots__ = ("traceparent", "sequence", "hop", "began_unix_nanos", "clock_offset_nanos", "clock_uncertain")
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HOP_FIELD_NUMBER: _ClassVar[int]
     BEGAN_UNIX_NANOS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_OFFSET_NANOS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_UNCERTAIN_FIELD_NUMBER: _ClassVar[int]
     traceparent: str
+    sequence: int
     hop: _audio_pb2.Hop
     began_unix_nanos: int
     clock_offset_nanos: int
     clock_uncertain: bool
-    def __init__(self, traceparent: _Optional[str] = ..., hop: _Optional[_Union[_audio_pb2.Hop, str]] = ..., began_unix_nanos: _Optional[int] = ..., clock_offset_nanos: _Optional[int] = ..., clock_uncertain: _Optional[bool] = ...) -> None: ...
+    def __init__(self, traceparent: _Optional[str] = ..., sequence: _Optional[int] = ..., hop: _Optional[_Union[_audio_pb2.Hop, str]] = ..., began_unix_nanos: _Optional[int] = ..., clock_offset_nanos: _Optional[int] = ..., clock_uncertain: _Optional[bool] = ...) -> None: ...
 
 class RequestItem(_message.Message):
     __slots__ = ("call", "open", "message", "half_close", "cancel", "keep")
