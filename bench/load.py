@@ -40,6 +40,8 @@ class Caller:
     gateway_ms: dict[int, float] = field(default_factory=dict)
     """From the arrival of the frame at the gateway until its answer left, on the gateway's clock."""
     session: str = ""
+    answers: int = 0
+    """Also those to the silence that is sent for the delay line: as many as the frames that only filled it."""
     skipped: int = 0
     error: str = ""
 
@@ -96,6 +98,7 @@ async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_
     try:
         async for event in mesh.converse(speak(caller, speech, frames), seed=caller.number):
             if isinstance(event, moshimesh.Speech):
+                caller.answers += 1
                 if event.sequence in caller.sent:  # the flush of the delay line was not sent by us
                     caller.latency_ms[event.sequence] = (time.perf_counter() - caller.sent[event.sequence]) * 1000
                     caller.hops[event.sequence] = event.hops
