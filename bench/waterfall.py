@@ -212,10 +212,9 @@ def draw(frame: Frame, others: Sequence[Frame], path: Path, headline: str = "") 
         if hop.span.attributes.get("moshimesh.tick"):
             facts.append(f"batch {_batch(hop.span.attributes)}, tick {hop.span.attributes['moshimesh.tick']}")
         left, right = (hop.span.start - begin) / 1e6, (hop.span.end - begin) / 1e6
-        at_left = right > 0.62 * end and left > 0.3 * end
-        at = left - 0.008 * end if at_left else right + 0.008 * end
-        inside = not at_left and right > 0.7 * end
-        top.text(left if inside else at, row + (0.42 if inside else 0), ", ".join(facts), fontsize="small",
+        at_left, below = left > 0.42 * end, left <= 0.42 * end and right > 0.6 * end
+        at = left - 0.008 * end if at_left else left if below else right + 0.008 * end
+        top.text(at, row + (0.42 if below else 0), ", ".join(facts), fontsize="small",
                  va="center", ha="right" if at_left else "left", color="#333")
     if end > 0.6 * DEADLINE_MS:
         top.axvline(DEADLINE_MS, color="#c92a2a", linestyle="--", linewidth=1)

@@ -47,6 +47,14 @@ def test_misses_are_held_against_traces() -> None:
     assert (found.others, found.others_sampled, found.others_near_events) == (2, 1, 0)
 
 
+def test_more_than_one_in_so_many_is_noticed() -> None:
+    spans = [*frame(20), *frame(21)]
+    for index, span in enumerate(spans):
+        spans[index] = dataclasses.replace(span, attributes={**span.attributes, "moshimesh.kept_because": "sampled"})
+    assert kept([caller(f20=30.0, f21=30.0)], frames_of(spans)).beyond_rate == 1
+    assert kept([caller(**{f"f{number}": 30.0 for number in range(101)})], frames_of(spans)).beyond_rate == 0
+
+
 def test_frames_near_an_event_are_not_taken_for_sampled_ones() -> None:
     spans = frame(20)
     spans[0] = dataclasses.replace(spans[0], attributes={**spans[0].attributes, "moshimesh.kept_because": "event"})
