@@ -21,6 +21,7 @@ from services.mesh.clock import now_unix_nanos
 from services.mesh.recorder import HOP_NAMES, clock_attributes, send_hop
 from services.mesh.telemetry import (
     Attributes,
+    FinishedSpan,
     FrameTracer,
     SpanEvent,
     child_of,
@@ -123,9 +124,9 @@ class CallTrace:
 
     def close(self) -> None:
         """Send the session's span."""
-        self._tracer.emit("session", self._session, self._caller, self._began, now_unix_nanos(), {
+        self._tracer.send(FinishedSpan("session", self._session, self._caller, self._began, now_unix_nanos(), {
             "moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id, **_RPC},
-            kind=SpanKind.SERVER, events=tuple(self._events), error=self._error)
+            kind=SpanKind.SERVER, events=tuple(self._events), error=self._error))
 
     def _note(self, name: str, attributes: Attributes) -> None:
         self._events.append((name, now_unix_nanos(), attributes))
@@ -149,7 +150,8 @@ class CallTrace:
             "moshimesh.model_id": self._model_id, "moshimesh.kept_because": because}
         if (slack_nanos := self._slack_nanos(context)) is not None:
             attributes["moshimesh.deadline_slack_ms"] = slack_nanos / 1e6
-        self._tracer.emit("frame", frame, None, first.received_unix_nanos, end, attributes, links=(self._session,))
+        self._tracer.send(FinishedSpan("frame", frame, None, first.received_unix_nanos, end, attributes,
+                                       links=(self._session,)))
         send_hop(self._tracer, HOP_NAMES[first.hop], frame, _timing(first), {})
         began = first.finished_unix_nanos
         for hop in context.hops:

@@ -15,7 +15,7 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 from opentelemetry.trace import SpanContext, SpanKind
 
 from services.mesh.batching import Timing
-from services.mesh.telemetry import Attributes, FrameTracer, child_of, new_trace, read_traceparent
+from services.mesh.telemetry import Attributes, FinishedSpan, FrameTracer, child_of, new_trace, read_traceparent
 
 # Frames that a hop remembers, per slot: 10 s of Moshi's, or more while some slots are free. The gateway decides when a
 # frame has left the mesh, within a second even under overload; but some are only asked for when their call has an
@@ -81,8 +81,9 @@ class HopRecorder:
             span = self._ticks[timing.tick] = new_trace()
             if len(self._ticks) > TICKS:
                 self._ticks.popitem(last=False)
-            self._tracer.emit(f"{self._name}.tick", span, None, timing.started - offset, timing.finished - offset,
-                              {**attributes, "moshimesh.rows": tuple(timing.rows)})
+            self._tracer.send(FinishedSpan(
+                f"{self._name}.tick", span, None, timing.started - offset, timing.finished - offset,
+                {**attributes, "moshimesh.rows": tuple(timing.rows)}))
         return span
 
 
@@ -96,11 +97,11 @@ def send_hop(tracer: FrameTracer, name: str, frame: SpanContext, timing: Timing,
     """
     received, started, finished = timing.received - offset, timing.started - offset, timing.finished - offset
     hop = child_of(frame)
-    tracer.emit(name, hop, frame, began or received, finished, attributes, links=links, kind=kind)
+    tracer.send(FinishedSpan(name, hop, frame, began or received, finished, attributes, links=links, kind=kind))
     if began:
-        tracer.emit(f"{name}.transit", child_of(hop), hop, began, received, {})
-    tracer.emit(f"{name}.queue", child_of(hop), hop, received, started, {})
-    tracer.emit(f"{name}.compute", child_of(hop), hop, started, finished, {})
+        tracer.send(FinishedSpan(f"{name}.transit", child_of(hop), hop, began, received, {}))
+    tracer.send(FinishedSpan(f"{name}.queue", child_of(hop), hop, received, started, {}))
+    tracer.send(FinishedSpan(f"{name}.compute", child_of(hop), hop, started, finished, {}))
 
 
 def clock_attributes(offset: int, uncertain: bool) -> dict[str, float | bool]:
