@@ -33,6 +33,15 @@ Attributes = dict[str, Value]
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that happened within a span."""
+
+    name: str
+    unix_nanos: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True)
 class Span:
     """A span as it arrived, with the service that sent it; ids in hex, times in Unix nanoseconds."""
 
@@ -45,7 +54,7 @@ class Span:
     end: int
     attributes: Attributes
     links: Sequence[tuple[str, str]]
-    events: Sequence[tuple[str, int]]
+    events: Sequence[Event]
     resource: Attributes
 
     @property
@@ -149,7 +158,8 @@ def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> list[Span]
         spans += [Span(service, span.name, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
                        span.start_time_unix_nano, span.end_time_unix_nano, attributes_of(span.attributes),
                        [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
-                       [(event.name, event.time_unix_nano) for event in span.events], resource)
+                       [Event(event.name, event.time_unix_nano, attributes_of(event.attributes)) for event in span.events],
+                       resource)
                   for scope in batch.scope_spans for span in scope.spans]
     return spans
 
@@ -178,7 +188,8 @@ def save(spans: Iterable[Span], path: Path) -> None:
             end_time_unix_nano=span.end, attributes=_pairs(span.attributes),
             links=[trace_pb2.Span.Link(trace_id=bytes.fromhex(trace), span_id=bytes.fromhex(one))
                    for trace, one in span.links],
-            events=[trace_pb2.Span.Event(name=name, time_unix_nano=when) for name, when in span.events])
+            events=[trace_pb2.Span.Event(name=event.name, time_unix_nano=event.unix_nanos,
+                                         attributes=_pairs(event.attributes)) for event in span.events])
     document = MessageToDict(request, use_integers_for_enums=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_with_ids(document, lambda text: base64.b64decode(text).hex()), indent=1) + "\n")

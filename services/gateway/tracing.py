@@ -64,6 +64,7 @@ class CallTrace:
         self._servers: dict[int, deque[tuple[int, Replica]]] = {}  # by hop: from which frame on who has answered
         # The last frames that have left; None for one that was kept already.
         self._recent: deque[audio_pb2.FrameContext | None] = deque(maxlen=AROUND_FRAMES)
+        self._recent_wanted = False
 
     def opened(self, session_id: str, model_id: str, deadline_nanos: int | None) -> None:
         """The session's facts; frames of a call without a deadline are only sampled."""
@@ -88,6 +89,7 @@ class CallTrace:
         """A frame has left the mesh; its span if it is kept."""
         if not self._enabled or not context.hops:
             return None
+        self._keep_recent()
         sequence, slack_nanos = context.sequence, self._slack_nanos(context)
         if slack_nanos is not None and slack_nanos < 0:
             because = "deadline"
@@ -104,13 +106,9 @@ class CallTrace:
     def event(self, name: str, attributes: Attributes | None = None) -> None:
         """Something has happened to the session: keep the frames before, those in the mesh, and the next ones."""
         self._note(name, attributes or {})
-        if self._deadline_nanos is None:
-            return
-        self._around = (0, self._begun + AROUND_FRAMES)
-        for recent in self._recent:
-            if recent is not None:
-                self._keep(recent, "event")
-        self._recent.clear()
+        if self._deadline_nanos is not None:
+            self._around = (0, self._begun + AROUND_FRAMES)
+            self._recent_wanted = True
 
     def resumed(self, next_sequence: int) -> None:
         """The call goes on behind a cut; the frames before `next_sequence` only bring the codec back to it."""
@@ -124,12 +122,22 @@ class CallTrace:
 
     def close(self) -> None:
         """Send the session's span."""
+        self._keep_recent()
         self._tracer.send(FinishedSpan("session", self._session, self._caller, self._began, now_unix_nanos(), {
             "moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id, **_RPC},
             kind=SpanKind.SERVER, events=tuple(self._events), error=self._error))
 
     def _note(self, name: str, attributes: Attributes) -> None:
         self._events.append((name, now_unix_nanos(), attributes))
+
+    def _keep_recent(self) -> None:
+        """Keep the frames before an event. Not at once: when the next frame has left, it is known who is lost."""
+        if self._recent_wanted:
+            self._recent_wanted = False
+            for recent in self._recent:
+                if recent is not None:
+                    self._keep(recent, "event")
+            self._recent.clear()
 
     def _slack_nanos(self, context: audio_pb2.FrameContext) -> int | None:
         """How much earlier than needed a frame's answer was there; None for one without a deadline or an answer."""
@@ -182,10 +190,10 @@ class CallTrace:
         if not replica.tunnel.keep(tunnel_pb2.Keep(
                 traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop, began_unix_nanos=began,
                 clock_offset_nanos=offset, clock_uncertain=uncertain)):
-            # The replica is gone and so are its timings, but for those that have come with the frame.
+            # It is gone, or on its way, and so are its timings, but for those that have come with the frame.
             send_hop(self._tracer, HOP_NAMES[hop.hop], frame, _timing(hop), {
-                "moshimesh.sequence": context.sequence, "moshimesh.tick": hop.tick,
-                "moshimesh.batch_size": hop.batch_size, "server.address": replica.address,
+                "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
+                "moshimesh.tick": hop.tick, "moshimesh.batch_size": hop.batch_size, "server.address": replica.address,
                 **clock_attributes(offset, uncertain)}, began=began, offset=offset, kind=SpanKind.CLIENT)
         return hop.finished_unix_nanos - offset
 

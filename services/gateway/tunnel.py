@@ -44,7 +44,7 @@ class Tunnel:
         return self._stream.open(method)
 
     def keep(self, keep: tunnel_pb2.Keep) -> bool:
-        """Ask for the spans of a frame that was answered here; whether there is anybody to ask."""
+        """Ask for the spans of a frame that was answered here; whether somebody is there, and stays, to be asked."""
         return self._stream is not None and self._stream.keep(keep)
 
 
@@ -113,6 +113,7 @@ class _Stream:
 
     def __init__(self, peer: str, stub: tunnel_pb2_grpc.TunnelServiceStub) -> None:
         self.broken = False
+        self._draining = False
         self._peer = peer
         self._outbox: Outbox[tunnel_pb2.RequestItem] = Outbox()
         self._numbers = itertools.count(1)
@@ -125,9 +126,10 @@ class _Stream:
         return call
 
     def keep(self, keep: tunnel_pb2.Keep) -> bool:
-        if not self.broken:
-            self._outbox.put_lazily(tunnel_pb2.RequestItem(keep=keep))
-        return not self.broken
+        if self.broken or self._draining:
+            return False
+        self._outbox.put_lazily(tunnel_pb2.RequestItem(keep=keep))
+        return True
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
         while True:
@@ -139,6 +141,7 @@ class _Stream:
         try:
             async for response in responses:
                 if response.draining:
+                    self._draining = True
                     for call in list(self._calls.values()):
                         call.on_draining()
                 for item in response.items:

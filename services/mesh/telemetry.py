@@ -30,7 +30,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 # Spans that may wait for the collector, 1 kB each: what a gateway makes in two seconds in which all frames of 50
 # callers are late. Beyond that the oldest are dropped; a frame never waits.
 WAITING_SPANS = 8192
-# A collector that takes longer has lost its batch. Short, because the process can't end sooner.
+# A collector that takes longer has lost its batch; the spans that come meanwhile must find room.
 EXPORT_S = 5.0
 CLOSE_S = 3.0  # the last batches, when the process ends
 

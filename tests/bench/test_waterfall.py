@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from rich.console import Console
 
-from bench.receiver import Span, read, receiving, save
+from bench.receiver import Event, Span, read, receiving, save
 from bench.trace import chosen
 from bench.waterfall import PARTS, axis, bad_parents, bar, draw, frames_of, show, verdict
 
@@ -33,7 +33,8 @@ def frame(sequence: int = 7, session: str = "s") -> list[Span]:
         number += 1
         named = {f"moshimesh.{key}": value for key, value in attributes.items()}
         links = [("f" * 32, "e" * 16)] if name == "frame" else []
-        spans.append(Span(service, name, trace, f"{number:016x}", parent, start, end, named, links, [],
+        events = [Event("skipped", start, {"moshimesh.frames": 2})] if name == "frame" else []
+        spans.append(Span(service, name, trace, f"{number:016x}", parent, start, end, named, links, events,
                           {"service.name": service}))
         return f"{number:016x}"
 

@@ -148,7 +148,7 @@ async def test_a_trace_spans_the_callers_and_three_services(checkpoint: str, spe
     (session,), (call,) = collected.named("session"), collected.named("call")
     assert (session.trace_id, session.parent_id) == (call.trace_id, call.span_id)
     assert call.start <= session.start <= session.end <= call.end
-    assert [name for name, _ in session.events] == ["ended"]
+    assert [event.name for event in session.events] == ["ended"]
     assert {span.service for span in collected.spans} == {"caller", "gateway", "codec", "lm"}
     for span_ in collected.spans:
         if span_.service != "caller":
@@ -204,26 +204,49 @@ async def test_every_miss_under_overload_is_kept() -> None:
             assert set(frame.hops) == set(HOPS)
 
 
-async def test_the_frames_around_a_failover_are_kept() -> None:
+@pytest.mark.parametrize(("number", "event"), [(signal.SIGKILL, "failover"), (signal.SIGTERM, "drained")])
+async def test_the_frames_around_a_move_are_kept(number: signal.Signals, event: str) -> None:
     async with receiver() as collected, NullMesh(slots=4, replicas=2, environment={
             "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER}) as mesh:
         live = Live()
 
-        async def kill(sequence: int) -> None:
+        async def stop(sequence: int) -> None:
             if sequence == 30:
-                mesh.processes[await stepper(mesh)].send(signal.SIGKILL)
+                mesh.processes[await stepper(mesh)].send(number)
 
-        await live.talk(mesh.target, 60, kill)
+        await live.talk(mesh.target, 60, stop)
         await asyncio.sleep(SENT_S)
     (session,) = collected.named("session")
-    assert "failover" in {name for name, _ in session.events}
+    assert event in {event.name for event in session.events}
     frames = [frame for frame in collected.frames() if frame.because in ("event", "deadline")]
     kept = sequences(frames)
-    assert set(range(26, 36)) <= set(kept) and min(kept) > 15 and max(kept) < 45, kept  # type: ignore[type-var]
+    assert set(range(26, 36)) <= set(kept) and min(kept) > 15 and max(kept) < 50, kept  # type: ignore[type-var]
     for frame in frames:
         assert frame.root.links[0][1] == session.span_id
-        # What the lost replica had done of a frame, the gateway tells from what has come with the frame.
-        assert set(frame.hops) == set(HOPS), (frame.sequence, set(frame.hops))
+        # What the lost replica had done of a frame, the gateway tells from what has come with the frame. A null process
+        # is a codec, too, whose tunnels end with its lm's, without a drain of their own: it may be asked too late.
+        needed = set(HOPS) if event == "failover" else set(HOPS) - {"codec.encode", "codec.decode"}
+        assert needed <= set(frame.hops), (frame.sequence, set(frame.hops))
+
+
+async def test_the_frames_behind_a_cut_are_kept() -> None:
+    async with receiver() as collected, NullMesh(slots=4, replicas=2, environment={
+            "MOSHIMESH_OTLP_ENDPOINT": collected.endpoint, "MOSHIMESH_TRACE_ONE_IN": NEVER}) as mesh:
+        live = Live()
+
+        async def stop(sequence: int) -> None:
+            if sequence == 30:
+                mesh.processes["gateway"].send(signal.SIGTERM)
+
+        await live.talk(mesh.addresses("gateway"), 60, stop)
+        await asyncio.sleep(SENT_S)
+    before, after = sorted(collected.named("session"), key=lambda session: session.start)
+    assert before.attributes["moshimesh.session"] == after.attributes["moshimesh.session"]
+    (resumed,) = (event for event in after.events if event.name == "resumed")
+    first = resumed.attributes["moshimesh.sequence"]
+    assert 25 < first < 40
+    kept = {frame.sequence for frame in collected.frames() if frame.root.links[0][1] == after.span_id}
+    assert set(range(first, first + 5)) <= kept and min(kept) >= first  # type: ignore[type-var]
 
 
 async def stepper(mesh: NullMesh) -> str:

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from moshimesh.codec.v1 import codec_pb2
+from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.gateway.tunnel import Call, Method, Tunnel
 from services.mesh.errors import InvalidRequest, MeshError, NoFreeSlot, PeerLost, PeerRefused
 from services.mesh.serving import Context, stream
-from services.mesh.tunnel import WAITING_REQUESTS, TunnelServer
+from services.mesh.tunnel import LAZY_S, WAITING_REQUESTS, TunnelServer
 
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 ENCODE = Method(f"/{DESCRIPTOR.full_name}/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
@@ -165,3 +166,25 @@ async def test_a_lost_service_is_told_to_every_call(served) -> None:
             await numbers(call)
     with pytest.raises(PeerLost):
         await numbers(tunnel.call(ENCODE))
+
+
+async def test_what_is_to_be_kept_arrives_soon_and_not_at_a_service_that_drains(served) -> None:
+    _, tunnels, tunnel, _ = served
+    kept: list[int] = []
+    tunnels.keep = lambda keep: kept.append(keep.sequence)
+    assert not tunnel.keep(tunnel_pb2.Keep(sequence=1))  # nobody is there yet
+    call = tunnel.call(ENCODE)
+    call.send(frame(1))
+    await anext(call)
+    assert tunnel.keep(tunnel_pb2.Keep(sequence=2))
+    call.send(frame(2))  # takes it along
+    await anext(call)
+    assert kept == [2]
+    assert tunnel.keep(tunnel_pb2.Keep(sequence=3))
+    await asyncio.sleep(10 * LAZY_S)  # with nothing else to send, it goes alone
+    assert kept == [2, 3]
+    told = asyncio.Event()
+    call.on_draining = told.set
+    tunnels.drain()
+    await asyncio.wait_for(told.wait(), 2)
+    assert not tunnel.keep(tunnel_pb2.Keep(sequence=4))
