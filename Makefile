@@ -9,9 +9,12 @@ METRICS ?= 0
 DEVICE ?= cpu
 SLOTS ?= 8
 QUICK ?=
+TARGET ?=
+FRAME ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help env run demo test lint talker talk-eval bench bench-gpu chaos stubs clean
+.PHONY: help env run demo test lint talker talk-eval bench bench-gpu chaos trace profile \
+        bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -65,6 +68,16 @@ bench-gpu: env ## the same with the real weights on a CUDA machine (CHECKPOINT, 
 
 chaos: env ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
 	$(PY) -m bench.chaos $(if $(QUICK),--quick)
+
+trace: env ## make a call and show where its slowest frame's time went, also out/trace.png (WAV, CHECKPOINT, TARGET, FRAME)
+	@$(PY) -m bench.trace --wav $(WAV) --checkpoint $(CHECKPOINT) --device $(DEVICE) \
+		$(if $(TARGET),--target $(TARGET)) $(if $(FRAME),--frame $(FRAME))
+
+profile: env ## say what a tick's time goes to, and the bottleneck; writes out/profile.json (CHECKPOINT, DEVICE, QUICK=1)
+	@$(PY) -m bench.profile --checkpoint $(CHECKPOINT) --device $(DEVICE) $(if $(QUICK),--quick)
+
+bench-recorder: env ## measure what traces cost and whether they tell all; writes out/recorder.json (QUICK=1: 3 minutes)
+	@$(PY) -m bench.recorder $(if $(QUICK),--quick)
 
 stubs: env ## generate the Python stubs from the protos
 	$(PY) -m scripts.stubs

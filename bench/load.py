@@ -37,6 +37,11 @@ class Caller:
     sent: dict[int, float] = field(default_factory=dict)
     latency_ms: dict[int, float] = field(default_factory=dict)
     hops: dict[int, Sequence[moshimesh.HopTiming]] = field(default_factory=dict)
+    gateway_ms: dict[int, float] = field(default_factory=dict)
+    """From the arrival of the frame at the gateway until its answer left, on the gateway's clock."""
+    session: str = ""
+    answers: int = 0
+    """Also those to the silence that is sent for the delay line: as many as the frames that only filled it."""
     skipped: int = 0
     error: str = ""
 
@@ -93,10 +98,15 @@ async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_
     try:
         async for event in mesh.converse(speak(caller, speech, frames), seed=caller.number):
             if isinstance(event, moshimesh.Speech):
+                caller.answers += 1
                 if event.sequence in caller.sent:  # the flush of the delay line was not sent by us
                     caller.latency_ms[event.sequence] = (time.perf_counter() - caller.sent[event.sequence]) * 1000
                     caller.hops[event.sequence] = event.hops
+                    caller.gateway_ms[event.sequence] = (
+                        event.hops[-1].finished_unix_nanos - event.capture_unix_nanos) / 1e6
                 caller.skipped = event.frames_skipped
+            elif isinstance(event, moshimesh.Ready):
+                caller.session = event.session_id
     except moshimesh.MeshError as error:
         caller.error = str(error)
 

@@ -36,16 +36,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_wav(path: Path) -> tuple[bytes, int]:
-    """16 bit mono samples and their rate."""
+def read_wav(path: Path, program: str = "demo") -> tuple[bytes, int]:
+    """16 bit mono samples and their rate; ends `program` with one line when there are none."""
     try:
         with wave.open(str(path)) as wav:
             if wav.getnchannels() != 1 or wav.getsampwidth() != 2:
-                raise SystemExit(f"demo: {path} must be mono with 16 bit samples; convert it, for example with "
+                raise SystemExit(f"{program}: {path} must be mono with 16 bit samples; convert it, for example with "
                                  f"sox {path} -c 1 -b 16 -r 24000 out.wav")
             return wav.readframes(wav.getnframes()), wav.getframerate()
     except (OSError, wave.Error, EOFError) as error:
-        raise SystemExit(f"demo: {path} can't be read as a WAV file: {error}") from None
+        raise SystemExit(f"{program}: {path} can't be read as a WAV file: {error}") from None
 
 
 async def at_pace(pcm: bytes, rate: int, live: bool) -> AsyncIterator[bytes]:
