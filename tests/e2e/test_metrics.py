@@ -387,7 +387,7 @@ def _named() -> Iterator[tuple[str, str]]:
 
 def _docs() -> list[tuple[str, str]]:
     """(OpenTelemetry's name, Prometheus' name) as the docs list them."""
-    pages = [ROOT / "docs" / name for name in ("telemetry.md", "metrics-part.md")]
+    pages = [ROOT / "docs" / "telemetry.md"]
     text = "".join(page.read_text() for page in pages if page.exists())
     return re.findall(r"^\| `([a-z.]+)` \| `([a-z_]+)` \|", text, re.M)
 
