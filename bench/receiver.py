@@ -158,8 +158,8 @@ def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> list[Span]
         spans += [Span(service, span.name, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
                        span.start_time_unix_nano, span.end_time_unix_nano, attributes_of(span.attributes),
                        [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
-                       [Event(event.name, event.time_unix_nano, attributes_of(event.attributes)) for event in span.events],
-                       resource)
+                       [Event(event.name, event.time_unix_nano, attributes_of(event.attributes))
+                        for event in span.events], resource)
                   for scope in batch.scope_spans for span in scope.spans]
     return spans
 
