@@ -260,6 +260,8 @@ async def test_a_call_that_a_drain_cuts_is_told_why(checkpoint: str) -> None:
             await stream.write(config())
             assert (await stream.read()).WhichOneof("response") == "ready"
             mesh.processes["gateway"].send(signal.SIGTERM)
+            # Also a caller who says nothing is told.
+            assert (await stream.read()).go_away.time_left_ms == 1000
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stream.read()
         assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
