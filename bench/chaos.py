@@ -54,6 +54,7 @@ class Caller:
     resumed: list[moshimesh.Resumed] = field(default_factory=list)
     spoken: list[bytes] = field(default_factory=list)
     skipped: int = 0
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
     stopped_at: float = 0.0
     error: str = "never ended"
 
@@ -66,6 +67,8 @@ class Caller:
                         self.answers[event.sequence] = event
                         self.at[event.sequence] = time.perf_counter()
                         self.skipped = event.frames_skipped
+                    elif isinstance(event, moshimesh.Ready):
+                        self.opened.set()
                     elif isinstance(event, moshimesh.Resumed):
                         self.resumed.append(event)
             except moshimesh.MeshError as error:
@@ -74,6 +77,7 @@ class Caller:
                 self.error = ""
 
     async def _speak(self, until: asyncio.Event) -> AsyncIterator[bytes]:
+        await self.opened.wait()  # as a person does; what is said before, a live call may skip
         begin = time.perf_counter()
         while not until.is_set():
             number = len(self.spoken)

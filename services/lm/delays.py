@@ -60,6 +60,26 @@ class DelayLine:
         frame = self._line[row, own, (position - self._max_delay + self._delays[own]) % self._length]
         return np.where(position <= self._max_delay, UNGENERATED, frame)
 
+    def replay(self, row: int, codes: Ints, generated: Ints) -> Ints:
+        """`feed` and `take` of successive steps [n, ...] of one row whose outcome is known; their inputs [n, streams].
+
+        At once: step by step, this took longer than the model did.
+        """
+        position = self.positions[row] + np.arange(len(codes))[:, None]
+        inputs = self._line[row, self._streams, position % self._length]
+        inputs[1:, : self._generated] = generated[:-1]
+        for stream in self._streams[self._generated :]:
+            delay = self._delays[stream]
+            inputs[delay:, stream] = codes[: len(codes) - delay, stream - self._generated]
+        # The last steps fill the line whatever was there before.
+        last = max(len(codes) - self._length, 0)
+        self.positions[row] += last
+        index = np.array([row])
+        for step in range(last, len(codes)):
+            self.feed(index, codes[[step]])
+            self.take(index, generated[[step]])
+        return np.where(position <= self._delays, self._initial, inputs)
+
     def amend(self, row: int, generated: Ints) -> None:
         """Replace what the row's last step generated [1 + own_codebooks], where it is known (not negative)."""
         last = self._line[row, : self._generated, self.positions[row] % self._length]  # a view

@@ -107,7 +107,7 @@ class LmEngine:
         if codes.shape != (len(codes), facts.user_codebooks) or tokens.shape != (len(codes), 1 + facts.own_codebooks):
             raise ValueError(f"codes and tokens must be [frames, {facts.user_codebooks}] and [frames, "
                              f"{1 + facts.own_codebooks}], got {list(codes.shape)} and {list(tokens.shape)}")
-        index, device = np.array([row]), self._rings.device
+        device = self._rings.device
         self._line.open(row)
         self._line.positions[row] = first_step
         generated = self._line.generated(tokens)
@@ -125,7 +125,7 @@ class LmEngine:
         for begin in range(0, known, PREFILL_FRAMES):
             frames = range(begin, min(begin + PREFILL_FRAMES, known))
             # The row's position ends up right behind the chunk, where a graph's step of other rows may write.
-            inputs = np.concatenate([self._pass(index, codes[[frame]], generated[[frame]]) for frame in frames])
+            inputs = self._line.replay(row, codes[begin : frames.stop], generated[begin : frames.stop])
             named = slice(max(first, begin), frames.stop)
             if named.start < named.stop:
                 with torch.inference_mode():
@@ -135,12 +135,6 @@ class LmEngine:
         for frame in range(known, len(codes)):
             self.step([row], codes[frame : frame + 1])
             self._line.amend(row, generated[frame])
-
-    def _pass(self, row: Ints, codes: Ints, generated: Ints) -> Ints:
-        """The input [1, streams] of one step whose outcome is known; all arguments are of one row."""
-        tokens = self._line.feed(row, codes)
-        self._line.take(row, generated)
-        return tokens
 
     def step(self, rows: Sequence[int], codes: NDArray[np.int64]) -> Ints:
         """One frame of each named row: codes int64 [n, user_codebooks] -> tokens int64 [n, 1 + own_codebooks].
