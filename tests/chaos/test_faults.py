@@ -27,6 +27,9 @@ async def test_calls_survive(whole_mesh: LocalMesh, fault: str) -> None:
     row = await run(whole_mesh, fault, callers=3, history_s=6.0, after_s=4.0)
     assert row["calls_lost"] == 0, row
     assert row["gap_max_ms"] < FAULTS[fault], row
+    if fault == "lm_frozen":  # before anybody can know that it hangs, a call may skip a frame to keep time
+        assert row["frames_lost"] <= row["calls"], row
+        return
     assert row["frames_lost"] == 0, row
     # No frame was lost, and all of the call is within the model's context: the tokens are those of a call where nothing
     # happened.
