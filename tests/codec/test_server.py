@@ -18,10 +18,11 @@ from services.codec.engine import DecodeEngine, EncodeEngine, build_engines
 from services.codec.server import DESCRIPTOR, CodecServer
 from services.gateway.history import History
 from services.gateway.memory import DecoderMemory, EncoderMemory
-from services.gateway.tunnel import Method, Tunnel
+from services.gateway.tunnel import Method
 from services.mesh.checkpoint import load_mimi, resolve
 from services.mesh.errors import REASON_KEY, MeshError
 from services.mesh.telemetry import FrameTracer
+from tests.served import Served
 
 Pcm = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
@@ -30,26 +31,11 @@ ENCODE = Method(f"/{DESCRIPTOR.full_name}/Encode", codec_pb2.EncodeRequest, code
 DECODE = Method(f"/{DESCRIPTOR.full_name}/Decode", codec_pb2.DecodeRequest, codec_pb2.DecodeResponse)
 
 
-class Replica:
-    """A server with its stub and tunnel."""
+class Replica(Served):
+    """One replica."""
 
     def __init__(self, engines: tuple[EncodeEngine, DecodeEngine]) -> None:
-        self.service = CodecServer(*engines, "talker", FrameTracer(), 5.0)
-
-    async def __aenter__(self) -> Replica:
-        self._server = grpc.aio.server()
-        self.service.register(self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        await self._server.start()
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self.stub = codec_pb2_grpc.CodecServiceStub(self._channel)
-        self.tunnel = Tunnel("codec", self._channel)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
-        await self._server.stop(0)
-        await self.service.close()
+        super().__init__("codec", CodecServer(*engines, "talker", FrameTracer(), 5.0), codec_pb2_grpc.CodecServiceStub)
 
     async def info(self) -> codec_pb2.GetInfoResponse:
         return await self.stub.GetInfo(codec_pb2.GetInfoRequest())

@@ -25,6 +25,12 @@ async def pieces(sizes: Sequence[int]) -> AsyncIterator[bytes]:
         begin += size
 
 
+async def spoken(audio: asyncio.Queue[int | None]) -> AsyncIterator[bytes]:
+    """A frame for each number, until there is None."""
+    while (frame := await audio.get()) is not None:
+        yield np.full(FRAME, frame, dtype="<f4").tobytes()
+
+
 async def drain(ingest: Ingest) -> list[CallerFrame]:
     frames = []
     async for frame in ingest.frames():
@@ -123,12 +129,7 @@ async def test_a_live_call_that_is_held_up_loses_nothing() -> None:
     clock = [100.0]
     ingest = Ingest(FLOATS, live=True, delay_frames=0, now=lambda: clock[0])
     audio: asyncio.Queue[int | None] = asyncio.Queue()
-
-    async def spoken() -> AsyncIterator[bytes]:
-        while (frame := await audio.get()) is not None:
-            yield np.full(FRAME, frame, dtype="<f4").tobytes()
-
-    reading = asyncio.create_task(ingest.read(spoken()))
+    reading = asyncio.create_task(ingest.read(spoken(audio)))
     frames = ingest.frames()
     heard = []
     for frame in range(30):
@@ -143,16 +144,10 @@ async def test_a_live_call_that_is_held_up_loses_nothing() -> None:
     for _ in range(IN_FLIGHT_FRAMES):
         ingest.answered()
     audio.put_nowait(None)
-    heard += [frame async for frame in frames_answered(ingest)]
+    heard += await drain(ingest)
     await reading
     assert [frame.sequence for frame in heard] == list(range(30))
     assert ingest.frames_skipped == 0
-
-
-async def frames_answered(ingest: Ingest) -> AsyncIterator[CallerFrame]:
-    async for frame in ingest.frames():
-        yield frame
-        ingest.answered()
 
 
 async def test_a_live_call_in_a_mesh_that_is_only_slow_skips() -> None:
@@ -160,12 +155,7 @@ async def test_a_live_call_in_a_mesh_that_is_only_slow_skips() -> None:
     clock = [100.0]
     ingest = Ingest(FLOATS, live=True, delay_frames=0, now=lambda: clock[0])
     audio: asyncio.Queue[int | None] = asyncio.Queue()
-
-    async def spoken() -> AsyncIterator[bytes]:
-        while (frame := await audio.get()) is not None:
-            yield np.full(FRAME, frame, dtype="<f4").tobytes()
-
-    reading = asyncio.create_task(ingest.read(spoken()))
+    reading = asyncio.create_task(ingest.read(spoken(audio)))
     frames, heard = ingest.frames(), []
     for frame in range(60):
         audio.put_nowait(frame)
@@ -190,7 +180,7 @@ async def test_a_call_taken_up_after_ten_seconds_loses_nothing() -> None:
 
     reading = asyncio.create_task(ingest.read(silence()))
     await asyncio.sleep(0.05)
-    heard = [frame async for frame in frames_answered(ingest)]
+    heard = await drain(ingest)
     await reading
     assert [frame.sequence for frame in heard] == list(range(100, 289))
     assert ingest.frames_skipped == 0

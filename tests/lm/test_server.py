@@ -17,7 +17,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from services.codec.engine import build_engines
 from services.gateway.history import History
-from services.gateway.tunnel import Method, Tunnel
+from services.gateway.tunnel import Method
 from services.lm.delays import UNGENERATED
 from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling
@@ -26,6 +26,7 @@ from services.mesh.checkpoint import load_lm, load_mimi, resolve
 from services.mesh.errors import REASON_KEY, MeshError
 from services.mesh.telemetry import FrameTracer
 from tests.lm.small_lm import Ints, random_codes, random_lm
+from tests.served import Served
 
 Pcm = npt.NDArray[np.float32]
 GREEDY = lm_pb2.Sampling(text_temperature=0, audio_temperature=0, seed=1)
@@ -39,26 +40,12 @@ class Tokenizer:
         return str(token)
 
 
-class Replica:
-    """A server with its port, stub and tunnel."""
+class Replica(Served):
+    """One replica."""
 
     def __init__(self, engine: LmEngine) -> None:
-        self.service = LmServer(engine, Tokenizer(), Sampling(), "small", FrameTracer(), 5.0)
-
-    async def __aenter__(self) -> Replica:
-        self._server = grpc.aio.server()
-        self.service.register(self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        await self._server.start()
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self.stub = lm_pb2_grpc.LmServiceStub(self._channel)
-        self.tunnel = Tunnel("lm", self._channel)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
-        await self._server.stop(0)
-        await self.service.close()
+        super().__init__("lm", LmServer(engine, Tokenizer(), Sampling(), "small", FrameTracer(), 5.0),
+                         lm_pb2_grpc.LmServiceStub)
 
     async def info(self) -> lm_pb2.GetInfoResponse:
         return await self.stub.GetInfo(lm_pb2.GetInfoRequest())

@@ -1,0 +1,34 @@
+"""A service of ours in this process, on a real port, with what callers have of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from typing_extensions import Self
+
+from services.gateway.tunnel import Tunnel
+from services.mesh.serving import Servable
+
+
+class Served:
+    """`async with` serves it; `stub` and `tunnel` lead there."""
+
+    def __init__(self, role: str, service: Servable, stub: Callable[[grpc.aio.Channel], Any]) -> None:
+        self.role, self.service, self._make_stub = role, service, stub
+
+    async def __aenter__(self) -> Self:
+        self._server = grpc.aio.server()
+        self.service.register(self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.stub = self._make_stub(self._channel)
+        self.tunnel = Tunnel(self.role, self._channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+        await self._server.stop(0)
+        await self.service.close()
