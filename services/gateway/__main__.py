@@ -39,12 +39,12 @@ async def main(config: GatewayConfig) -> None:
     model_id = common_model((codec, lm))
     sessions = Sessions(store, f"{socket.gethostname()}-{secrets.token_hex(4)}", config.grace_s)
     registry = Registry(store, (codec, lm))
-    mesh = Mesh(codec, lm, sessions, Line(store, config.most_waiting), config.longest_call_s)
+    mesh = Mesh(codec, lm, sessions, Line(store, config.most_waiting), config.longest_call_s, config.idle_s)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     watch(metrics, (codec, lm), sessions, mesh.line)
     await server.start(GatewayServer(
         mesh, Limits(store, config.calls_per_key), tracer, GatewayMetrics(metrics), stall_s=config.stall_s,
-        idle_s=config.idle_s, drain_s=config.drain_s, trace_one_in=config.trace_one_in))
+        drain_s=config.drain_s, trace_one_in=config.trace_one_in))
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, model_id)
     await server.run_until_signal()
     await registry.close()

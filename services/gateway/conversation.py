@@ -23,7 +23,7 @@ from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_mod
 from services.gateway.sealing import Handle
 from services.gateway.sessions import Session, Sessions
 from services.gateway.tracing import CallTrace
-from services.mesh.errors import CallTooLong, Draining, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
+from services.mesh.errors import CallTooLong, Draining, IdleCaller, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
 
 Response = conversation_pb2.ConverseResponse
 
@@ -37,6 +37,7 @@ class Mesh:
     sessions: Sessions
     line: Line
     longest_call_s: float
+    idle_s: float
 
     async def model(self) -> str:
         """The model of new conversations. Raises PeerLost, ModelMismatch."""
@@ -78,7 +79,7 @@ class Conversation:
         `pieces` is the caller's audio. Raises MeshError.
         """
         session, model_id = await self._resumed()
-        reader: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[None]] = []
         last_call: asyncio.TimerHandle | None = None
         ended = "failed"
         try:
@@ -130,7 +131,8 @@ class Conversation:
             if not self._mesh.sessions.store.available:
                 self._resume_status(False)
             self._meter.begin(audio, ingest)
-            reader = asyncio.create_task(ingest.read(self._meter.listen(pieces)))
+            tasks = [asyncio.create_task(ingest.read(self._meter.listen(pieces))),
+                     asyncio.create_task(self._end_when_idle(ingest, pipeline))]
             last_call = asyncio.get_running_loop().call_later(
                 max(session.began + self._mesh.longest_call_s - time.time(), 0), pipeline.fail,
                 CallTooLong(f"a call may last {self._mesh.longest_call_s:.0f} s here; open a new one"))
@@ -158,10 +160,9 @@ class Conversation:
                 self._pipeline.close()
             if last_call is not None:
                 last_call.cancel()
-            if reader is not None:
-                reader.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reader
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if session is not None:
                 session.end(ended, keep=ended not in ("completed", CallTooLong.reason))
             self._trace.ended(ended, is_error=ended not in ("completed", "cancelled"))
@@ -180,6 +181,16 @@ class Conversation:
                 session.end("failed", keep=True)
                 raise InvalidRequest("BAD_SEQUENCE", str(error), field="config.answered_sequence") from None
         return session, session.model_id
+
+    async def _end_when_idle(self, ingest: Ingest, pipeline: Pipeline) -> None:
+        """The slots belong to those who talk."""
+        limit_s = self._mesh.idle_s
+        while True:
+            left_s = limit_s - ingest.idle_s
+            if left_s <= 0:
+                break
+            await asyncio.sleep(left_s)
+        pipeline.fail(IdleCaller(f"no audio for {limit_s:.0f} s; send silence to keep a call open"))
 
     def _new_history(self, lm: lm_pb2.StepReady) -> History:
         return History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,19 @@ class CallerFrame:
     received: int
 
 
+class FrameSink(Protocol):
+    """Where the frames go."""
+
+    def send(self, frame: CallerFrame) -> None:
+        """Take one frame; `Ingest.answered` says that it has left again."""
+
+    def end(self) -> None:
+        """No more will come."""
+
+    def fail(self, error: Exception) -> None:
+        """The caller's audio can't be used."""
+
+
 class Ingest:
     """The queue between the caller's audio and the mesh."""
 
@@ -111,14 +125,20 @@ class Ingest:
         self._rest: Pcm = np.zeros(0, dtype=np.float32)  # less than a frame
         self._next_cut = first_sequence
         self._now = now
-        self._waits_for = 0  # frames in the mesh
+        self._in_mesh = 0  # frames, never more than IN_FLIGHT_FRAMES
         self._progress = now()  # when the last one left it, or the first of these went there
+        self._waits_since: float | None = None  # for the caller's next piece
         self._catch_up_until = max(first_sequence, next_sequence) + CATCH_UP_FRAMES if next_sequence else 0
         self._frames: deque[CallerFrame] = deque()
         self._largest_piece_frames = 1
         self._ended = False
-        self._changed = asyncio.Event()
-        self._in_flight = asyncio.Semaphore(IN_FLIGHT_FRAMES)
+        self._sink: FrameSink | None = None
+        self._room = asyncio.Event()
+
+    @property
+    def idle_s(self) -> float:
+        """For how long the caller has sent nothing, though it could have."""
+        return 0.0 if self._waits_since is None else self._now() - self._waits_since
 
     @property
     def frames_heard(self) -> int:
@@ -128,54 +148,67 @@ class Ingest:
     async def read(self, pieces: AsyncIterator[bytes]) -> None:
         """Take the caller's audio until it ends, then add the silence that flushes the model's delay line."""
         try:
+            self._waits_since = self._now()
             async for data in pieces:
+                self._waits_since = None
                 piece = self._audio.decode(data)
                 frame = self._audio.samples_per_frame
                 self._largest_piece_frames = max(self._largest_piece_frames, -(-len(piece) // frame))
-                self._rest = np.concatenate((self._rest, piece))
+                self._rest = np.concatenate((self._rest, piece)) if len(self._rest) else piece
                 while len(self._rest) >= frame:
                     await self._add(self._rest[:frame])
                     self._rest = self._rest[frame:]
+                self._waits_since = self._now()
             await self._flush()
         except Exception as error:
             self.failure = error
-        finally:
-            self._ended = True
-            self._changed.set()
+        self._waits_since = None
+        self._ended = True
+        self._send()
 
-    async def frames(self) -> AsyncIterator[CallerFrame]:
-        """The frames to send, never more than IN_FLIGHT_FRAMES ahead of `answered`. Raises what `read` failed with."""
-        while True:
-            await self._in_flight.acquire()
-            while not self._frames and not self._ended:
-                await self._wait_for_change()
-            if self.failure:
-                raise self.failure
-            if not self._frames:
-                return
-            if not self._waits_for:
-                self._progress = self._now()
-            self._waits_for += 1
-            yield self._frames.popleft()
-            self._changed.set()
+    def send_to(self, sink: FrameSink) -> None:
+        """Hand over the frames that wait and those to come, never more than IN_FLIGHT_FRAMES ahead of `answered`, and
+        then the end; or at once what `read` has failed with.
+        """
+        self._sink = sink
+        self._send()
 
     def answered(self) -> None:
         """One frame has left the mesh."""
         self._look_for_a_stall()
         self._progress = self._now()
-        self._waits_for -= 1
-        self._in_flight.release()
+        self._in_mesh -= 1
+        self._send()
+
+    def _send(self) -> None:
+        sink = self._sink
+        if sink is None:
+            return
+        if self.failure is not None:
+            self._sink = None
+            sink.fail(self.failure)
+            return
+        while self._frames and self._in_mesh < IN_FLIGHT_FRAMES:
+            if not self._in_mesh:
+                self._progress = self._now()
+            self._in_mesh += 1
+            sink.send(self._frames.popleft())
+            self._room.set()
+        if self._ended and not self._frames:
+            self._sink = None
+            sink.end()
 
     def _look_for_a_stall(self) -> None:
         """While frames are in the mesh and none leaves it, a replica is lost or hangs, and its session is moving."""
-        if self._waits_for and self._now() - self._progress > STALLED_S:
+        if self._in_mesh and self._now() - self._progress > STALLED_S:
             self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
 
     async def _add(self, pcm: Pcm) -> None:
         frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
         # What the model has heard before must all come, and bring the encoder back to where it was.
         while (not self._live or self._next_cut < self.next_sequence) and len(self._frames) >= IN_FLIGHT_FRAMES:
-            await self._wait_for_change()
+            self._room.clear()
+            await self._room.wait()
         self._next_cut += 1
         self._frames.append(frame)
         most = self._largest_piece_frames + LIVE_SLACK_FRAMES
@@ -185,7 +218,7 @@ class Ingest:
         while self._live and len(self._frames) > most and self._frames[0].sequence >= self.next_sequence:
             self._frames.popleft()
             self.frames_skipped += 1
-        self._changed.set()
+        self._send()
 
     async def _flush(self) -> None:
         """Fill up the last frame, and follow it with as many frames of silence as the delay line is long."""
@@ -196,7 +229,3 @@ class Ingest:
         silence = bytes(4 * self._audio.samples_per_frame)
         for sequence in range(self._next_cut, self._next_cut + self._delay_frames):
             self._frames.append(CallerFrame(sequence, silence, now_unix_nanos()))
-
-    async def _wait_for_change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()

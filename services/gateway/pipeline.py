@@ -3,8 +3,8 @@
     caller's audio -> codec.Encode -> lm.Step -> codec.Decode -> Moshi's audio
 
 Each stage is one bidi call, tunnelled with those of all other callers over one stream per replica; when the replica
-drains or is lost, the stage moves (see stage.py) and the pipeline does not notice. A stage's requests are the answers
-of the stage before it, so the frames of a call overlap: while one is decoded, the next is stepped.
+drains or is lost, the stage moves (see stage.py) and the pipeline does not notice. A stage's answer is the next one's
+request, handed on at once, so the frames of a call overlap: while one is decoded, the next is stepped.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.ingest import Ingest
+from services.gateway.ingest import CallerFrame, Ingest
 from services.gateway.memory import DecoderMemory, EncoderMemory, LmMemory
 from services.gateway.metering import CallMeter
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas
 from services.gateway.stage import Change, Stage
 from services.gateway.tracing import CallTrace
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import MeshError
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,37 @@ class Speech:
     codes: list[int]
 
 
+class _Nudge:
+    """The reader has something else to do."""
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """What a stage's answers, their end and their failure lead to."""
+
+    answered: Callable[[Any], None]
+    end: Callable[[], None]
+    fail: Callable[[Exception], None]
+
+
 class Pipeline:
     """One call's three stages."""
 
     def __init__(self, session_id: str, model_id: str, codec: Replicas, lm: Replicas, lm_memory: LmMemory,
                  first_sequence: int, priming_frames: int, trace: CallTrace, meter: CallMeter) -> None:
         self._trace, self._meter = trace, meter
-        self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             functools.partial(self._moved, "codec"),
-                             trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
-        self._step = Stage(lm, STEP, model_id, lm_memory, functools.partial(self._moved, "lm"),
-                           trace.server_of(audio_pb2.HOP_LM_STEP))
+        self._ingest: Ingest | None = None
+        self._said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded as the next one is
+        # Decoded frames, failures, nudges and the end; bounded by ingest's frames in flight, and a few nudges.
+        self._out: asyncio.Queue[audio_pb2.PcmFrame | Exception | _Nudge | None] = asyncio.Queue()
         self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             functools.partial(self._moved, "codec"),
-                             trace.server_of(audio_pb2.HOP_CODEC_DECODE))
+                             _Behind(self._out.put_nowait, lambda: self._out.put_nowait(None), self.fail),
+                             functools.partial(self._moved, "codec"), trace.server_of(audio_pb2.HOP_CODEC_DECODE))
+        self._step = Stage(lm, STEP, model_id, lm_memory, _Behind(self._stepped, self._decode.half_close, self.fail),
+                           functools.partial(self._moved, "lm"), trace.server_of(audio_pb2.HOP_LM_STEP))
+        self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
+                             _Behind(self._encoded, self._step.half_close, self.fail),
+                             functools.partial(self._moved, "codec"), trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
         """Hold a slot in every service. Raises MeshError when one refuses."""
@@ -69,57 +86,62 @@ class Pipeline:
 
     async def converse(self, ingest: Ingest) -> AsyncIterator[Speech | None]:
         """Moshi's side of the conversation, frame by frame, and None after a `nudge`."""
-        trace, meter = self._trace, self._meter
-        said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded by ingest's in-flight
-
-        async def pcm() -> AsyncIterator[codec_pb2.EncodeRequest]:
-            async for frame in ingest.frames():
-                now = now_unix_nanos()
-                context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received,
-                                                 traceparent=trace.begin(frame.sequence))
-                context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received,
-                                 dequeued_unix_nanos=now, started_unix_nanos=now,
-                                 finished_unix_nanos=now_unix_nanos(), batch_size=1)
-                yield codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm))
-
-        async def user_codes(frames: AsyncIterator[audio_pb2.CodeFrame]) -> AsyncIterator[lm_pb2.StepRequest]:
-            async for frame in frames:
-                if frame.context.sequence >= ingest.next_sequence:
-                    yield lm_pb2.StepRequest(frame=frame)
-                else:  # the model has heard it before the call was cut: only the codec had to hear it again
-                    trace.end(frame.context)
-                    ingest.answered()
-
-        async def own_codes(steps: AsyncIterator[lm_pb2.StepFrame]) -> AsyncIterator[codec_pb2.DecodeRequest]:
-            async for step in steps:
-                if step.HasField("text_token"):
-                    said.append(step)
-                    yield codec_pb2.DecodeRequest(frame=step.frame)
-                else:  # the delay line fills: nothing to say yet
-                    trace.end(step.frame.context)
-                    ingest.answered()
-
-        steps = self._step.feed(user_codes(self._encode.feed(pcm())))
-        async for audio in self._decode.feed(own_codes(steps)):
-            if audio is None:
+        self._ingest = ingest
+        ingest.send_to(self)
+        while (audio := await self._out.get()) is not None:
+            if isinstance(audio, Exception):
+                raise audio
+            if isinstance(audio, _Nudge):
                 yield None
                 continue
-            step = said.popleft()
+            step = self._said.popleft()
             received = now_unix_nanos()
             audio.context.hops.add(hop=audio_pb2.HOP_GATEWAY_EMIT, received_unix_nanos=received,
                                    dequeued_unix_nanos=received, started_unix_nanos=received,
                                    finished_unix_nanos=now_unix_nanos(), batch_size=1)
             yield Speech(audio.context, audio.pcm, step.text, step.text_token, list(step.frame.codes))
-            meter.frame(audio.context, trace.end(audio.context))
+            self._meter.frame(audio.context, self._trace.end(audio.context))
             ingest.answered()
 
-    def fail(self, error: MeshError) -> None:
-        """Let `converse` raise an error that comes from elsewhere."""
-        self._decode.fail(error)
+    def send(self, frame: CallerFrame) -> None:
+        """Send a frame on its way. `converse` yields its answer, if there is one, and `Ingest.answered` hears of it."""
+        now = now_unix_nanos()
+        context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received,
+                                         traceparent=self._trace.begin(frame.sequence))
+        context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received, dequeued_unix_nanos=now,
+                         started_unix_nanos=now, finished_unix_nanos=now_unix_nanos(), batch_size=1)
+        self._encode.send(codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm)))
+
+    def end(self) -> None:
+        """No more frames come: `converse` ends behind the last answer."""
+        self._encode.half_close()
+
+    def fail(self, error: Exception) -> None:
+        """Let `converse` raise an error that comes from elsewhere, behind the answers that are there."""
+        self._out.put_nowait(error)
 
     def nudge(self) -> None:
         """Let `converse` yield None soon, whether there is speech or not."""
-        self._decode.nudge()
+        self._out.put_nowait(_Nudge())
+
+    def _encoded(self, frame: audio_pb2.CodeFrame) -> None:
+        assert self._ingest is not None
+        if frame.context.sequence >= self._ingest.next_sequence:
+            self._step.send(lm_pb2.StepRequest(frame=frame))
+        else:  # the model has heard it before the call was cut: only the codec had to hear it again
+            self._ends_here(frame.context)
+
+    def _stepped(self, step: lm_pb2.StepFrame) -> None:
+        if step.HasField("text_token"):
+            self._said.append(step)
+            self._decode.send(codec_pb2.DecodeRequest(frame=step.frame))
+        else:  # the delay line fills: nothing to say yet
+            self._ends_here(step.frame.context)
+
+    def _ends_here(self, context: audio_pb2.FrameContext) -> None:
+        assert self._ingest is not None
+        self._trace.end(context)
+        self._ingest.answered()
 
     def close(self) -> None:
         """End what is still open; the services take their slots back."""

@@ -17,8 +17,8 @@ from services.gateway.replicas import common_model
 from services.gateway.sealing import Handle
 from services.gateway.tracing import CallTrace
 from services.mesh import logs
-from services.mesh.errors import Draining, IdleCaller, InvalidRequest, MeshError
-from services.mesh.serving import Context, next_within, read_config_message, read_payloads, stream
+from services.mesh.errors import Draining, InvalidRequest, MeshError
+from services.mesh.serving import Context, read_config_message, read_payloads, stream
 from services.mesh.telemetry import FrameTracer
 
 FULL_NAME = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name
@@ -32,9 +32,9 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
     full_name = FULL_NAME
 
     def __init__(self, mesh: Mesh, limits: Limits, tracer: FrameTracer, metrics: GatewayMetrics, *,
-                 stall_s: float, idle_s: float, drain_s: float, trace_one_in: int) -> None:
+                 stall_s: float, drain_s: float, trace_one_in: int) -> None:
         self.stall_s = stall_s
-        self._idle_s, self._drain_s = idle_s, drain_s
+        self._drain_s = drain_s
         self._mesh, self._limits = mesh, limits
         self._tracer, self._metrics = tracer, metrics
         self._trace_one_in = trace_one_in
@@ -87,7 +87,7 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         self._conversations.add(conversation)
         try:
             async with meter, self._limits.admit(_key(context), handle.name):
-                responses = conversation.hold(self._pieces(requests))
+                responses = conversation.hold(chunk.pcm async for chunk in read_payloads(requests, "audio"))
                 try:
                     async for response in responses:
                         yield response
@@ -96,18 +96,6 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         finally:
             self._conversations.discard(conversation)
             trace.close()
-
-    async def _pieces(self, requests: AsyncIterator[conversation_pb2.ConverseRequest]) -> AsyncIterator[bytes]:
-        """The caller's audio. Raises IdleCaller when none comes for idle_s: the slots belong to those who talk."""
-        chunks = read_payloads(requests, "audio")
-        while True:
-            try:
-                chunk: conversation_pb2.AudioChunk = await next_within(chunks, self._idle_s)
-            except StopAsyncIteration:
-                return
-            except (asyncio.TimeoutError, TimeoutError):
-                raise IdleCaller(f"no audio for {self._idle_s:.0f} s; send silence to keep a call open") from None
-            yield chunk.pcm
 
 
 def _key(context: Context) -> str:

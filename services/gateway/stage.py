@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
@@ -56,39 +57,50 @@ class Memory(Protocol[RequestMessage]):
         """The requests answered after the first `answers` ones, to be sent again."""
 
 
-class _Interrupted(Exception):
-    """Wakes the reader of a call: something else has happened."""
+class Next(Protocol):
+    """What is behind a stage."""
+
+    def answered(self, frame: Any) -> None:
+        """Take an answer's frame. They come in the order of the requests, each once."""
+
+    def end(self) -> None:
+        """The last request has been answered."""
+
+    def fail(self, error: Exception) -> None:
+        """No more answers will come."""
 
 
 @dataclass(eq=False)
 class _Lease(Generic[RequestMessage, ResponseMessage]):
-    """The session's row at one replica; `next` is the number of the answer that comes next."""
+    """The session's row at one replica; `next` is the number of the answer that comes next, `lost` why none will."""
 
     replica: Replica
     call: Call[RequestMessage, ResponseMessage]
     next: int
+    lost: MeshError | None = None
 
 
 class Stage(Generic[RequestMessage, ResponseMessage]):
-    """One session on one service: opened first, fed later."""
+    """One session on one service. Requests and answers pass through without a task of their own: 12 of them a second
+    and stage, for each of many callers, would be most of what a frame costs here.
+    """
 
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
-                 memory: Memory[RequestMessage], on_change: Callable[[Change], None],
+                 memory: Memory[RequestMessage], behind: Next, on_change: Callable[[Change], None],
                  on_server: Callable[[Replica, int], None]) -> None:
-        """`on_change` hears when the session has moved to another row; `on_server` who answers the frames from a number
-        on.
+        """`behind` gets the answers; `on_change` hears when the session has moved to another row; `on_server` who
+        answers the frames from a number on.
         """
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
-        self._on_change, self._on_server = on_change, on_server
+        self._behind, self._on_change, self._on_server = behind, on_change, on_server
         self._lease: _Lease[RequestMessage, ResponseMessage] | None = None
         # Sent, when, and not answered; bounded by the frames in the mesh.
         self._pending: deque[tuple[RequestMessage, int]] = deque()
         self._answers = 0
-        self._failure: Exception | None = None
-        self._nudged = False
+        self._server: Replica | None = None  # who gave the last one
         self._half_closed = False
-        self._pumping: asyncio.Task[None] | None = None
         self._relocating: asyncio.Task[None] | None = None
+        self._failing_over: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._next_watch = 0.0
         self._progress = 0.0  # when the last answer came, or the first request that waits for one went
@@ -96,90 +108,73 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
 
     async def open(self) -> Any:
         """The service's ready message: the session holds a slot. Raises MeshError when no replica takes it."""
-        self._lease, ready = await self._connect(())
+        lease, ready = await self._connect(())
+        self._hold(lease)
         self._next_watch = _now()
         self._watch()
         return ready
 
-    async def feed(self, requests: AsyncIterator[RequestMessage]) -> AsyncIterator[Any]:
-        """Send the requests and yield the answers' frames, and None after a `nudge`.
-
-        Raises what this stage or an earlier one failed with: `requests` are an earlier stage's answers.
-        """
-        self._pumping = asyncio.create_task(self._pump(requests))
-        server: Replica | None = None
-        while True:
-            lease = self._lease
-            assert lease is not None
-            try:
-                response: Any = await lease.call.__anext__()
-            except StopAsyncIteration:
-                return
-            except _Interrupted:
-                if self._failure is not None:
-                    raise self._failure from None
-                if self._nudged:
-                    self._nudged = False
-                    yield None
-                continue
-            except MeshError as error:
-                await self._fail_over(lease, error)
-                continue
-            kind = response.WhichOneof("response")
-            if kind == "summary":
-                continue
-            number, lease.next = lease.next, lease.next + 1
-            if number < self._answers:  # stepped again behind a move
-                continue
-            request, sent = self._pending.popleft()
-            self._answers += 1
+    def send(self, request: RequestMessage) -> None:
+        """Send a request. Its sender bounds how many are in flight."""
+        assert self._lease is not None
+        if not self._pending:
             self._progress = _now()
-            frame = getattr(response, kind)
-            context = frame.frame.context if kind == "step" else frame.context
-            lease.replica.clock.stamp(context, sent)
-            if server is not lease.replica:
-                server = lease.replica
-                self._on_server(server, context.sequence)
-            self._memory.answered(request, frame)
-            yield frame
+        self._pending.append((request, now_unix_nanos()))
+        self._lease.call.send(request)
 
-    def fail(self, error: Exception) -> None:
-        """Let `feed` raise an error that comes from elsewhere."""
-        self._failure = error
-        self._interrupt()
-
-    def nudge(self) -> None:
-        """Let `feed` yield None behind the answers that are there: its reader has something else to do."""
-        self._nudged = True
-        self._interrupt()
-
-    def _interrupt(self) -> None:
-        if self._lease is not None:
-            self._lease.call.fail(_Interrupted())
+    def half_close(self) -> None:
+        """Say that no more requests come."""
+        assert self._lease is not None
+        self._half_closed = True
+        self._lease.call.half_close()
 
     def close(self) -> None:
         """End the session if it is still open; the service takes its slot back."""
-        for task in (self._pumping, self._relocating):
+        for task in (self._relocating, self._failing_over):
             if task is not None:
                 task.cancel()
         if self._watching is not None:
             self._watching.cancel()
-        if self._lease is not None:
-            self._lease.call.cancel()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.call.cancel()
 
-    async def _pump(self, requests: AsyncIterator[RequestMessage]) -> None:
+    def _hold(self, lease: _Lease[RequestMessage, ResponseMessage]) -> None:
+        self._lease = lease
+        lease.call.deliver_to(functools.partial(self._receive, lease))
+
+    def _receive(self, lease: _Lease[RequestMessage, ResponseMessage], response: Any) -> None:
+        """Take what a call delivers: nothing may be raised here, since other sessions' calls are behind it."""
+        if lease is not self._lease:  # the session has moved on, or is over
+            return
         try:
-            async for request in requests:
-                assert self._lease is not None
-                if not self._pending:
-                    self._progress = _now()
-                self._pending.append((request, now_unix_nanos()))
-                self._lease.call.send(request)
-            self._half_closed = True
-            assert self._lease is not None
-            self._lease.call.half_close()
+            if response is None:
+                self._behind.end()
+            elif isinstance(response, MeshError):
+                self._lost(lease, response)
+            else:
+                self._take(lease, response)
         except Exception as error:
-            self.fail(error)
+            self._behind.fail(error)
+
+    def _take(self, lease: _Lease[RequestMessage, ResponseMessage], response: Any) -> None:
+        kind = response.WhichOneof("response")
+        if kind == "summary":
+            return
+        number, lease.next = lease.next, lease.next + 1
+        if number < self._answers:  # stepped again behind a move
+            return
+        request, sent = self._pending.popleft()
+        self._answers += 1
+        self._progress = _now()
+        frame = getattr(response, kind)
+        context = frame.frame.context if kind == "step" else frame.context
+        lease.replica.clock.stamp(context, sent)
+        if self._server is not lease.replica:
+            self._server = lease.replica
+            self._on_server(lease.replica, context.sequence)
+        self._memory.answered(request, frame)
+        self._behind.answered(frame)
 
     async def _connect(self, passed_over: Collection[Replica]
                        ) -> tuple[_Lease[RequestMessage, ResponseMessage], Any]:
@@ -221,25 +216,37 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         if len(passed) < self._answers - lease.next:
             lease.call.cancel()
             return False
-        old, self._lease = self._lease, lease
+        old = self._lease
         for request in (*passed, *(request for request, _ in self._pending)):
             lease.call.send(request)
         if self._half_closed:
             lease.call.half_close()
         self._progress = _now()
+        self._hold(lease)
         if old is not None:
             old.call.cancel()
-            old.call.fail(_Interrupted())
-        if self._failure is not None or self._nudged:  # the old row was told
-            self._interrupt()
         return True
 
-    async def _fail_over(self, lost: _Lease[RequestMessage, ResponseMessage], error: MeshError) -> None:
-        """Open the session elsewhere after its row was lost. Raises MeshError when that does not help."""
-        if self._relocating is not None and not self._relocating.done():
-            await asyncio.wait((self._relocating,))
-        if self._lease is not lost:
-            return
+    def _lost(self, lease: _Lease[RequestMessage, ResponseMessage], error: MeshError) -> None:
+        """The row is lost: open the session elsewhere."""
+        lease.lost = error
+        if self._failing_over is None or self._failing_over.done():
+            self._failing_over = asyncio.create_task(self._fail_over())
+
+    async def _fail_over(self) -> None:
+        try:
+            while (lease := self._lease) is not None and lease.lost is not None:
+                if self._relocating is not None and not self._relocating.done():
+                    await asyncio.wait((self._relocating,))
+                else:
+                    self._exchange(await self._elsewhere(lease, lease.lost))  # nothing can have passed
+                    self._on_change(Change.FAILED_OVER)
+        except Exception as failure:
+            self._behind.fail(failure)
+
+    async def _elsewhere(self, lost: _Lease[RequestMessage, ResponseMessage], error: MeshError
+                         ) -> _Lease[RequestMessage, ResponseMessage]:
+        """A row instead of one that was lost. Raises MeshError when that would not help."""
         answers, times = self._moves
         self._moves = (self._answers, times + 1 if answers == self._answers else 1)
         if not movable(error) or self._moves[1] > MOVES_WITHOUT_PROGRESS:
@@ -250,17 +257,13 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         lost.replica.facts = None  # nobody goes there before it has answered a poll
         deadline = _now() + self._pool.failover_s
         while True:
-            if self._failure is not None:
-                raise self._failure
             try:
                 lease, _ = await self._connect(())
-                break
+                return lease
             except MeshError as refusal:
                 if not movable(refusal) or _now() > deadline:
                     raise
                 await asyncio.sleep(RETRY_S)
-        self._exchange(lease)  # nothing can have passed
-        self._on_change(Change.FAILED_OVER)
 
     def _drain(self) -> None:
         """The replica is about to stop: leave it while it still answers."""
@@ -270,7 +273,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     async def _relocate(self) -> None:
         here = self._lease
         assert here is not None
-        while self._lease is here:
+        while self._lease is here and here.lost is None:
             with contextlib.suppress(MeshError):  # nobody has room now; the replica serves on until its time is over
                 lease, _ = await self._connect((here.replica,))
                 if self._lease is not here:  # it was lost meanwhile
@@ -283,13 +286,13 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
 
     def _watch(self) -> None:
         """Treat a replica that does not answer as lost; it may hang with its connection alive."""
-        late_s = _now() - self._next_watch
-        if self._lease is not None and (self._lease.call.waiting or late_s > WATCH_EVERY_S):
-            self._progress = _now()  # the answer is here and nobody takes it, or it was this process that hung
+        if _now() - self._next_watch > WATCH_EVERY_S:
+            self._progress = _now()  # it was this process that hung
         if self._pending and _now() - self._progress > ANSWER_S and self._lease is not None:
             self._progress = _now()
-            self._lease.call.fail(PeerLost(f"the {self._lease.replica.role} replica at {self._lease.replica.address} "
-                                           f"kept a frame for {ANSWER_S:.0f} s", peer=self._lease.replica.role))
+            replica = self._lease.replica
+            self._receive(self._lease, PeerLost(f"the {replica.role} replica at {replica.address} kept a frame for "
+                                                f"{ANSWER_S:.0f} s", peer=replica.role))
         self._next_watch = _now() + WATCH_EVERY_S
         self._watching = asyncio.get_running_loop().call_later(WATCH_EVERY_S, self._watch)
 

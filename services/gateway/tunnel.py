@@ -61,7 +61,8 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self._number = number
         self._outbox = outbox
         self._parse = method.response.FromString
-        self._inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[ResponseMessage | MeshError | None] = asyncio.Queue()  # until `deliver_to`
+        self._deliver: Callable[[ResponseMessage | MeshError | None], None] = self._inbox.put_nowait
         self._ended = False
         self.draining = False  # the service will stop soon, and the call with it
         self.on_draining: Callable[[], None] = _ignore
@@ -88,22 +89,21 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         return self
 
     async def __anext__(self) -> ResponseMessage:
-        """The next response. Raises MeshError when the call ended badly, or what `fail` was given."""
+        """The next response. Raises MeshError when the call ended badly."""
         item = await self._inbox.get()
         if item is None:
             raise StopAsyncIteration
-        if isinstance(item, Exception):
+        if isinstance(item, MeshError):
             raise item
-        return self._parse(item)
+        return item
 
-    def fail(self, error: Exception) -> None:
-        """Raise an error from elsewhere behind the responses that have arrived."""
-        self._inbox.put_nowait(error)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a response is there that has not been taken."""
-        return not self._inbox.empty()
+    def deliver_to(self, deliver: Callable[[ResponseMessage | MeshError | None], None]) -> None:
+        """From now on hand over what comes when it comes: a response, the error that ended the call, or None when it
+        ended well. Must not raise.
+        """
+        self._deliver = deliver
+        while not self._inbox.empty():
+            deliver(self._inbox.get_nowait())
 
     def drain(self) -> None:
         """The service is about to stop."""
@@ -113,16 +113,16 @@ class Call(Generic[RequestMessage, ResponseMessage]):
     def lose(self, error: MeshError) -> None:
         """The stream below broke."""
         self._ended = True
-        self.fail(error)
+        self._deliver(error)
 
     def receive(self, item: tunnel_pb2.ResponseItem, peer: str) -> None:
         """Take what the service sent."""
         if item.WhichOneof("item") == "message":
-            self._inbox.put_nowait(item.message)
+            self._deliver(self._parse(item.message))
             return
         self._ended = True
         end = item.end
-        self._inbox.put_nowait(from_status(end.code, end.message, end.details, peer) if end.code else None)
+        self._deliver(from_status(end.code, end.message, end.details, peer) if end.code else None)
 
 
 class _Stream:

@@ -31,12 +31,42 @@ async def spoken(audio: asyncio.Queue[int | None]) -> AsyncIterator[bytes]:
         yield np.full(FRAME, frame, dtype="<f4").tobytes()
 
 
+class Sent:
+    """Where frames go, and what else was said."""
+
+    def __init__(self) -> None:
+        self.frames: list[CallerFrame] = []
+        self.over = asyncio.Event()
+        self.failure: Exception | None = None
+
+    def send(self, frame: CallerFrame) -> None:
+        self.frames.append(frame)
+
+    def end(self) -> None:
+        self.over.set()
+
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+        self.over.set()
+
+
 async def drain(ingest: Ingest) -> list[CallerFrame]:
-    frames = []
-    async for frame in ingest.frames():
-        frames.append(frame)
-        ingest.answered()
-    return frames
+    """All frames, each answered at once."""
+    sent = Sent()
+    ingest.send_to(sent)
+    return await answer(ingest, sent, 0)
+
+
+async def answer(ingest: Ingest, sent: Sent, answered: int) -> list[CallerFrame]:
+    """All frames, when those have been answered that have not been yet."""
+    while not sent.over.is_set() or answered < len(sent.frames):
+        await asyncio.sleep(0)
+        if answered < len(sent.frames):
+            answered += 1
+            ingest.answered()
+    if sent.failure is not None:
+        raise sent.failure
+    return sent.frames
 
 
 def samples(frames: Sequence[CallerFrame]) -> np.ndarray:
@@ -95,11 +125,13 @@ async def test_an_offline_caller_is_held_back() -> None:
     reader = asyncio.create_task(ingest.read(endless()))
     await asyncio.sleep(0.01)
     assert taken == IN_FLIGHT_FRAMES + 1
-    frames = ingest.frames()
-    for _ in range(IN_FLIGHT_FRAMES):
-        await frames.__anext__()
-    with pytest.raises(asyncio.TimeoutError):  # no answer yet, so no more frames
-        await asyncio.wait_for(frames.__anext__(), 0.05)
+    sent = Sent()
+    ingest.send_to(sent)
+    await asyncio.sleep(0.05)
+    assert len(sent.frames) == IN_FLIGHT_FRAMES  # no answer yet, so no more frames
+    assert taken == 2 * IN_FLIGHT_FRAMES + 1
+    ingest.answered()
+    assert len(sent.frames) == IN_FLIGHT_FRAMES + 1
     reader.cancel()
 
 
@@ -130,21 +162,19 @@ async def test_a_live_call_that_is_held_up_loses_nothing() -> None:
     ingest = Ingest(FLOATS, live=True, delay_frames=0, now=lambda: clock[0])
     audio: asyncio.Queue[int | None] = asyncio.Queue()
     reading = asyncio.create_task(ingest.read(spoken(audio)))
-    frames = ingest.frames()
-    heard = []
+    sent = Sent()
+    ingest.send_to(sent)
     for frame in range(30):
         audio.put_nowait(frame)
         await asyncio.sleep(0.001)
         clock[0] += 0.08
         if frame < 10:
-            heard.append(await frames.__anext__())
             ingest.answered()
-        elif frame < 10 + IN_FLIGHT_FRAMES:
-            heard.append(await frames.__anext__())
+    assert len(sent.frames) == 10 + IN_FLIGHT_FRAMES
     for _ in range(IN_FLIGHT_FRAMES):
         ingest.answered()
     audio.put_nowait(None)
-    heard += await drain(ingest)
+    heard = await answer(ingest, sent, 10 + IN_FLIGHT_FRAMES)
     await reading
     assert [frame.sequence for frame in heard] == list(range(30))
     assert ingest.frames_skipped == 0
@@ -156,18 +186,18 @@ async def test_a_live_call_in_a_mesh_that_is_only_slow_skips() -> None:
     ingest = Ingest(FLOATS, live=True, delay_frames=0, now=lambda: clock[0])
     audio: asyncio.Queue[int | None] = asyncio.Queue()
     reading = asyncio.create_task(ingest.read(spoken(audio)))
-    frames, heard = ingest.frames(), []
+    sent = Sent()
+    ingest.send_to(sent)
     for frame in range(60):
         audio.put_nowait(frame)
         await asyncio.sleep(0.001)
         clock[0] += 0.08
         if frame % 2:
-            heard.append(await frames.__anext__())
             ingest.answered()
     audio.put_nowait(None)
     await reading
     assert ingest.frames_skipped > 20
-    assert heard[-1].sequence > 50
+    assert sent.frames[-1].sequence > 50
 
 
 async def test_a_call_taken_up_after_ten_seconds_loses_nothing() -> None:

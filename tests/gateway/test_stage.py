@@ -15,13 +15,30 @@ from services.gateway.history import History
 from services.gateway.memory import LmMemory
 from services.gateway.replicas import STEP, Replica, Replicas, common_model, lm_facts
 from services.gateway.stage import Change, Stage
-from services.mesh.errors import CallTooLong, MeshError, ModelMismatch, PeerLost
+from services.mesh.errors import MeshError, ModelMismatch, PeerLost
 from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
 
 FRAMES = 60
 CODES = [[n % 64, n * 7 % 64] for n in range(FRAMES)]
 
 Act = Callable[["Two", FakeLm, FakeLm], Awaitable[None]]
+
+
+class Answers:
+    """What a stage answers, to be read."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[lm_pb2.StepFrame | Exception | None] = asyncio.Queue()
+        self.answered, self.fail = self._queue.put_nowait, self._queue.put_nowait
+
+    def end(self) -> None:
+        self._queue.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[lm_pb2.StepFrame]:
+        while (item := await self._queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
 
 
 class Two:
@@ -43,35 +60,39 @@ class Two:
             lm.answering.set()
             await lm.kill()
 
-    def new_stage(self) -> Stage[lm_pb2.StepRequest, lm_pb2.StepResponse]:
+    def new_stage(self, answers: Answers | None = None) -> Stage[lm_pb2.StepRequest, lm_pb2.StepResponse]:
         memory = LmMemory("a session", lm_pb2.Sampling(seed=1), None, lambda ready: History(
             ready.user_codebooks, ready.own_codebooks, ready.delay_frames, ready.context_frames))
-        return Stage(self.pool, STEP, "checksum", memory, self.changes.append,
+        return Stage(self.pool, STEP, "checksum", memory, answers or Answers(), self.changes.append,
                      lambda replica, sequence: None)
 
     async def talk(self, act: Act | None = None, act_at: int = 20, pace_s: float = 0.002) -> None:
         """Step the session through all codes; `act` happens when some have been answered."""
-        stage = self.new_stage()
+        answers = Answers()
+        stage = self.new_stage(answers)
         in_flight = asyncio.Semaphore(4)  # as ingest does it
 
-        async def requests() -> AsyncIterator[lm_pb2.StepRequest]:
+        async def ask() -> None:
             for number, codes in enumerate(CODES):
                 await asyncio.sleep(pace_s)
                 await in_flight.acquire()
-                yield lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(
-                    context=audio_pb2.FrameContext(sequence=number), codes=codes))
+                stage.send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(
+                    context=audio_pb2.FrameContext(sequence=number), codes=codes)))
+            stage.half_close()
 
         try:
             await stage.open()
             here, there = sorted((*self.lms, self.lms[0])[:2], key=lambda lm: lm.held, reverse=True)
+            asking = asyncio.create_task(ask())
             last = time.monotonic()
-            async for step in stage.feed(requests()):
+            async for step in answers:
                 self.gaps.append(time.monotonic() - last)
                 last = time.monotonic()
                 in_flight.release()
                 self.answers.append([step.text_token, *step.frame.codes] if step.HasField("text_token") else None)
                 if act is not None and len(self.answers) == act_at:
                     await act(self, here, there)
+            await asking
         finally:
             stage.close()
 
@@ -217,24 +238,35 @@ async def test_what_passes_while_a_slow_row_is_rebuilt(monkeypatch: pytest.Monke
         assert two.changes == [Change.DRAINED]
 
 
-async def test_a_failure_while_a_row_is_lost_ends_the_call() -> None:
+async def test_a_stage_that_is_closed_while_its_row_is_lost_gives_up() -> None:
     async with Two() as two:
-        stage = two.new_stage()
+        answers = Answers()
+        stage = two.new_stage(answers)
         await stage.open()
-
-        async def one_then_silence() -> AsyncIterator[lm_pb2.StepRequest]:
-            yield lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=CODES[0]))
-            await asyncio.Event().wait()
-
-        async def feed() -> None:
-            async for _ in stage.feed(one_then_silence()):
-                for lm in two.lms:
-                    await lm.kill()
-                asyncio.get_running_loop().call_later(0.5, stage.fail, CallTooLong("over"))
-
-        with pytest.raises(CallTooLong):
-            await asyncio.wait_for(feed(), 5)
+        stage.send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=CODES[0])))
+        await anext(aiter(answers))
+        for lm in two.lms:
+            await lm.kill()
+        await asyncio.sleep(0.3)
         stage.close()
+        two.lms.append(FakeLm())
+        await two.lms[-1].start(two.lms[0].port)
+        await asyncio.sleep(1.5)
+        assert two.lms[-1].held == 0
+
+
+async def test_a_draining_replica_that_dies_before_there_is_room_elsewhere() -> None:
+    async with Two() as two:
+        two.pool.failover_s = 0.5
+
+        async def drained_then_killed(two: Two, here: FakeLm, there: FakeLm) -> None:
+            there.slots = 0
+            here.drain()
+            await asyncio.sleep(0.3)
+            await here.kill()
+
+        with pytest.raises(MeshError):
+            await asyncio.wait_for(two.talk(drained_then_killed), 10)
 
 
 async def test_a_closed_stage_does_not_move() -> None:
@@ -258,16 +290,9 @@ async def test_a_row_that_is_opened_while_its_replica_begins_to_drain() -> None:
         (here,) = (lm for lm in two.lms if lm.held)
         here.drain()
         await opening
-        feeding = asyncio.ensure_future(anext(stage.feed(nothing())))
         for _ in range(50):
             await asyncio.sleep(0.05)
             if not here.held:
                 break
         assert sorted(lm.held for lm in two.lms) == [0, 1]
-        feeding.cancel()
         stage.close()
-
-
-async def nothing() -> AsyncIterator[lm_pb2.StepRequest]:
-    await asyncio.Event().wait()
-    yield lm_pb2.StepRequest()

@@ -11,7 +11,7 @@ from moshimesh.codec.v1 import codec_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.gateway.tunnel import Call, Method, Tunnel
-from services.mesh.errors import InvalidRequest, MeshError, NoFreeSlot, PeerLost, PeerRefused
+from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, PeerRefused
 from services.mesh.serving import Context, stream
 from services.mesh.tunnel import LAZY_S, WAITING_REQUESTS, TunnelServer
 
@@ -132,12 +132,18 @@ async def test_a_peer_that_overruns_its_limit_loses_that_call_only(served) -> No
     assert await numbers(neighbour) == [7]
 
 
-async def test_an_error_from_an_earlier_stage_reaches_the_reader(served) -> None:
-    _, _, tunnel, _ = served
+async def test_what_came_before_somebody_listens_is_handed_over_first(served) -> None:
+    _, _, tunnel, server = served
     call = tunnel.call(ENCODE)
-    call.fail(InvalidRequest("BAD_PCM", "not like this"))
-    with pytest.raises(InvalidRequest):
-        await numbers(call)
+    call.send(frame(1))
+    await asyncio.sleep(0.2)
+    heard: asyncio.Queue = asyncio.Queue()
+    call.deliver_to(heard.put_nowait)
+    assert heard.get_nowait().frame.codes == [1]
+    call.send(frame(2))
+    assert (await heard.get()).frame.codes == [2]
+    await server.stop(0)
+    assert isinstance(await heard.get(), MeshError)
 
 
 async def test_a_draining_service_ends_the_tunnel_with_its_last_call(served) -> None:
