@@ -184,12 +184,10 @@ class Conversation:
 
     async def _end_when_idle(self, ingest: Ingest, pipeline: Pipeline) -> None:
         """The slots belong to those who talk."""
-        limit_s = self._mesh.idle_s
-        while True:
-            left_s = limit_s - ingest.idle_s
-            if left_s <= 0:
-                break
+        limit_s = left_s = self._mesh.idle_s
+        while left_s > 0:
             await asyncio.sleep(left_s)
+            left_s = limit_s - ingest.idle_s
         pipeline.fail(IdleCaller(f"no audio for {limit_s:.0f} s; send silence to keep a call open"))
 
     def _new_history(self, lm: lm_pb2.StepReady) -> History:

@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
@@ -24,7 +23,7 @@ from services.gateway.ingest import CallerFrame, Ingest
 from services.gateway.memory import DecoderMemory, EncoderMemory, LmMemory
 from services.gateway.metering import CallMeter
 from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas
-from services.gateway.stage import Change, Stage
+from services.gateway.stage import Change, Next, Stage
 from services.gateway.tracing import CallTrace
 from services.mesh.clock import now_unix_nanos
 
@@ -44,15 +43,6 @@ class _Nudge:
     """The reader has something else to do."""
 
 
-@dataclass(frozen=True)
-class _Behind:
-    """What a stage's answers, their end and their failure lead to."""
-
-    answered: Callable[[Any], None]
-    end: Callable[[], None]
-    fail: Callable[[Exception], None]
-
-
 class Pipeline:
     """One call's three stages."""
 
@@ -64,12 +54,12 @@ class Pipeline:
         # Decoded frames, failures, nudges and the end; bounded by ingest's frames in flight, and a few nudges.
         self._out: asyncio.Queue[audio_pb2.PcmFrame | Exception | _Nudge | None] = asyncio.Queue()
         self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             _Behind(self._out.put_nowait, lambda: self._out.put_nowait(None), self.fail),
+                             Next(self._out.put_nowait, lambda: self._out.put_nowait(None), self.fail),
                              functools.partial(self._moved, "codec"), trace.server_of(audio_pb2.HOP_CODEC_DECODE))
-        self._step = Stage(lm, STEP, model_id, lm_memory, _Behind(self._stepped, self._decode.half_close, self.fail),
+        self._step = Stage(lm, STEP, model_id, lm_memory, Next(self._stepped, self._decode.half_close, self.fail),
                            functools.partial(self._moved, "lm"), trace.server_of(audio_pb2.HOP_LM_STEP))
         self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             _Behind(self._encoded, self._step.half_close, self.fail),
+                             Next(self._encoded, self._step.half_close, self.fail),
                              functools.partial(self._moved, "codec"), trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
 
     async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:

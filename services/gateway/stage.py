@@ -57,17 +57,13 @@ class Memory(Protocol[RequestMessage]):
         """The requests answered after the first `answers` ones, to be sent again."""
 
 
-class Next(Protocol):
+@dataclass(frozen=True)
+class Next:
     """What is behind a stage."""
 
-    def answered(self, frame: Any) -> None:
-        """Take an answer's frame. They come in the order of the requests, each once."""
-
-    def end(self) -> None:
-        """The last request has been answered."""
-
-    def fail(self, error: Exception) -> None:
-        """No more answers will come."""
+    answered: Callable[[Any], None]  # takes an answer's frame; they come in the order of the requests, each once
+    end: Callable[[], None]  # the last request has been answered
+    fail: Callable[[Exception], None]  # no more answers will come
 
 
 @dataclass(eq=False)
@@ -81,9 +77,7 @@ class _Lease(Generic[RequestMessage, ResponseMessage]):
 
 
 class Stage(Generic[RequestMessage, ResponseMessage]):
-    """One session on one service. Requests and answers pass through without a task of their own: 12 of them a second
-    and stage, for each of many callers, would be most of what a frame costs here.
-    """
+    """One session on one service. Requests and answers pass through by plain calls; tasks are for moves only."""
 
     def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
                  memory: Memory[RequestMessage], behind: Next, on_change: Callable[[Change], None],
