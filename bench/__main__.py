@@ -51,6 +51,7 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         raise SystemExit(f"bench: --only knows {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     quick, repeats = options.quick, 1 if options.quick else 3
+    OUT.parent.mkdir(exist_ok=True)
     results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -59,15 +60,15 @@ def main() -> None:
             results |= lm_engine.run(quick, progress)
             results["mimi"] = mimi_engine.run(quick, progress)
             results["mimi_vs_rustymimi"] = results["mimi"]["mimi_vs_rustymimi"]
+            OUT.write_text(json.dumps(results, indent=1) + "\n")  # an hour of work is not lost with the next part
         if "gateway" in parts:
             results |= repeated(lambda: gateway.run(options.wav, quick, progress), repeats,
-                                ("gateway_callers_per_core",), "gateway")
+                                ("gateway_callers_per_core", "gateway_aligned_callers_per_core"), "gateway")
         if "capacity" in parts:
-            keys = ("capacity_callers", "capacity_reference_callers", "capacity_ceiling_callers", "overhead_p50_ms",
-                    "overhead_p99_ms")
+            keys = ("capacity_callers", "capacity_aligned_callers", "capacity_reference_callers",
+                    "capacity_ceiling_callers", "overhead_p50_ms", "overhead_p99_ms")
             one = functools.partial(capacity.run, options.checkpoint, options.device, options.wav, quick, progress)
             results |= repeated(one, repeats, keys, "capacity")
-    OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(results, indent=1) + "\n")
     report.write(results)
     console.print(f"figures in {OUT}, tables and charts in docs/benchmarks.md")

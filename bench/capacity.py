@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from rich.progress import Progress
 
-from bench.load import FRAME_S, Caller, Figures, load, read_speech
+from bench.load import FRAME_S, PIECE_S, Caller, Figures, load, read_speech
 from bench.reference_server import one_caller, reference_server
 from scripts.local_mesh import LocalMesh
 
@@ -46,28 +46,28 @@ def device_memory_mb(device: str) -> dict[str, float]:
     return {device: (total - free) / 1e6}
 
 
-async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence[bytes], progress: Progress | None
-                 ) -> tuple[list[Caller], Figures, Usage]:
+async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence[bytes], progress: Progress | None,
+                 piece_s: float = FRAME_S) -> tuple[list[Caller], Figures, Usage]:
     """A load, and what it took."""
     processes = {name: psutil.Process(p.child.pid) for name, p in mesh.processes.items() if p.child}
     before = {name: sum(p.cpu_times()[:2]) for name, p in processes.items()}
     began = time.monotonic()
-    people, figures = await load(mesh.target, callers, min(3.0, 0.05 * callers), seconds, speech, progress)
+    people, figures = await load(mesh.target, callers, min(3.0, 0.05 * callers), seconds, speech, progress, piece_s)
     elapsed = time.monotonic() - began
     cores = {name: (sum(p.cpu_times()[:2]) - before[name]) / elapsed for name, p in processes.items()}
     rss_mb = {name: p.memory_info().rss / 1e6 for name, p in processes.items()}
     return people, figures, Usage(cores, rss_mb | device_memory_mb(mesh.device))
 
 
-async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, progress: Progress | None = None
-                   ) -> tuple[int, list[dict[str, Any]]]:
+async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, piece_s: float,
+                   progress: Progress | None = None) -> tuple[int, list[dict[str, Any]]]:
     """The most callers for whom the mesh holds, by doubling, then halving the step; and every load that was tried."""
     tried: list[dict[str, Any]] = []
 
     async def holds(callers: int) -> bool:
         for _ in range(TRIES):
-            _, figures, usage = await loaded(mesh, callers, seconds, speech, progress)
-            tried.append({**vars(figures), "holds": figures.holds, **vars(usage)})
+            _, figures, usage = await loaded(mesh, callers, seconds, speech, progress, piece_s)
+            tried.append({**vars(figures), "piece_ms": piece_s * 1000, "holds": figures.holds, **vars(usage)})
             await asyncio.sleep(0.5)  # the slots come back
             if figures.holds:
                 return True
@@ -171,12 +171,14 @@ async def run(checkpoint: str, device: str, wav: Path, quick: bool, progress: Pr
     most, step_ms = await asyncio.to_thread(ceiling, checkpoint, device, 10 if quick else 40)
     async with LocalMesh(checkpoint, device, slots=MOST_CALLERS) as mesh:
         await load(mesh.target, 4, 0.5, 1.0, speech)  # warm
-        held, tried = await capacity(mesh, speech, seconds, progress)
+        held, tried = await capacity(mesh, speech, seconds, FRAME_S, progress)
+        aligned, tried_aligned = await capacity(mesh, speech, seconds, PIECE_S, progress)
         splits = []
         for share in (0.0, 0.25, 0.5, 0.9):
             people, figures, usage = await loaded(mesh, max(1, round(held * share)), seconds, speech, progress)
             splits.append({"share": share, **vars(figures), **vars(usage), "parts": split(people)})
     half = next(row for row in splits if row["share"] == 0.5)["parts"]["overhead"]
-    return {"capacity_callers": held, "capacity_reference_callers": int(beside.p99_ms < FRAME_MS),
+    return {"capacity_callers": held, "capacity_aligned_callers": aligned,
+            "capacity_reference_callers": int(beside.p99_ms < FRAME_MS),
             "capacity_ceiling_callers": most, "overhead_p50_ms": half["p50_ms"], "overhead_p99_ms": half["p99_ms"],
-            "reference": vars(beside), "step_ms": step_ms, "loads": tried, "splits": splits}
+            "reference": vars(beside), "step_ms": step_ms, "loads": tried + tried_aligned, "splits": splits}

@@ -1,7 +1,11 @@
 """`python -m bench.load`: live callers at the pace of speech, and how long each of their frames took.
 
-Each caller sends 80 ms of speech every 80 ms, from a random place in a random WAV and at a random phase. The latency of
-a frame is the time from handing its audio to the stream until its answer is there, on the caller's own clock.
+Each caller sends 80 ms of speech every 80 ms, from a random place in a random WAV. The latency of a frame is the time
+from handing its audio to the stream until its answer is there, on the caller's own clock.
+
+A microphone hands out audio in pieces, at moments of its own. `--piece` is their length: each caller lets frames end with
+the piece that comes nearest to the moments that the mesh has asked for, as `align` in the client does. With 80 ms there
+is nothing to choose, and frames come at random phases.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 FRAME_S = 0.08
+# A microphone's, for benchmarks of callers who let frames end when the mesh would like them to.
+PIECE_S = 0.01
 DEADLINE_MS = 80.0
 # The answer to a frame comes while the caller sends the next ones; one that is not there after this long is lost.
 PATIENCE_S = 10.0
@@ -80,12 +86,15 @@ def read_speech(path: Path) -> list[bytes]:
     return speech
 
 
-async def speak(caller: Caller, speech: bytes, frames: int) -> AsyncIterator[bytes]:
-    """One frame every 80 ms, in a loop over the speech."""
+async def speak(caller: Caller, speech: bytes, frames: int, piece_s: float, due: asyncio.Future[float]
+                ) -> AsyncIterator[bytes]:
+    """One frame every 80 ms, in a loop over the speech, as soon as it is known when the mesh would like one."""
     size = int(24_000 * FRAME_S) * 2
     pieces = len(speech) // size
     offset = random.randrange(pieces)
-    begin = time.perf_counter()
+    end = await due + (random.random() - 0.5) * piece_s
+    now = time.perf_counter()
+    begin = now + (end - now) % FRAME_S
     for sequence in range(frames):
         await asyncio.sleep(max(0.0, begin + sequence * FRAME_S - time.perf_counter()))
         position = (offset + sequence) % pieces * size
@@ -93,10 +102,13 @@ async def speak(caller: Caller, speech: bytes, frames: int) -> AsyncIterator[byt
         yield speech[position:position + size]
 
 
-async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_s: float, frames: int) -> None:
+async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_s: float, frames: int,
+                     piece_s: float = FRAME_S) -> None:
+    """One call, whose audio comes in pieces of `piece_s`."""
     await asyncio.sleep(start_s)
+    due: asyncio.Future[float] = asyncio.get_running_loop().create_future()
     try:
-        async for event in mesh.converse(speak(caller, speech, frames), seed=caller.number):
+        async for event in mesh.converse(speak(caller, speech, frames, piece_s, due), seed=caller.number):
             if isinstance(event, moshimesh.Speech):
                 caller.answers += 1
                 if event.sequence in caller.sent:  # the flush of the delay line was not sent by us
@@ -107,12 +119,13 @@ async def run_caller(mesh: moshimesh.Mesh, caller: Caller, speech: bytes, start_
                 caller.skipped = event.frames_skipped
             elif isinstance(event, moshimesh.Ready):
                 caller.session = event.session_id
+                due.set_result(time.perf_counter() + event.frame_due_s)
     except moshimesh.MeshError as error:
         caller.error = str(error)
 
 
 async def load(target: str, callers: int, ramp_s: float, seconds: float, speech: Sequence[bytes],
-               progress: Progress | None = None) -> tuple[list[Caller], Figures]:
+               progress: Progress | None = None, piece_s: float = FRAME_S) -> tuple[list[Caller], Figures]:
     """Run the callers; the figures leave out the ramp, when not all of them are there yet."""
     people = [Caller(number) for number in range(callers)]
     frames = round((ramp_s + seconds) / FRAME_S)
@@ -120,7 +133,8 @@ async def load(target: str, callers: int, ramp_s: float, seconds: float, speech:
     async with moshimesh.connect(target) as mesh:
         async def one(caller: Caller) -> None:
             start_s = ramp_s * caller.number / callers + random.random() * FRAME_S
-            await run_caller(mesh, caller, random.choice(speech), start_s, frames - round(start_s / FRAME_S))
+            await run_caller(mesh, caller, random.choice(speech), start_s, frames - round(start_s / FRAME_S),
+                             piece_s)
 
         running = asyncio.gather(*(one(caller) for caller in people))
         if progress is not None:
@@ -156,9 +170,9 @@ def write_csv(people: Sequence[Caller], path: Path) -> None:
 
 
 def seconds(text: str) -> float:
-    """`30s`, `2m` or a plain number of seconds."""
-    units = {"s": 1.0, "m": 60.0}
-    return float(text.rstrip("sm")) * units.get(text[-1], 1.0)
+    """`20ms`, `30s`, `2m` or a plain number of seconds."""
+    number = text.rstrip("ms")
+    return float(number) * {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0}[text[len(number):]]
 
 
 async def main() -> None:
@@ -167,13 +181,18 @@ async def main() -> None:
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--ramp", type=seconds, default="5s", help="over how long the callers come")
     parser.add_argument("--duration", type=seconds, default="30s", help="how long all of them talk")
+    parser.add_argument("--piece", type=seconds, default="80ms",
+                        help="pieces in which a microphone hands out audio; below 80 ms, frames end when the mesh would "
+                             "like them to, to within half a piece")
     parser.add_argument("--wav", type=Path, default=Path("samples"), help="a WAV, or a folder of them")
     parser.add_argument("--csv", type=Path, default=Path("out/load.csv"), help="one row per caller")
     options = parser.parse_args()
+    if not 0 < options.piece <= FRAME_S:
+        parser.error("--piece must be more than 0 and at most 80ms")
     console = Console()
     with Progress(console=console) as progress:
         people, result = await load(options.target, options.callers, options.ramp, options.duration,
-                                    read_speech(options.wav), progress)
+                                    read_speech(options.wav), progress, options.piece)
     options.csv.parent.mkdir(parents=True, exist_ok=True)
     write_csv(people, options.csv)
     options.csv.with_suffix(".json").write_text(json.dumps(vars(result), indent=2) + "\n")

@@ -11,7 +11,7 @@ in this process, on the same checkpoint:
 - launch is what the operators of a step would cost if they computed nothing: their number times the cost of an
   operator on one element, measured here. On a GPU it is the time in which no kernel runs. The rest is compute: on a
   CPU that is also the reading of weights, which few callers pay for as much as many;
-- wait is what a batcher adds: gathering callers, and handing a step to the engine's thread and back.
+- wait is what a batcher adds: handing a step to the engine's thread and back.
 
 Nothing of this is in the services: they are as fast as ever while nobody profiles.
 """
@@ -276,7 +276,7 @@ async def wait_ms(name: str, step: Step, callers: int, rounds: int) -> float:
 
     The first quartile: this is wall time, and what another process takes of it is not the batcher's.
     """
-    batcher: Batcher[None, int, int] = Batcher(name, _Stepper(step, callers), gather=name == "encode")
+    batcher: Batcher[None, int, int] = Batcher(name, _Stepper(step, callers))
     queues: list[asyncio.Queue[int | None]] = [asyncio.Queue() for _ in range(callers)]  # one frame each at most
     answers: asyncio.Queue[tuple[float, float]] = asyncio.Queue()
 

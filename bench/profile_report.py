@@ -118,8 +118,8 @@ def sentence(tick: Tick) -> str:
     who, part, kind = bottleneck(tick)
     people = _people(tick)
     if who == "wait":
-        return (f"At {people} the bottleneck is waiting: {tick.wait_ms:.1f} of a tick's {tick.ms:.1f} ms are gathering "
-                f"callers and handing steps to the engines' threads, most of it before {SHORT[part]}.")
+        return (f"At {people} the bottleneck is waiting: {tick.wait_ms:.1f} of a tick's {tick.ms:.1f} ms are handing "
+                f"steps to the engines' threads, most of it before {SHORT[part]}.")
     names = ("encode", "decode") if who == "Mimi" else ("lm",)
     stages = [tick.stages[name] for name in names]
     total = sum(stage.ms for stage in stages)

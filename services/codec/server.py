@@ -16,6 +16,7 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 from services.mesh import logs
 from services.mesh.batching import Batcher, Slot, Timing
 from services.mesh.errors import InvalidRequest
+from services.mesh.gathering import Gathering
 from services.mesh.recorder import HopRecorder
 from services.mesh.samples import check_samples
 from services.mesh.serving import (
@@ -90,7 +91,9 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         self._recorders = {hop: HopRecorder(tracer, hop, engine.slots, model_id)
                            for hop, engine in ((audio_pb2.HOP_CODEC_ENCODE, encoder),
                                                (audio_pb2.HOP_CODEC_DECODE, decoder))}
-        self._encode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("encode", CodecStepper(encoder), gather=True)
+        self._encode: Batcher[None, Item, tuple[Item, Frame]] = Batcher(
+            "encode", CodecStepper(encoder),
+            Gathering(self.facts.samples_per_frame * 1_000_000_000 // self.facts.sample_rate_hertz))
         self._decode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -134,7 +137,8 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         frames = 0
         with self._encode.lease(session_id, None, past) as slot:
             await slot.opened()
-            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(**self._announced))
+            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
+                frame_phase_us=slot.phase // 1000, **self._announced))
             async for answer in slot.serve(items):
                 item, codes = answer.result
                 frames += 1

@@ -23,6 +23,7 @@ from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_mod
 from services.gateway.sealing import Handle
 from services.gateway.sessions import Session, Sessions
 from services.gateway.tracing import CallTrace
+from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import CallTooLong, Draining, IdleCaller, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
 
 Response = conversation_pb2.ConverseResponse
@@ -127,7 +128,8 @@ class Conversation:
                 samples_per_frame=codec.samples_per_frame, codebooks=lm.own_codebooks, delay_frames=lm.delay_frames,
                 sampling=lm.sampling, resume_handle=session.handle,
                 resume_grace_ms=round(self._mesh.sessions.grace_s * 1000), next_sequence=ingest.next_sequence,
-                priming_frames=codec.priming_frames))
+                priming_frames=codec.priming_frames,
+                frame_due_us=(codec.frame_phase_us - now_unix_nanos() // 1000) % (audio.frame_nanos // 1000)))
             if not self._mesh.sessions.store.available:
                 self._resume_status(False)
             self._meter.begin(audio, ingest)

@@ -22,6 +22,7 @@ from typing import Generic, Protocol, TypeVar
 
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import Draining, EngineFailed, NoFreeSlot
+from services.mesh.gathering import Gathering
 from services.mesh.testhooks import TickDelay
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,6 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 # Frames of one session that may be on their way through a service: 320 ms of audio. More would only hide a backlog;
 # the caller's stream is held back instead.
 IN_FLIGHT_FRAMES = 4
-
-# How long the first stage waits for other sessions' frames. A step of many costs little more than a step of few, and
-# what is done together also travels together; but a lone session must not wait, and nobody for long. docs/decisions.md
-# has the measurements.
-GATHER_S_PER_SESSION = 0.0005
-LONGEST_GATHER_S = 0.010
 
 
 class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
@@ -92,6 +87,8 @@ class Slot(Generic[Payload, Result]):
         self.tenant = tenant
         self.waiting: deque[tuple[Payload, int]] = deque()  # the past, then at most IN_FLIGHT_FRAMES, by _room
         self.leased = now_unix_nanos()
+        self.phase = 0  # of a frame's time: when its frames had best come, see Gathering
+        self.last_received = 0  # when its last frame came
         self.rebuilt = False  # whether the session came with a past
         self.past = 0  # how many of those that wait are past frames: stepped, but not answered
         self.chunks: Iterator[None] | None = None  # of the row's opening, until it is done
@@ -138,7 +135,7 @@ class Slot(Generic[Payload, Result]):
     async def _read(self, payloads: AsyncIterator[Payload]) -> None:
         try:
             async for payload in payloads:
-                received = now_unix_nanos()
+                self.last_received = received = now_unix_nanos()
                 await self._room.acquire()
                 self.waiting.append((payload, received))
                 self._wake.set()
@@ -152,13 +149,13 @@ class Slot(Generic[Payload, Result]):
 class Batcher(Generic[Settings, Payload, Result]):
     """Leases the rows of one engine and runs its steps."""
 
-    def __init__(self, name: str, stepper: Stepper[Settings, Payload, Result], gather: bool = False) -> None:
-        """`gather`: wait a little for other sessions before a step.
-
-        For the first stage of a frame's way only: those who are encoded together arrive together at the stages behind.
+    def __init__(self, name: str, stepper: Stepper[Settings, Payload, Result],
+                 gathering: Gathering | None = None) -> None:
+        """`gathering`: for the first stage of a frame's way only, since those who are encoded together arrive together
+        at the stages behind.
         """
         self.name = name
-        self._gather = gather
+        self._gathering = gathering
         self.draining = False
         self._stepper = stepper
         self._free = list(range(stepper.slots))  # a heap: low rows first, so that the occupied ones stay together
@@ -202,6 +199,8 @@ class Batcher(Generic[Settings, Payload, Result]):
             raise NoFreeSlot(f"all {self.total} slots of this {self.name} replica are taken; try another replica or "
                              "again later", slots=self.total)
         slot: Slot[Payload, Result] = Slot(heapq.heappop(self._free), tenant, self._wake)
+        if self._gathering:
+            slot.phase = self._gathering.least_taken(other.phase for other in self._tenants.values())
         self._tenants[slot.row] = slot
         now = now_unix_nanos()
         slot.waiting.extend((payload, now) for payload in past)
@@ -228,8 +227,10 @@ class Batcher(Generic[Settings, Payload, Result]):
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            if self._gather and len(self._tenants) > 1 and not self._rebuilding():
-                await asyncio.sleep(min(GATHER_S_PER_SESSION * len(self._tenants), LONGEST_GATHER_S))
+            if self._gathering and not self._rebuilding():
+                others = (slot.last_received for slot in self._tenants.values() if not slot.waiting)
+                if wait_s := self._gathering.wait_s(now_unix_nanos(), len(self._tenants), others):
+                    await asyncio.sleep(wait_s)
             self._wake.clear()
             opening = self._next_to_open()
             served = [slot for slot in self._tenants.values() if slot.waiting and slot.chunks is None]

@@ -9,9 +9,9 @@ from contextlib import aclosing
 
 import pytest
 
-from services.mesh import batching
-from services.mesh.batching import GATHER_S_PER_SESSION, IN_FLIGHT_FRAMES, Answer, Batcher
+from services.mesh.batching import IN_FLIGHT_FRAMES, Answer, Batcher
 from services.mesh.errors import Draining, EngineFailed, InvalidRequest, NoFreeSlot
+from services.mesh.gathering import LATE_S, Gathering
 
 
 class Echo:
@@ -177,17 +177,29 @@ async def test_a_session_has_a_bounded_number_of_frames_under_way(echo) -> None:
 
 
 async def test_the_first_stage_gathers_but_a_lone_session_does_not_wait() -> None:
+    frame_s = 0.1
+
     async def spoken(start_s: float) -> AsyncIterator[int]:
         await asyncio.sleep(start_s)
         yield 1
+        await asyncio.sleep(frame_s)
+        yield 2
 
     engine = Echo()
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, gather=True)
-    (alone,) = await collect(gathering, "a", numbers(1))
-    assert alone.timing.dequeued - alone.timing.received < GATHER_S_PER_SESSION * 1e9
-    names = "abcd"
-    await asyncio.gather(*(collect(gathering, name, spoken(0.02)) for name in names))
-    assert len(engine.batches[-1]) == len(names)
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, Gathering(round(frame_s * 1e9)))
+    for answer in await collect(gathering, "a", spoken(0)):
+        assert answer.timing.dequeued - answer.timing.received < LATE_S * 1e9
+    sessions = await asyncio.gather(*(collect(gathering, name, spoken(0.0001 * ord(name))) for name in "abcd"))
+    assert [second.timing.batch_size for _, second in sessions] == [4] * 4
+    await gathering.close()
+
+
+async def test_the_first_stage_asks_its_sessions_for_different_phases() -> None:
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), Gathering(80))
+    with gathering.lease("a", "a") as first, gathering.lease("b", "b") as second:
+        assert sorted((first.phase, second.phase)) == [0, 40]
+        with gathering.lease("c", "c") as third:
+            assert third.phase == first.phase
     await gathering.close()
 
 
@@ -224,10 +236,9 @@ async def test_past_frames_are_stepped_and_not_answered(echo) -> None:
 
 async def test_past_frames_share_the_steps_of_others_and_nobody_is_waited_for(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "GATHER_S_PER_SESSION", 60.0)
-    monkeypatch.setattr(batching, "LONGEST_GATHER_S", 60.0)
+    monkeypatch.setattr(Gathering, "wait_s", lambda _, now, sessions, last: 60.0 if sessions > 1 else 0.0)
     engine = Echo()
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, gather=True)
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, Gathering(80_000_000))
     engine.gate.clear()
     live = asyncio.create_task(collect(gathering, "live", numbers(IN_FLIGHT_FRAMES)))
     await until(lambda: engine.batches)

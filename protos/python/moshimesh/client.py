@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
 import grpc
+from moshimesh.aligned import Aligned
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.conversation import Conversation, Sent
 from moshimesh.events import Event, MeshInfo, mesh_error
@@ -54,6 +55,7 @@ class Mesh:
         traceparent: str = "",
         api_key: str = "",
         resume_s: float = 30.0,
+        align: bool = False,
     ) -> AsyncIterator[Event]:
         """Hold a conversation. One that is cut off, or whose gateway stops, goes on at the next gateway.
 
@@ -67,6 +69,9 @@ class Mesh:
             traceparent: W3C trace context under which the session's span is put.
             api_key: names the caller to a mesh that limits calls per key.
             resume_s: how long to try to take up a call that was cut off, within the mesh's own grace time; 0: never.
+            align: for a microphone that hands out pieces of a few ms: begin with less than a frame of silence, so that
+                frames are complete when the mesh would like to have them and share steps with those of other callers.
+                The first piece is asked for when the conversation is open.
 
         Yields:
             Ready first (Queued before it, when the mesh is full), then one Speech for each frame, then a Summary.
@@ -86,8 +91,12 @@ class Mesh:
             pieces = _cut(bytes(pcm), sample_rate_hertz * width * _PIECE_MS // 1000)
         else:
             pieces = pcm
+        on_ready = None
+        if align:
+            aligned = Aligned(pieces, width, sample_rate_hertz * width)
+            pieces, on_ready = aligned.frames(), aligned.open
         sent = Sent(pieces, sample_rate_hertz * width)
-        events = Conversation(self._stubs, config, sent, width, api_key, resume_s).events()
+        events = Conversation(self._stubs, config, sent, width, api_key, resume_s, on_ready).events()
         try:
             async for event in events:
                 yield event

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import grpc
 from moshimesh.events import (
@@ -135,9 +135,11 @@ class Conversation:
 
     def __init__(self, stubs: Sequence[conversation_pb2_grpc.ConversationServiceStub],
                  config: conversation_pb2.ConverseConfig, sent: Sent, sample_bytes: int, api_key: str,
-                 resume_s: float) -> None:
+                 resume_s: float, on_ready: Callable[[conversation_pb2.ConverseReady], None] | None = None) -> None:
+        """`on_ready` hears when the conversation is open."""
         self._stubs, self._config, self._sent = stubs, config, sent
         self._sample_bytes, self._api_key, self._resume_s = sample_bytes, api_key, resume_s
+        self._on_ready = on_ready
         self._gateway = 0  # which of the stubs is in use
         self._ready: conversation_pb2.ConverseReady | None = None
         self._answered: int | None = None  # number of the last frame whose answer came
@@ -180,8 +182,10 @@ class Conversation:
                     yield speech_event(speech, self._skipped_before)
                 elif kind == "ready":
                     self._ready = ready = response.ready
+                    if self._on_ready is not None:
+                        self._on_ready(ready)
                     yield Ready(ready.session_id, ready.model_id, ready.sample_rate_hertz, ready.samples_per_frame,
-                                ready.delay_frames, ready.sampling.seed)
+                                ready.delay_frames, ready.sampling.seed, ready.frame_due_us / 1e6)
                 elif kind == "summary":
                     summary = response.summary
                     yield Summary(summary.frames_in + self._frames_before, self._frames_out,

@@ -44,7 +44,9 @@ class HopTiming:
 
 @dataclass(frozen=True)
 class Ready:
-    """The conversation is open."""
+    """The conversation is open. A live caller's frames had best be complete `frame_due_s` from now, and every frame's
+    length after.
+    """
 
     session_id: str
     model_id: str
@@ -52,6 +54,7 @@ class Ready:
     samples_per_frame: int
     delay_frames: int
     seed: int
+    frame_due_s: float
 
 
 @dataclass(frozen=True)

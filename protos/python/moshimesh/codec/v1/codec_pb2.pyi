@@ -56,20 +56,22 @@ class EncodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ...) -> None: ...
 
 class EncodeReady(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames", "frame_phase_us")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_PHASE_US_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int
     cardinality: int
     priming_frames: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
+    frame_phase_us: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_phase_us: _Optional[int] = ...) -> None: ...
 
 class EncodeSummary(_message.Message):
     __slots__ = ("frames",)

@@ -71,7 +71,7 @@ class ConverseRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[ConverseConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
 
 class ConverseReady(_message.Message):
-    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle", "resume_grace_ms", "next_sequence", "priming_frames")
+    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle", "resume_grace_ms", "next_sequence", "priming_frames", "frame_due_us")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class ConverseReady(_message.Message):
     RESUME_GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_DUE_US_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model_id: str
     sample_rate_hertz: int
@@ -94,7 +95,8 @@ class ConverseReady(_message.Message):
     resume_grace_ms: int
     next_sequence: int
     priming_frames: int
-    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ..., resume_grace_ms: _Optional[int] = ..., next_sequence: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
+    frame_due_us: int
+    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ..., resume_grace_ms: _Optional[int] = ..., next_sequence: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_due_us: _Optional[int] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("position", "estimated_wait_ms")

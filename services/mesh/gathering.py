@@ -1,0 +1,45 @@
+"""When frames of many calls should come to the encoder together, and how long it waits for them.
+
+A step of many costs little more than a step of few, and what is encoded together travels together through all stages
+behind. Two means to that end, measured in docs/decisions.md: callers who can choose when their frames are complete are
+asked for one of a few phases, and before a step the encoder waits for those who are due.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Moments of a frame's time that callers are asked for. With one, every step is as large as can be, and every stage
+# works while the others idle; with two, one half is encoded while the other is decoded.
+PHASES = 2
+# How long a step waits for others: a lone session must not, and nobody for long.
+WAIT_S_PER_SESSION = 0.0005
+LONGEST_WAIT_S = 0.010
+# A frame that comes a frame's time after the last one is that much late at times, by the event loops on its way.
+LATE_S = 0.002
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """What is known of the pace of sessions: a frame of theirs comes every `frame_nanos`."""
+
+    frame_nanos: int
+
+    def least_taken(self, taken: Iterable[int]) -> int:
+        """The phase to ask a new session for, in nanoseconds of Unix time modulo a frame; `taken` has the others'."""
+        sessions = Counter(taken)
+        return min((phase * self.frame_nanos // PHASES for phase in range(PHASES)), key=lambda phase: sessions[phase])
+
+    def wait_s(self, now: int, sessions: int, last: Iterable[int]) -> float:
+        """How long to wait for the last of those who are due soon; 0 when nobody is.
+
+        `sessions` is how many there are, `last` when the last frames came of those of whom none is here. Unix
+        nanoseconds.
+        """
+        longest = round(min(WAIT_S_PER_SESSION * sessions, LONGEST_WAIT_S) * 1e9)
+        late = round(LATE_S * 1e9)
+        due = max((ago for received in last if -late < (ago := received + self.frame_nanos - now) < longest),
+                  default=None)
+        return 0.0 if due is None else min(due + late, longest) / 1e9
