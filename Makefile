@@ -9,11 +9,12 @@ METRICS ?= 0
 DEVICE ?= cpu
 SLOTS ?= 8
 QUICK ?=
+MINUTES ?= 30
 TARGET ?=
 FRAME ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: help env run demo test lint talker talk-eval bench bench-gpu chaos trace profile \
+.PHONY: help env run demo test lint talker talk-eval bench bench-gpu soak chaos trace profile \
         bench-recorder stubs clean
 
 help: ## list the targets
@@ -65,6 +66,9 @@ bench-gpu: CHECKPOINT = kyutai/moshiko-pytorch-bf16
 bench-gpu: DEVICE = cuda
 bench-gpu: env ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
 	$(PY) -m bench --only gateway,capacity --checkpoint $(CHECKPOINT) --device $(DEVICE) $(if $(QUICK),--quick)
+
+soak: env ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
+	@$(PY) -m bench.soak --checkpoint $(CHECKPOINT) --device $(DEVICE) --duration $(MINUTES)m
 
 chaos: env ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
 	$(PY) -m bench.chaos $(if $(QUICK),--quick)

@@ -3,9 +3,9 @@
 Each caller sends 80 ms of speech every 80 ms, from a random place in a random WAV. The latency of a frame is the time
 from handing its audio to the stream until its answer is there, on the caller's own clock.
 
-A microphone hands out audio in pieces, at moments of its own. `--piece` is their length: each caller lets frames end with
-the piece that comes nearest to the moments that the mesh has asked for, as `align` in the client does. With 80 ms there
-is nothing to choose, and frames come at random phases.
+A microphone hands out audio in pieces, at moments of its own. `--piece` is their length: each caller lets frames end
+with the piece that comes nearest to the moments that the mesh has asked for, as `align` in the client does. With 80 ms
+there is nothing to choose, and frames come at random phases.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ async def main() -> None:
     parser.add_argument("--ramp", type=seconds, default="5s", help="over how long the callers come")
     parser.add_argument("--duration", type=seconds, default="30s", help="how long all of them talk")
     parser.add_argument("--piece", type=seconds, default="80ms",
-                        help="pieces in which a microphone hands out audio; below 80 ms, frames end when the mesh would "
-                             "like them to, to within half a piece")
+                        help="pieces in which a microphone hands out audio; below 80 ms, frames end when the mesh "
+                             "would like, to within half a piece")
     parser.add_argument("--wav", type=Path, default=Path("samples"), help="a WAV, or a folder of them")
     parser.add_argument("--csv", type=Path, default=Path("out/load.csv"), help="one row per caller")
     options = parser.parse_args()
