@@ -78,6 +78,21 @@ def bare_products(lm: LMModel, batch: int) -> Step:
     return step
 
 
+def bare_attention(lm: LMModel, batch: int) -> Step:
+    """What the floor leaves out, since it has no weights: the rows' queries with their keys, scores with values."""
+    attention = lm.transformer.layers[0].self_attn
+    heads, dim = attention.num_heads, attention.embed_dim // attention.num_heads
+    rings = torch.randn(len(lm.transformer.layers), 2, batch * heads, CONTEXT, dim)
+    queries, scores = torch.randn(batch * heads, 1, dim), torch.randn(batch * heads, 1, CONTEXT)
+
+    def step() -> None:
+        for keys, values in rings:
+            torch.bmm(queries, keys.transpose(1, 2))
+            torch.bmm(scores, values)
+
+    return step
+
+
 def reference(lm: LMModel, batch: int, stack: ExitStack) -> Step:
     """A greedy LMGen step. Without torch.compile, which on a CPU moshi only uses outside of its layers."""
     generator = LMGen(lm, use_sampling=False)
@@ -181,7 +196,8 @@ def run(quick: bool, progress: Progress | None = None) -> dict[str, Any]:
         "lm engine", total=len(BATCHES) * repeats + len(PRECISIONS) + len(KV_PRECISIONS) + 1)
     for batch in BATCHES:
         with ExitStack() as stack:
-            steps = {"floor": bare_products(lm, batch), "lmgen": reference(lm, batch, stack)}
+            steps = {"floor": bare_products(lm, batch), "attention": bare_attention(lm, batch),
+                     "lmgen": reference(lm, batch, stack)}
             steps |= {precision: ours(LmEngine(lm, batch, precision=precision), sampled=False)
                       for precision in PRECISIONS}
             steps |= {f"kv {kind}": ours(LmEngine(lm, batch, kv_precision=kind), sampled=False)
@@ -197,6 +213,8 @@ def run(quick: bool, progress: Progress | None = None) -> dict[str, Any]:
     for batch in BATCHES:
         result[f"lm_speedup_b{batch}"] = speedups["fp32"][batch]
         result[f"lm_over_floor_b{batch}"] = spread([turn["fp32"] / turn["floor"] for turn in turns[batch]])
+        result[f"lm_over_floor_and_attention_b{batch}"] = spread(
+            [turn["fp32"] / (turn["floor"] + turn["attention"]) for turn in turns[batch]])
     result["lm_tokens_equal"] = tokens_equal(lm, 60 if quick else 250)
     progress.advance(task)
     for precision in PRECISIONS:
