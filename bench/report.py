@@ -101,7 +101,8 @@ def _lm(results: Mapping[str, Any]) -> list[str]:
         for name, facts in results["precision"].items()])
     return ["", "## The language model alone", "", f"{results['parameters'] / 1e6:.0f} M random parameters in Moshi's "
             "shape, rings full, one thread, CPU time. The floor is the step's products with weights; attention is "
-            "those with the keys and values of every row, which the floor leaves out.", "", "![LM step](img/bench-lm.png)", "", *table, "", *precision]
+            "those with the keys and values of every row, which the floor leaves out.", "",
+            "![LM step](img/bench-lm.png)", "", *table, "", *precision]
 
 
 def _mimi(mimi: Mapping[str, Any]) -> list[str]:
