@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -206,15 +207,26 @@ async def test_the_ends_of_what_is_accepted_are_accepted(replicas: tuple[Replica
     assert await two.free(SLOTS)
 
 
-async def test_who_leaves_while_the_row_is_rebuilt_gives_it_back(replicas: tuple[Replica, Replica]) -> None:
-    _, two = replicas
-    leaving = Session(two, GREEDY, history(CONTEXT + 1))
-    opening = asyncio.create_task(leaving.open())
-    assert await two.free(SLOTS - 1)
-    leaving.call.cancel()
-    with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
-        await opening
-    assert await two.free(SLOTS)
+async def test_who_leaves_while_the_row_is_rebuilt_gives_it_back(lm: LMModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LmEngine(lm, SLOTS)
+    left = threading.Event()
+    prefill = engine.prefill
+
+    def waiting(*arguments: Any) -> Iterator[None]:
+        for _ in prefill(*arguments):
+            left.wait(5)
+            yield
+
+    monkeypatch.setattr(engine, "prefill", waiting)
+    async with Replica(engine) as replica:
+        leaving = Session(replica, GREEDY, history(CONTEXT + 1))
+        opening = asyncio.create_task(leaving.open())
+        assert await replica.free(SLOTS - 1)
+        leaving.call.cancel()
+        with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
+            await opening
+        left.set()
+        assert await replica.free(SLOTS)
 
 
 async def test_a_draining_replica_says_so_and_its_sessions_go_on(lm: LMModel) -> None:
