@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
+import gc
 import json
 import random
 import time
@@ -129,6 +130,8 @@ async def load(target: str, callers: int, ramp_s: float, seconds: float, speech:
     """Run the callers; the figures leave out the ramp, when not all of them are there yet."""
     people = [Caller(number) for number in range(callers)]
     frames = round((ramp_s + seconds) / FRAME_S)
+    gc.collect()
+    gc.freeze()  # else what else is here (torch, earlier loads) would be looked through at times, and all callers wait
     everybody_at = time.perf_counter() + ramp_s + FRAME_S
     async with moshimesh.connect(target) as mesh:
         async def one(caller: Caller) -> None:
