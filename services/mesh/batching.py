@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +167,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         self.on_rebuilt: Callable[[float], None] = _ignore  # hears how long it took (s) until a past was in its row
         self._ticks = 0
         self._delays = TickDelay.of(name)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine", initializer=_give_way)
         self._loop_task = asyncio.create_task(self._run())
 
     @property
@@ -325,6 +326,15 @@ def _advance(chunks: Iterator[None]) -> Exception | bool:
     except Exception as error:
         return error
     return False
+
+
+def _give_way() -> None:
+    """Make this thread run when no other one of the service wants to.
+
+    A step takes milliseconds, while what the event loop has to do takes microseconds and others wait for it.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # Linux only, and not in every sandbox
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _ignore(*_: object) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -96,6 +98,17 @@ async def test_sessions_share_steps(echo) -> None:
         assert [answer.result for answer in mine] == [(name, number) for number in range(30)]
     assert max(map(len, engine.batches)) == 4
     assert batcher.free == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such scheduling class")
+async def test_the_engine_gives_way_to_the_event_loop(echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, batcher = echo
+    policies: list[int] = []
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda *batch: policies.append(os.sched_getscheduler(0)) or step(*batch))
+    await collect(batcher, "a", numbers(1))
+    assert policies == [os.SCHED_IDLE]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 async def test_no_more_leases_than_slots_and_lowest_row_first(echo) -> None:
