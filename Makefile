@@ -65,7 +65,8 @@ bench: env ## measure engines, gateway and capacity; writes out/bench.json and d
 bench-gpu: CHECKPOINT = kyutai/moshiko-pytorch-bf16
 bench-gpu: DEVICE = cuda
 bench-gpu: env ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
-	$(PY) -m bench --only gateway,capacity --checkpoint $(CHECKPOINT) --device $(DEVICE) $(if $(QUICK),--quick)
+	$(PY) -m bench --only checkpoint,gateway,capacity --checkpoint $(CHECKPOINT) --device $(DEVICE) \
+		--out out/bench-gpu.json $(if $(QUICK),--quick)
 
 soak: env ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
 	@$(PY) -m bench.soak --checkpoint $(CHECKPOINT) --device $(DEVICE) --duration $(MINUTES)m

@@ -1,10 +1,11 @@
 """`make bench`: every figure of docs/benchmarks.md, measured in one run.
 
-    python -m bench [--quick] [--only engines,gateway,capacity]
+    python -m bench [--quick] [--only engines,gateway,capacity] [--checkpoint ID --device cuda --out out/bench-gpu.json]
 
 (a) engines alone, beside moshi's LMGen, torch Mimi and rustymimi on the same weights; (b) capacity, beside
 moshi.server on the same checkpoint; (c) where a frame's time goes at 1 caller, 25 %, 50 % and 90 % of capacity.
-Run it with nothing else running: capacity is about wall time.
+Run it with nothing else running: capacity is about wall time. `make bench-gpu` has in place of (a), which is about the
+CPU, the checkpoint's own engines on the device, beside moshi's.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import capacity, gateway, lm_engine, mimi_engine, mimi_service, report
+from bench import capacity, checkpoint_engines, gateway, lm_engine, mimi_engine, mimi_service, report
 
 PARTS = ("engines", "gateway", "capacity")
-OUT = Path("out/bench.json")
+ON_DEVICE = "checkpoint"
 
 
 def spread(repeats: list[Mapping[str, Any]], key: str) -> dict[str, float]:
@@ -46,13 +47,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="checkpoints/talker")
     parser.add_argument("--device", default="cpu", help="torch device for the mesh and moshi.server")
     parser.add_argument("--wav", type=Path, default=Path("samples"))
+    parser.add_argument("--out", type=Path, default=Path("out/bench.json"),
+                        help="figures; out/bench-gpu.json has its page in docs/benchmarks-gpu.md, and so on")
     options = parser.parse_args()
     parts = options.only.split(",")
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"bench: --only knows {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if unknown := set(parts) - {*PARTS, ON_DEVICE}:
+        raise SystemExit(f"bench: --only knows {', '.join((*PARTS, ON_DEVICE))}, got {', '.join(sorted(unknown))}")
     quick, repeats = options.quick, 1 if options.quick else 3
-    OUT.parent.mkdir(exist_ok=True)
-    results: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
+    out: Path = options.out
+    out.parent.mkdir(exist_ok=True)
+    results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -61,7 +65,10 @@ def main() -> None:
             results["mimi"] = mimi_engine.run(quick, progress)
             results["mimi_engine_vs_rustymimi"] = results["mimi"].pop("mimi_vs_rustymimi")
             results |= mimi_service.run(quick, progress)
-            OUT.write_text(json.dumps(results, indent=1) + "\n")  # an hour of work is not lost with the next part
+            out.write_text(json.dumps(results, indent=1) + "\n")  # an hour of work is not lost with the next part
+        if ON_DEVICE in parts:
+            results |= checkpoint_engines.run(options.checkpoint, options.device, quick, progress)
+            out.write_text(json.dumps(results, indent=1) + "\n")
         if "gateway" in parts:
             results |= repeated(lambda: gateway.run(options.wav, quick, progress), repeats,
                                 ("gateway_callers_per_core", "gateway_aligned_callers_per_core"), "gateway")
@@ -70,9 +77,9 @@ def main() -> None:
                     "capacity_ceiling_callers", "overhead_p50_ms", "overhead_p99_ms")
             one = functools.partial(capacity.run, options.checkpoint, options.device, options.wav, quick, progress)
             results |= repeated(one, repeats, keys, "capacity")
-    OUT.write_text(json.dumps(results, indent=1) + "\n")
-    report.write(results)
-    console.print(f"figures in {OUT}, tables and charts in docs/benchmarks.md")
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    page = report.write(results, out.stem)
+    console.print(f"figures in {out}, tables and charts in {page}")
 
 
 if __name__ == "__main__":

@@ -51,9 +51,10 @@ def random_lm(context: int = CONTEXT) -> LMModel:
     return lm.eval().requires_grad_(False)
 
 
-def random_codes(frames: int, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Callers' codes [frames, rows, 8]."""
-    return np.random.default_rng(0).integers(0, 2048, (frames, rows, 8))
+def random_codes(frames: int, rows: int, cardinality: int = 2048, codebooks: int = 8
+                 ) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Callers' codes [frames, rows, codebooks]."""
+    return np.random.default_rng(0).integers(0, cardinality, (frames, rows, codebooks))
 
 
 def bare_products(lm: LMModel, batch: int) -> Step:
@@ -106,9 +107,11 @@ def ours(engine: LmEngine, sampled: bool) -> Step:
     """A step of every row of the engine, with full rings."""
     for row in range(engine.slots):
         engine.open(row, Sampling(seed=row) if sampled else GREEDY)
-    engine._line.positions[:] = CONTEXT  # as if the calls had lasted 20 s
+    facts = engine.facts
+    engine._line.positions[:] = facts.context_frames  # as if the calls had lasted that long
     engine._line._line[:] = 0
-    rows, codes = range(engine.slots), random_codes(1, engine.slots)[0]
+    rows = range(engine.slots)
+    codes = random_codes(1, engine.slots, facts.cardinality, facts.user_codebooks)[0]
     return lambda: engine.step(rows, codes)
 
 

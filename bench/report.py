@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its charts, from the figures of `make bench`."""
+"""docs/benchmarks.md or docs/benchmarks-gpu.md and its charts, from the figures of `make bench` or `make bench-gpu`."""
 
 from __future__ import annotations
 
@@ -44,20 +44,26 @@ MEANINGS = {
 }
 
 
-def write(results: Mapping[str, Any]) -> None:
-    """The page and its pictures, as far as there are figures."""
+def write(results: Mapping[str, Any], name: str = "bench") -> Path:
+    """The page and its pictures, whose names begin with `name`, as far as there are figures; where the page is."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    page = ["# Benchmarks", "", "Written by `make bench`; do not edit. Every figure is the median over the run's "
-            "repeats, with minimum and maximum; all contenders of a row were measured in turns in the same run.", "",
-            f"Machine: {os.cpu_count()} CPU cores ({platform.machine()}), no GPU. The load generator runs on the same "
-            "cores as the mesh.", "", "## Summary", "", *_summary(results)]
+    engines = results.get("checkpoint_engines")
+    device = engines["device"] if engines else "cpu"
+    page = ["# Benchmarks", "", f"Written by `make {name}`; do not edit. Every figure is the median over the run's "
+            "repeats, with minimum and maximum; all contenders of a row were measured in the same run.", "",
+            f"Machine: {os.cpu_count()} CPU cores ({platform.machine()}), {'no GPU' if device == 'cpu' else device}. "
+            "The load generator runs on the same cores as the mesh.", "", "## Summary", "", *_summary(results)]
+    if engines:
+        page += _checkpoint(engines)
     if "ms" in results:
-        page += _lm(results)
+        page += _lm(results, name)
     if "mimi" in results:
         page += _mimi(results["mimi"])
     if "capacity" in results:
-        page += _capacity(results["capacity"])
-    (DOCS / "benchmarks.md").write_text("\n".join(page) + "\n")
+        page += _capacity(results["capacity"], name)
+    path = DOCS / f"{name.replace('bench', 'benchmarks')}.md"
+    path.write_text("\n".join(page) + "\n")
+    return path
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -81,7 +87,22 @@ def _summary(results: Mapping[str, Any]) -> list[str]:
     return _table(["figure", "what", "median", "min – max", "goal"], rows)
 
 
-def _lm(results: Mapping[str, Any]) -> list[str]:
+def _checkpoint(engines: Mapping[str, Any]) -> list[str]:
+    page = ["", "## Engines alone", "", f"{engines['checkpoint']} on {engines['device']}: ms of a step of all rows, "
+            "rings full. Mimi: encode and decode. One after the other; \"-\" did not fit."]
+    for part, title, theirs in (("lm", "LM", "lmgen"), ("mimi", "Mimi", "torch")):
+        times = engines[part]
+        names = list(dict.fromkeys(name for row in times.values() for name in row))
+        ratios = [name for name in names if name != theirs]
+        page += ["", *_table([f"{title} rows", *(f"{name} ms" for name in names), *(f"{name} × {theirs}"
+                                                                                    for name in ratios)], [
+            [batch[1:], *(_number(row[name]["median"]) if name in row else "-" for name in names),
+             *(_number(row[theirs]["median"] / row[name]["median"]) if {theirs, name} <= row.keys() else "-"
+               for name in ratios)] for batch, row in times.items()])]
+    return page
+
+
+def _lm(results: Mapping[str, Any], picture: str) -> list[str]:
     batches = list(results["ms"])
     names = list(results["ms"][batches[0]])
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
@@ -91,7 +112,7 @@ def _lm(results: Mapping[str, Any]) -> list[str]:
                   label=names_of.get(name, f"moshi-mesh {name}"))
     axes.set(xlabel="rows (callers)", ylabel="CPU ms per step", title="Language model: one step", ylim=(0, None))
     axes.legend()
-    _save(figure, "bench-lm.png")
+    _save(figure, f"{picture}-lm.png")
     table = _table(["rows", *(f"{name} ms" for name in names), "× LMGen", "× floor", "× floor + attention"], [
         [b[1:], *(_number(results["ms"][b][name]["median"]) for name in names),
          *(_number(results[f"{ratio}_{b}"]["median"])
@@ -103,7 +124,7 @@ def _lm(results: Mapping[str, Any]) -> list[str]:
     return ["", "## The language model alone", "", f"{results['parameters'] / 1e6:.0f} M random parameters in Moshi's "
             "shape, rings full, one thread, CPU time. The floor is the step's products with weights; attention is "
             "those with the keys and values of every row, which the floor leaves out.", "",
-            "![LM step](img/bench-lm.png)", "", *table, "", *precision]
+            f"![LM step](img/{picture}-lm.png)", "", *table, "", *precision]
 
 
 def _mimi(mimi: Mapping[str, Any]) -> list[str]:
@@ -119,7 +140,7 @@ def _mimi(mimi: Mapping[str, Any]) -> list[str]:
             *_table(["Mimi", "callers", "moshi-mesh", "torch", "rustymimi", "× torch", "× rustymimi"], rows)]
 
 
-def _capacity(capacity: Mapping[str, Any]) -> list[str]:
+def _capacity(capacity: Mapping[str, Any], picture: str) -> list[str]:
     loads = sorted(capacity["loads"], key=lambda row: (-row["piece_ms"], row["callers"]))
     phases = {piece_ms: "random phases" if piece_ms == 80 else f"aligned to {piece_ms:g} ms"
               for piece_ms in dict.fromkeys(row["piece_ms"] for row in loads)}
@@ -134,7 +155,7 @@ def _capacity(capacity: Mapping[str, Any]) -> list[str]:
     axes.axhline(80, color="#c92a2a", linestyle="--", linewidth=1)
     axes.set(xlabel="live callers", ylabel="frame latency, ms", title="Latency by load", ylim=(0, 240))
     axes.legend()
-    _save(figure, "bench-capacity.png")
+    _save(figure, f"{picture}-capacity.png")
     table = _table(["frames come", "callers", "p50 ms", "p95 ms", "p99 ms", "max ms", "skipped", "holds", "CPU cores",
                     "memory MB"], [
         [phases[row["piece_ms"]], str(row["callers"]),
@@ -147,11 +168,11 @@ def _capacity(capacity: Mapping[str, Any]) -> list[str]:
             "moshi.server, on the same "
             f"checkpoint, serves one caller at p50 {_number(reference['p50_ms'])} ms, p99 "
             f"{_number(reference['p99_ms'])} ms, and makes the others wait.",
-            "", "![Latency by load](img/bench-capacity.png)", "", *table,
-            *_splits(capacity["splits"])]
+            "", f"![Latency by load](img/{picture}-capacity.png)", "", *table,
+            *_splits(capacity["splits"], picture)]
 
 
-def _splits(splits: Sequence[Mapping[str, Any]]) -> list[str]:
+def _splits(splits: Sequence[Mapping[str, Any]], picture: str) -> list[str]:
     names = [f"{hop} {part}" for hop in HOPS for part in ("queue", "compute")] + ["overhead"]
     figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
     for index, row in enumerate(splits):
@@ -165,12 +186,13 @@ def _splits(splits: Sequence[Mapping[str, Any]]) -> list[str]:
     axes.set(xlabel="ms (p50)", title="Where a frame's time goes", yticks=range(len(splits)),
              yticklabels=[f"{row['callers']} callers" for row in splits])
     axes.legend(fontsize="small", loc="lower right")
-    _save(figure, "bench-split.png")
+    _save(figure, f"{picture}-split.png")
     rows = [[str(row["callers"]), *(f"{_number(row['parts'][name]['p50_ms'])} / {_number(row['parts'][name]['p99_ms'])}"
                                     for name in names)] for row in splits]
     return ["", "## Where a frame's time goes", "", "p50 / p99 in ms at 1 caller and at 25 %, 50 % and 90 % of "
             "capacity. Queue is waiting for the batch; overhead is what no hop accounts for: gRPC, the event loops, "
-            "the load generator's own.", "", "![Split](img/bench-split.png)", "", *_table(["callers", *names], rows)]
+            "the load generator's own.", "", f"![Split](img/{picture}-split.png)", "",
+            *_table(["callers", *names], rows)]
 
 
 def _save(figure: Any, name: str) -> None:
