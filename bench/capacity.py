@@ -66,8 +66,9 @@ async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, pie
 
     async def holds(callers: int) -> bool:
         for _ in range(TRIES):
-            _, figures, usage = await loaded(mesh, callers, seconds, speech, progress, piece_s)
-            tried.append({**vars(figures), "piece_ms": piece_s * 1000, "holds": figures.holds, **vars(usage)})
+            people, figures, usage = await loaded(mesh, callers, seconds, speech, progress, piece_s)
+            tried.append({**vars(figures), "piece_ms": piece_s * 1000, "holds": figures.holds,
+                          "real_time_factor": real_time_factor(people), **vars(usage)})
             await asyncio.sleep(0.5)  # the slots come back
             if figures.holds:
                 return True
@@ -141,6 +142,12 @@ def median_ms(step: Callable[[], object], repeats: int, clock: Callable[[], floa
     return float(np.median(taken[5:]))
 
 
+def real_time_factor(people: Sequence[Caller]) -> float:
+    """Length of a frame by what its computations took, median over all frames; below 1 nobody can be served."""
+    computed_ms = [sum(hop.compute_ms for hop in hops) for caller in people for hops in caller.hops.values()]
+    return FRAME_MS / float(np.median(computed_ms)) if computed_ms else 0.0
+
+
 def split(people: Sequence[Caller]) -> dict[str, dict[str, float]]:
     """p50 and p99 in ms of each hop's waiting and computing, and of what is neither: the mesh's overhead."""
     parts: dict[str, list[float]] = {"overhead": []}
@@ -176,7 +183,8 @@ async def run(checkpoint: str, device: str, wav: Path, quick: bool, progress: Pr
         splits = []
         for share in (0.0, 0.25, 0.5, 0.9):
             people, figures, usage = await loaded(mesh, max(1, round(held * share)), seconds, speech, progress)
-            splits.append({"share": share, **vars(figures), **vars(usage), "parts": split(people)})
+            splits.append({"share": share, **vars(figures), "real_time_factor": real_time_factor(people), **vars(usage),
+                           "parts": split(people)})
     half = next(row for row in splits if row["share"] == 0.5)["parts"]["overhead"]
     return {"capacity_callers": held, "capacity_aligned_callers": aligned,
             "capacity_reference_callers": int(beside.p99_ms < FRAME_MS),

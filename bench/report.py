@@ -26,6 +26,7 @@ GOALS = {
     "gateway_aligned_callers_per_core": "",
     "mimi_vs_rustymimi": "≥ 5", "mimi_engine_vs_rustymimi": "",
 }
+USAGE = ("real-time factor", "CPU cores", "memory MB")
 MEANINGS = {
     "lm_speedup_b1": "LM step, 1 row: times faster than LMGen",
     "lm_speedup_b16": "LM step, 16 rows: times faster than LMGen",
@@ -156,12 +157,10 @@ def _capacity(capacity: Mapping[str, Any], picture: str) -> list[str]:
     axes.set(xlabel="live callers", ylabel="frame latency, ms", title="Latency by load", ylim=(0, 240))
     axes.legend()
     _save(figure, f"{picture}-capacity.png")
-    table = _table(["frames come", "callers", "p50 ms", "p95 ms", "p99 ms", "max ms", "skipped", "holds", "CPU cores",
-                    "memory MB"], [
+    table = _table(["frames come", "callers", "p50 ms", "p95 ms", "p99 ms", "max ms", "skipped", "holds", *USAGE], [
         [phases[row["piece_ms"]], str(row["callers"]),
          *(_number(row[key]) for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")),
-         str(row["skipped"]), "yes" if row["holds"] else "no", _number(sum(row["cores"].values())),
-         _number(sum(row["memory_mb"].values()))] for row in loads])
+         str(row["skipped"]), "yes" if row["holds"] else "no", *_usage(row)] for row in loads])
     return ["", "## Capacity", "", "Each caller speaks at real pace: at a phase of its own, or with a microphone that "
             "hands out pieces of 10 ms at moments of its own, so that frames can end when the mesh would like them to. "
             "Latency: from handing a frame's audio to the stream until its answer is there, on the caller's clock. "
@@ -170,6 +169,12 @@ def _capacity(capacity: Mapping[str, Any], picture: str) -> list[str]:
             f"{_number(reference['p99_ms'])} ms, and makes the others wait.",
             "", f"![Latency by load](img/{picture}-capacity.png)", "", *table,
             *_splits(capacity["splits"], picture)]
+
+
+def _usage(row: Mapping[str, Any]) -> list[str]:
+    factor = row.get("real_time_factor")  # older runs did not know it
+    return ["-" if factor is None else _number(factor), _number(sum(row["cores"].values())),
+            _number(sum(row["memory_mb"].values()))]
 
 
 def _splits(splits: Sequence[Mapping[str, Any]], picture: str) -> list[str]:
@@ -188,11 +193,11 @@ def _splits(splits: Sequence[Mapping[str, Any]], picture: str) -> list[str]:
     axes.legend(fontsize="small", loc="lower right")
     _save(figure, f"{picture}-split.png")
     rows = [[str(row["callers"]), *(f"{_number(row['parts'][name]['p50_ms'])} / {_number(row['parts'][name]['p99_ms'])}"
-                                    for name in names)] for row in splits]
+                                    for name in names), *_usage(row)] for row in splits]
     return ["", "## Where a frame's time goes", "", "p50 / p99 in ms at 1 caller and at 25 %, 50 % and 90 % of "
             "capacity. Queue is waiting for the batch; overhead is what no hop accounts for: gRPC, the event loops, "
             "the load generator's own.", "", f"![Split](img/{picture}-split.png)", "",
-            *_table(["callers", *names], rows)]
+            *_table(["callers", *names, *USAGE], rows)]
 
 
 def _save(figure: Any, name: str) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from moshimesh import HopTiming
 
 from bench import checkpoint_engines, report
+from bench.capacity import real_time_factor
+from bench.load import Caller
 
 SPREAD = {"min": 1.0, "median": 2.0, "max": 4.0}
 
@@ -43,3 +46,12 @@ def test_the_checkpoints_engines_are_measured_beside_moshis(checkpoint: str, mon
         assert found["mimi"][batch].keys() == {"torch", "moshi-mesh"}
         for times in (*found["lm"][batch].values(), *found["mimi"][batch].values()):
             assert 0 < times["min"] <= times["median"] <= times["max"]
+
+
+def test_what_callers_frames_took_to_compute_against_their_length() -> None:
+    def hop(compute_ms: float) -> HopTiming:
+        return HopTiming("lm.step", 1.0, compute_ms, 1, 0, 0)
+
+    people = [Caller(0, hops={0: [hop(4.0), hop(6.0)], 1: [hop(20.0)]}), Caller(1, hops={0: [hop(40.0)]}), Caller(2)]
+    assert real_time_factor(people) == 4.0
+    assert real_time_factor([Caller(0)]) == 0.0
