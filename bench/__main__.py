@@ -65,10 +65,9 @@ def main() -> None:
             results["mimi"] = mimi_engine.run(quick, progress)
             results["mimi_engine_vs_rustymimi"] = results["mimi"].pop("mimi_vs_rustymimi")
             results |= mimi_service.run(quick, progress)
-            out.write_text(json.dumps(results, indent=1) + "\n")  # an hour of work is not lost with the next part
         if ON_DEVICE in parts:
             results |= checkpoint_engines.run(options.checkpoint, options.device, quick, progress)
-            out.write_text(json.dumps(results, indent=1) + "\n")
+        out.write_text(json.dumps(results, indent=1) + "\n")  # an hour of work is not lost with the next part
         if "gateway" in parts:
             results |= repeated(lambda: gateway.run(options.wav, quick, progress), repeats,
                                 ("gateway_callers_per_core", "gateway_aligned_callers_per_core"), "gateway")

@@ -26,12 +26,16 @@ MOST_CALLERS = 192
 FRAME_MS = FRAME_S * 1000
 # A load that does not hold is tried again: somebody else's minute on a shared machine is not the mesh's limit.
 TRIES = 2
+WARM_STEPS = 5  # an engine may have to prepare its first ones: graphs are captured, traces optimised
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What the processes of the mesh took during a load: CPU in cores, resident (and GPU) memory in MB."""
+    """What a load took: a frame's length by its computations, and of each process of the mesh CPU in cores and resident
+    (and GPU) memory in MB.
+    """
 
+    real_time_factor: float
     cores: dict[str, float]
     memory_mb: dict[str, float]
 
@@ -56,7 +60,7 @@ async def loaded(mesh: LocalMesh, callers: int, seconds: float, speech: Sequence
     elapsed = time.monotonic() - began
     cores = {name: (sum(p.cpu_times()[:2]) - before[name]) / elapsed for name, p in processes.items()}
     rss_mb = {name: p.memory_info().rss / 1e6 for name, p in processes.items()}
-    return people, figures, Usage(cores, rss_mb | device_memory_mb(mesh.device))
+    return people, figures, Usage(real_time_factor(people), cores, rss_mb | device_memory_mb(mesh.device))
 
 
 async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, piece_s: float,
@@ -66,9 +70,8 @@ async def capacity(mesh: LocalMesh, speech: Sequence[bytes], seconds: float, pie
 
     async def holds(callers: int) -> bool:
         for _ in range(TRIES):
-            people, figures, usage = await loaded(mesh, callers, seconds, speech, progress, piece_s)
-            tried.append({**vars(figures), "piece_ms": piece_s * 1000, "holds": figures.holds,
-                          "real_time_factor": real_time_factor(people), **vars(usage)})
+            _, figures, usage = await loaded(mesh, callers, seconds, speech, progress, piece_s)
+            tried.append({**vars(figures), "piece_ms": piece_s * 1000, "holds": figures.holds, **vars(usage)})
             await asyncio.sleep(0.5)  # the slots come back
             if figures.holds:
                 return True
@@ -100,7 +103,7 @@ def ceiling(checkpoint: str, device: str, repeats: int) -> tuple[int, dict[int, 
 
     torch.set_num_threads(1)
     lanes = (psutil.cpu_count() or 1) if device == "cpu" else 1
-    clock = time.thread_time if device == "cpu" else time.perf_counter
+    clock = step_clock(device)
     info = resolve(checkpoint)
     times: dict[int, dict[str, float]] = {}
     callers = 8
@@ -132,14 +135,24 @@ def _fits(size: int, sizes: Sequence[int], times: dict[int, dict[str, float]], l
     return max(each) <= FRAME_MS and sum(each) <= lanes * FRAME_MS
 
 
-def median_ms(step: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """Time of a step. On a CPU by the thread's own clock, which is wall time on a core that nobody else uses."""
+def step_clock(device: str) -> Callable[[], float]:
+    """For steps. On a CPU the thread's own clock, which is wall time on a core that nobody else uses."""
+    return time.thread_time if device == "cpu" else time.perf_counter
+
+
+def step_times_ms(step: Callable[[], object], repeats: int, clock: Callable[[], float]) -> list[float]:
+    """Of each of `repeats` steps."""
     taken = []
-    for _ in range(repeats + 5):  # an engine may have to prepare its first steps
+    for _ in range(WARM_STEPS + repeats):
         began = clock()
         step()
         taken.append((clock() - began) * 1000)
-    return float(np.median(taken[5:]))
+    return taken[WARM_STEPS:]
+
+
+def median_ms(step: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    """Time of a step."""
+    return float(np.median(step_times_ms(step, repeats, clock)))
 
 
 def real_time_factor(people: Sequence[Caller]) -> float:
@@ -183,8 +196,7 @@ async def run(checkpoint: str, device: str, wav: Path, quick: bool, progress: Pr
         splits = []
         for share in (0.0, 0.25, 0.5, 0.9):
             people, figures, usage = await loaded(mesh, max(1, round(held * share)), seconds, speech, progress)
-            splits.append({"share": share, **vars(figures), "real_time_factor": real_time_factor(people), **vars(usage),
-                           "parts": split(people)})
+            splits.append({"share": share, **vars(figures), **vars(usage), "parts": split(people)})
     half = next(row for row in splits if row["share"] == 0.5)["parts"]["overhead"]
     return {"capacity_callers": held, "capacity_aligned_callers": aligned,
             "capacity_reference_callers": int(beside.p99_ms < FRAME_MS),

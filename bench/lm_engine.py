@@ -95,11 +95,13 @@ def bare_attention(lm: LMModel, batch: int) -> Step:
 
 
 def reference(lm: LMModel, batch: int, stack: ExitStack) -> Step:
-    """A greedy LMGen step. Without torch.compile, which on a CPU moshi only uses outside of its layers."""
+    """A greedy LMGen step, where `lm` is. On a CPU without torch.compile: moshi only uses it outside of its layers."""
+    device = next(lm.parameters()).device
     generator = LMGen(lm, use_sampling=False)
-    stack.enter_context(no_compile())
+    if device.type == "cpu":
+        stack.enter_context(no_compile())
     stack.enter_context(generator.streaming(batch))
-    codes = torch.from_numpy(random_codes(1, batch)[0])[:, :, None]
+    codes = torch.from_numpy(random_codes(1, batch, lm.card, lm.n_q - lm.dep_q)[0])[:, :, None].to(device)
     return lambda: generator.step(codes)
 
 

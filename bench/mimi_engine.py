@@ -110,7 +110,7 @@ def our_frame(engines: Any, callers: int) -> Frame:
 
 
 def torch_frame(mimi: MimiModel, callers: int) -> Frame:
-    pcm = torch.from_numpy(noise(callers, mimi.frame_size))[:, None]
+    pcm = torch.from_numpy(noise(callers, mimi.frame_size))[:, None].to(next(mimi.parameters()).device)
 
     def frame() -> object:
         return mimi.decode(mimi.encode(pcm))

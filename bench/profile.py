@@ -38,6 +38,7 @@ from torch.jit._fuser import optimized_execution
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
+from bench.capacity import median_ms
 from bench.profile_report import COPIES, OperatorCost, Stage, Tick, as_json, attribute, draw, show
 from bench.ranges import Place, Ranges, device_ms, operators
 from services.codec.engine import DecodeEngine, EncodeEngine, build_engines
@@ -204,18 +205,6 @@ def operator_cost(clock: Callable[[], float], repeats: int = 50) -> OperatorCost
     with torch.inference_mode(), optimized_execution(False):
         return OperatorCost(median_ms(lambda: chain(x), repeats, clock) / CHAIN,
                             median_ms(lambda: recorded(x), repeats, clock) / CHAIN)
-
-
-def median_ms(step: Step, repeats: int, clock: Callable[[], float]) -> float:
-    """Time of a step."""
-    for _ in range(3):
-        step()
-    taken = []
-    for _ in range(repeats):
-        began = clock()
-        step()
-        taken.append((clock() - began) * 1000)
-    return statistics.median(taken)
 
 
 def stage(engines: Engines, name: str, callers: int, cost: OperatorCost, settings: Settings) -> Stage:
