@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from typing_extensions import Self
 
-from services.gateway.tunnel import Tunnel
+from services.gateway.peers.tunnel import Tunnel
 from services.mesh.serving import Servable
 
 

@@ -7,16 +7,16 @@ import secrets
 import socket
 import time
 
+from services.gateway.calls.conversation import Mesh
+from services.gateway.calls.limits import Limits
+from services.gateway.calls.waiting import Line
 from services.gateway.config import GatewayConfig
-from services.gateway.conversation import Mesh
-from services.gateway.limits import Limits
-from services.gateway.line import Line
-from services.gateway.metering import GatewayMetrics, watch
-from services.gateway.registry import Registry
-from services.gateway.replicas import Replicas, codec_facts, common_model, lm_facts
-from services.gateway.server import GatewayServer
-from services.gateway.sessions import Sessions
+from services.gateway.edges.grpc import GatewayServer
+from services.gateway.peers.registry import Registry
+from services.gateway.peers.replicas import Replicas, codec_facts, common_model, lm_facts
+from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
+from services.gateway.watching.metering import GatewayMetrics, watch
 from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
 from services.mesh.serving import MeshServer, run

@@ -21,7 +21,7 @@ from services.mesh.errors import InvalidRequest, MeshError
 from services.mesh.serving import Context, internal_error, stream
 
 # Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
-# moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/stage.py).
+# moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/path/stage.py).
 WAITING_REQUESTS = 160
 # How long what is not urgent may wait for something that is.
 LAZY_S = 0.1

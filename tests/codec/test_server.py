@@ -16,9 +16,9 @@ from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 
 from services.codec.engine import DecodeEngine, EncodeEngine, build_engines
 from services.codec.server import DESCRIPTOR, CodecServer
-from services.gateway.history import History
-from services.gateway.memory import DecoderMemory, EncoderMemory
-from services.gateway.tunnel import Method
+from services.gateway.path.memory import DecoderMemory, EncoderMemory
+from services.gateway.peers.tunnel import Method
+from services.gateway.sessions.history import History
 from services.mesh.checkpoint import load_mimi, resolve
 from services.mesh.errors import REASON_KEY, MeshError
 from services.mesh.telemetry import FrameTracer

@@ -17,8 +17,8 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from services.codec.engine import build_engines
-from services.gateway.history import History
-from services.gateway.tunnel import Method
+from services.gateway.peers.tunnel import Method
+from services.gateway.sessions.history import History
 from services.lm.delays import UNGENERATED
 from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling

@@ -10,7 +10,7 @@ import pytest
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
-from services.gateway.tunnel import Call, Method, Tunnel
+from services.gateway.peers.tunnel import Call, Method, Tunnel
 from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, PeerRefused
 from services.mesh.serving import Context, stream
 from services.mesh.tunnel import LAZY_S, WAITING_REQUESTS, TunnelServer

@@ -13,16 +13,16 @@ from moshimesh.codec.v1 import codec_pb2
 from moshimesh.gateway.v1 import conversation_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.history import History
-from services.gateway.ingest import AudioFormat, Ingest
-from services.gateway.line import Line, Place
-from services.gateway.memory import LmMemory
-from services.gateway.metering import CallMeter
-from services.gateway.pipeline import Pipeline
-from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas, common_model
-from services.gateway.sealing import Handle
-from services.gateway.sessions import Session, Sessions
-from services.gateway.tracing import CallTrace
+from services.gateway.calls.waiting import Line, Place
+from services.gateway.path.ingest import AudioFormat, Ingest
+from services.gateway.path.memory import LmMemory
+from services.gateway.path.pipeline import Pipeline
+from services.gateway.peers.replicas import DECODE, ENCODE, STEP, Replicas, common_model
+from services.gateway.sessions.history import History
+from services.gateway.sessions.sealing import Handle
+from services.gateway.sessions.sessions import Session, Sessions
+from services.gateway.watching.metering import CallMeter
+from services.gateway.watching.tracing import CallTrace
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import CallTooLong, Draining, IdleCaller, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
 

@@ -10,12 +10,12 @@ import grpc
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
-from services.gateway.conversation import Conversation, Mesh
-from services.gateway.limits import Limits
-from services.gateway.metering import GatewayMetrics
-from services.gateway.replicas import common_model
-from services.gateway.sealing import Handle
-from services.gateway.tracing import CallTrace
+from services.gateway.calls.conversation import Conversation, Mesh
+from services.gateway.calls.limits import Limits
+from services.gateway.peers.replicas import common_model
+from services.gateway.sessions.sealing import Handle
+from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.tracing import CallTrace
 from services.mesh import logs
 from services.mesh.errors import Draining, InvalidRequest, MeshError
 from services.mesh.serving import Context, read_config_message, read_payloads, stream

@@ -8,8 +8,8 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
-from services.gateway.clocks import PeerClock
-from services.gateway.tracing import AROUND_FRAMES, CallTrace
+from services.gateway.peers.clocks import PeerClock
+from services.gateway.watching.tracing import AROUND_FRAMES, CallTrace
 from services.mesh.telemetry import FinishedSpan, FrameTracer
 
 MS = 1_000_000

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
-from services.gateway.replicas import Replica, Replicas, movable
-from services.gateway.tunnel import Call, Method, RequestMessage, ResponseMessage
+from services.gateway.peers.replicas import Replica, Replicas, movable
+from services.gateway.peers.tunnel import Call, Method, RequestMessage, ResponseMessage
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError, PeerLost
 from services.mesh.serving import next_within

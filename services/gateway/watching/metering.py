@@ -14,12 +14,12 @@ from typing import TypeAlias
 from moshimesh.audio.v1 import audio_pb2
 from opentelemetry.trace import SpanContext
 
-from services.gateway.ingest import AudioFormat, Ingest
-from services.gateway.line import Line
-from services.gateway.quality import Jitter, Playout, mos
-from services.gateway.replicas import Replicas
-from services.gateway.sessions import Sessions
-from services.gateway.stage import Change
+from services.gateway.calls.waiting import Line
+from services.gateway.path.ingest import AudioFormat, Ingest
+from services.gateway.path.stage import Change
+from services.gateway.peers.replicas import Replicas
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.watching.quality import Jitter, Playout, mos
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import MeshError
 from services.mesh.metrics import FRAME_BOUNDS_S, PART_BOUNDS_S, Metrics, Reading, Series

@@ -13,9 +13,9 @@ import pytest
 from moshimesh.lm.v1 import lm_pb2
 
 from scripts.local_mesh import free_port, redis_executable
-from services.gateway.history import History
-from services.gateway.sealing import Handle
-from services.gateway.sessions import WRITE_EVERY_S, Session, Sessions
+from services.gateway.sessions.history import History
+from services.gateway.sessions.sealing import Handle
+from services.gateway.sessions.sessions import WRITE_EVERY_S, Session, Sessions
 from services.gateway.store import Store
 from services.mesh.errors import MeshError, PeerLost, ResumeUnavailable, SessionMoved, UnknownSession
 from tests.gateway.redis_server import RedisServer

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from services.gateway.clocks import TRUSTED_NANOS, WINDOW_NANOS, PeerClock
+from services.gateway.peers.clocks import TRUSTED_NANOS, WINDOW_NANOS, PeerClock
 
 MS = 1_000_000
 

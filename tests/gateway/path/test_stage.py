@@ -10,11 +10,11 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway import stage as stage_module
-from services.gateway.history import History
-from services.gateway.memory import LmMemory
-from services.gateway.replicas import STEP, Replica, Replicas, common_model, lm_facts
-from services.gateway.stage import Change, Stage
+from services.gateway.path import stage as stage_module
+from services.gateway.path.memory import LmMemory
+from services.gateway.path.stage import Change, Stage
+from services.gateway.peers.replicas import STEP, Replica, Replicas, common_model, lm_facts
+from services.gateway.sessions.history import History
 from services.mesh.errors import MeshError, ModelMismatch, PeerLost
 from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
 

@@ -9,13 +9,13 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.history import History
-from services.gateway.ingest import AudioFormat, Ingest
-from services.gateway.memory import LmMemory
-from services.gateway.metering import GatewayMetrics
-from services.gateway.pipeline import Pipeline
-from services.gateway.replicas import Replicas, codec_facts, lm_facts
-from services.gateway.tracing import CallTrace
+from services.gateway.path.ingest import AudioFormat, Ingest
+from services.gateway.path.memory import LmMemory
+from services.gateway.path.pipeline import Pipeline
+from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
+from services.gateway.sessions.history import History
+from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.tracing import CallTrace
 from services.mesh.errors import CallTooLong
 from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer

@@ -15,7 +15,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.history import History
+from services.gateway.sessions.history import History
 
 # Frames kept beyond those that prime a row: what passes while one is primed, two seconds of it.
 PASSING_FRAMES = 25

@@ -20,8 +20,8 @@ import grpc
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from services.gateway.clocks import PeerClock
-from services.gateway.tunnel import Method, Tunnel
+from services.gateway.peers.clocks import PeerClock
+from services.gateway.peers.tunnel import Method, Tunnel
 from services.mesh.errors import MeshError, ModelMismatch, NoFreeSlot, PeerLost, from_rpc_error
 from services.mesh.serving import CHANNEL_OPTIONS
 

@@ -15,8 +15,8 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 from opentelemetry.trace import SpanContext, SpanKind
 
-from services.gateway.replicas import Replica
-from services.gateway.stage import Change
+from services.gateway.path.stage import Change
+from services.gateway.peers.replicas import Replica
 from services.mesh.batching import Timing
 from services.mesh.clock import now_unix_nanos
 from services.mesh.recorder import HOP_NAMES, clock_attributes, send_hop

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-from services.gateway.replicas import Replicas
+from services.gateway.peers.replicas import Replicas
 from services.gateway.store import Request, Store, StoreAway
 
 EVERY_S = 1.0

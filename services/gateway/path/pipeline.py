@@ -19,12 +19,12 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.ingest import CallerFrame, Ingest
-from services.gateway.memory import DecoderMemory, EncoderMemory, LmMemory
-from services.gateway.metering import CallMeter
-from services.gateway.replicas import DECODE, ENCODE, STEP, Replicas
-from services.gateway.stage import Change, Next, Stage
-from services.gateway.tracing import CallTrace
+from services.gateway.path.ingest import CallerFrame, Ingest
+from services.gateway.path.memory import DecoderMemory, EncoderMemory, LmMemory
+from services.gateway.path.stage import Change, Next, Stage
+from services.gateway.peers.replicas import DECODE, ENCODE, STEP, Replicas
+from services.gateway.watching.metering import CallMeter
+from services.gateway.watching.tracing import CallTrace
 from services.mesh.clock import now_unix_nanos
 
 

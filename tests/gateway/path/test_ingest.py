@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from moshimesh.audio.v1 import audio_pb2
 
-from services.gateway.ingest import IN_FLIGHT_FRAMES, LIVE_SLACK_FRAMES, AudioFormat, CallerFrame, Ingest
+from services.gateway.path.ingest import IN_FLIGHT_FRAMES, LIVE_SLACK_FRAMES, AudioFormat, CallerFrame, Ingest
 from services.mesh.errors import InvalidRequest
 
 FRAME = 8

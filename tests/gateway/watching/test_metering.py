@@ -9,9 +9,9 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from services.gateway.ingest import AudioFormat, Ingest
-from services.gateway.metering import HOPS, CallMeter, GatewayMetrics
-from services.gateway.stage import Change
+from services.gateway.path.ingest import AudioFormat, Ingest
+from services.gateway.path.stage import Change
+from services.gateway.watching.metering import HOPS, CallMeter, GatewayMetrics
 from services.mesh.errors import IdleCaller
 from services.mesh.metrics import Metrics, Series
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.quality import Jitter, Playout, mos
+from services.gateway.watching.quality import Jitter, Playout, mos
 
 
 def test_steady_audio_has_no_jitter() -> None:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from moshimesh.gateway.v1 import conversation_pb2
 
-from services.gateway import line as line_module
-from services.gateway.limits import Limits
-from services.gateway.line import Line
+from services.gateway.calls import waiting as line_module
+from services.gateway.calls.limits import Limits
+from services.gateway.calls.waiting import Line
 from services.gateway.store import Store
 from services.mesh.errors import LineFull, TooManyCalls
 from tests.gateway.redis_server import RedisServer

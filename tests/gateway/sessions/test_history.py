@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from services.gateway.history import BLOCK_STEPS, History
+from services.gateway.sessions.history import BLOCK_STEPS, History
 
 
 def say(history: History, steps: int, rng: random.Random) -> None:

@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.history import History
-from services.gateway.sealing import Handle
+from services.gateway.sessions.history import History
+from services.gateway.sessions.sealing import Handle
 from services.gateway.store import Request, Store, StoreAway
 from services.mesh.errors import MeshError, ResumeUnavailable, SessionMoved, UnknownSession
 
