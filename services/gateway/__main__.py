@@ -1,4 +1,4 @@
-"""`python -m services.gateway`: find the services behind it, then open the door."""
+"""`python -m services.gateway`: find the services that it needs, then serve callers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import secrets
 import socket
 import time
 
-from services.gateway.calls.conversation import Mesh
+from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
+from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import Line
 from services.gateway.config import GatewayConfig
-from services.gateway.edges.grpc import GatewayServer
+from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.registry import Registry
 from services.gateway.peers.replicas import Replicas, codec_facts, common_model, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
-from services.gateway.watching.metering import GatewayMetrics, watch
+from services.gateway.watching.gauges import watch
+from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.watcher import watcher
 from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
 from services.mesh.serving import MeshServer, run
@@ -39,18 +43,20 @@ async def main(config: GatewayConfig) -> None:
     model_id = common_model((codec, lm))
     sessions = Sessions(store, f"{socket.gethostname()}-{secrets.token_hex(4)}", config.grace_s)
     registry = Registry(store, (codec, lm))
-    mesh = Mesh(codec, lm, sessions, Line(store, config.most_waiting), config.longest_call_s, config.idle_s)
+    resources = Resources(Fleet(codec, lm), sessions, Line(store, config.most_waiting),
+                          longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s)
+    watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
-    watch(metrics, (codec, lm), sessions, mesh.line)
-    await server.start(GatewayServer(
-        mesh, Limits(store, config.calls_per_key), tracer, GatewayMetrics(metrics), stall_s=config.stall_s,
-        drain_s=config.drain_s, trace_one_in=config.trace_one_in))
+    desk = Desk(resources, Limits(store, config.calls_per_key),
+                watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
+    await server.start(GrpcEdge(desk, config.stall_s))
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, model_id)
     await server.run_until_signal()
     await registry.close()
     await store.close()
     await codec.close()
     await lm.close()
+    tracer.close()
     metrics.close()
 
 

@@ -44,6 +44,8 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
         self.opened: list[int] = []  # the steps of history that each session brought
         self.draining = False
         self.opening_s = 0.0  # how long it takes to rebuild a row
+        self.opening_until = asyncio.Event()  # and what it takes besides
+        self.opening_until.set()
         self.answering = asyncio.Event()  # cleared: it hangs with its connections alive
         self.answering.set()
         self._tunnel = TunnelServer(self, lm_pb2.DESCRIPTOR.services_by_name["LmService"])
@@ -65,8 +67,9 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
 
     async def GetInfo(self, request: lm_pb2.GetInfoRequest, context: Any) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
-        return lm_pb2.GetInfoResponse(model_id="checksum", slots_total=self.slots, slots_free=self.slots - self.held,
-                                      draining=self.draining)
+        return lm_pb2.GetInfoResponse(model_id="checksum", user_codebooks=USER, own_codebooks=OWN, delay_frames=DELAY,
+                                      context_frames=CONTEXT, slots_total=self.slots,
+                                      slots_free=self.slots - self.held, draining=self.draining)
 
     @stream
     async def Step(self, requests: AsyncIterator[lm_pb2.StepRequest], context: Any
@@ -84,6 +87,7 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
                 model.step(codes[begin:begin + USER])
             self.opened.append(model.steps)
             await asyncio.sleep(self.opening_s)
+            await self.opening_until.wait()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id="checksum", user_codebooks=USER, own_codebooks=OWN, cardinality=64, delay_frames=DELAY,
                 sampling=config.sampling, context_frames=CONTEXT))

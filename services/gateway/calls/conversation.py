@@ -1,4 +1,4 @@
-"""One conversation: opened at a codec and a language model, held through what befalls them, and ended or kept."""
+"""One conversation: wait in line, open, announce, speak, leave."""
 
 from __future__ import annotations
 
@@ -6,213 +6,137 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
 
-from moshimesh.audio.v1 import audio_pb2
-from moshimesh.codec.v1 import codec_pb2
-from moshimesh.gateway.v1 import conversation_pb2
-from moshimesh.lm.v1 import lm_pb2
-
-from services.gateway.calls.waiting import Line, Place
-from services.gateway.path.ingest import AudioFormat, Ingest
-from services.gateway.path.memory import LmMemory
-from services.gateway.path.pipeline import Pipeline
-from services.gateway.peers.replicas import DECODE, ENCODE, STEP, Replicas, common_model
-from services.gateway.sessions.history import History
+from services.gateway.calls.admission import rows_in_turn
+from services.gateway.calls.callers import Audio, Opening, Resumed
+from services.gateway.calls.ending import COMPLETED, reason_of, reported
+from services.gateway.calls.events import Event, GoAway, Queued, Ready, ResumeStatus, Summary
+from services.gateway.calls.origin import Origin, find_origin
+from services.gateway.calls.resources import Resources
+from services.gateway.path.ingest import Ingest
+from services.gateway.path.observer import Observer
+from services.gateway.path.pace import Reading
+from services.gateway.path.pipeline import Notice, Pipeline, Rows, Speech
 from services.gateway.sessions.sealing import Handle
-from services.gateway.sessions.sessions import Session, Sessions
-from services.gateway.watching.metering import CallMeter
-from services.gateway.watching.tracing import CallTrace
+from services.gateway.sessions.sessions import Session
+from services.mesh import logs
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import CallTooLong, Draining, IdleCaller, InvalidRequest, MeshError, NoFreeSlot, SessionMoved
+from services.mesh.errors import CallTooLong, Draining, IdleCaller, SessionMoved
 
-Response = conversation_pb2.ConverseResponse
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """What conversations share."""
-
-    codec: Replicas
-    lm: Replicas
-    sessions: Sessions
-    line: Line
-    longest_call_s: float
-    idle_s: float
-
-    async def model(self) -> str:
-        """The model of new conversations. Raises PeerLost, ModelMismatch."""
-        try:
-            return common_model((self.codec, self.lm))
-        except MeshError:  # as of the last poll; a replica may just have come back
-            await asyncio.gather(self.codec.refresh(), self.lm.refresh())
-            return common_model((self.codec, self.lm))
-
-    def slots(self, model_id: str) -> tuple[int, int]:
-        """Conversations that this model's replicas can hold: in all, and besides those of now."""
-        methods = ((self.codec, ENCODE), (self.lm, STEP), (self.codec, DECODE))
-        return (min(pool.total(method.name, model_id) for pool, method in methods),
-                min(pool.free(method.name, model_id) for pool, method in methods))
+GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 
 
 class Conversation:
-    """One call of Converse."""
+    """One call, from the line or its Ready to its Summary."""
 
-    def __init__(self, mesh: Mesh, handle: Handle, session_id: str, config: conversation_pb2.ConverseConfig,
-                 trace: CallTrace, meter: CallMeter) -> None:
-        self._mesh, self._handle, self._config, self._trace, self._meter = mesh, handle, config, trace, meter
-        self._id = session_id
-        self._notices: list[Response] = []  # what the caller should hear soon; one for each thing that changes
-        self._leaving = False
-        self._session: Session | None = None
-        self._pipeline: Pipeline | None = None
+    def __init__(self, resources: Resources, opening: Opening, handle: Handle, call_id: str, observer: Observer
+                 ) -> None:
+        self._resources, self._opening, self._observer = resources, opening, observer
+        self._handle, self._call_id = handle, call_id
+        self._leaving: list[GoAway] = []  # until the caller can hear of it
+        self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
+
+    async def hold(self, inputs: AsyncIterator[Audio]) -> AsyncGenerator[Event, None]:
+        """The mesh's side of the call. Raises MeshError."""
+        origin = await find_origin(self._resources, self._opening, self._handle, self._call_id)
+        logs.bind(origin.session_id, self._opening.traceparent)
+        try:
+            async with contextlib.aclosing(self._wait_and_open(origin)) as turns:
+                async for turn in turns:
+                    if isinstance(turn, Rows):
+                        rows = turn
+                    else:
+                        yield turn
+            session = origin.begin(rows.lm_ready.sampling)
+        except BaseException as error:
+            origin.abandon(reason_of(error))
+            raise
+        ingest = self._ingest(rows, origin)
+        pipeline = Pipeline(rows, ingest, self._observer)
+        with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
+                contextlib.closing(pipeline):
+            yield self._announce(rows, session, ingest)
+            async with self._in_conversation(session, pipeline, ingest, inputs):
+                frames_out = 0
+                reading = Reading(rows.audio.frame_nanos / 1e9, self._opening.live, self._resources.stall_s)
+                async for event in pipeline.converse():
+                    frames_out += isinstance(event, Speech)
+                    offered = time.monotonic()
+                    yield event
+                    reading.took(time.monotonic() - offered)
+            yield Summary(ingest.frames_heard, frames_out, ingest.frames_skipped)
 
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to reconnect to another gateway, which finds all of the session in the store."""
-        self._leaving = True
-        self._notice(Response(go_away=conversation_pb2.GoAway(time_left_ms=round(time_left_s * 1000))))
-        if self._session is not None:
-            self._session.flush_soon()
+        self._leaving.append(GoAway(time_left_s))
+        for session, pipeline in self._speaking:
+            pipeline.tell(self._leaving[-1])
+            session.flush_soon()
 
-    async def hold(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Response, None]:
-        """The mesh's side of the call, from the line or the ready message to the summary.
+    def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | Rows, None]:
+        def check() -> None:
+            if self._leaving:
+                raise Draining(GATEWAY_STOPS)
 
-        `pieces` is the caller's audio. Raises MeshError.
-        """
-        session, model_id = await self._resumed()
-        tasks: list[asyncio.Task[None]] = []
-        last_call: asyncio.TimerHandle | None = None
-        ended = "failed"
+        asked = self._opening.origin
+        first_sequence = asked.first_sequence if isinstance(asked, Resumed) else 0
+        return rows_in_turn(self._resources, origin, self._call_id, first_sequence, check)
+
+    def _ingest(self, rows: Rows, origin: Origin) -> Ingest:
+        """Where the caller's audio enters the path."""
+        asked = self._opening.origin
+        return Ingest(rows.audio, self._observer, live=self._opening.live, delay_frames=rows.lm_ready.delay_frames,
+                      first_sequence=asked.first_sequence if isinstance(asked, Resumed) else 0,
+                      next_sequence=origin.history.next_sequence)
+
+    def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
+        """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""
+        if session.lost:  # somebody was faster, while the rows were opened
+            raise SessionMoved("the conversation was resumed elsewhere with its resume handle")
+        codec, lm, audio = rows.codec_ready, rows.lm_ready, rows.audio
+        self._observer.opened(session.id, session.model_id, audio.frame_nanos)
+        if isinstance(self._opening.origin, Resumed):
+            self._observer.resumed(ingest.next_sequence)
+        return Ready(
+            session_id=session.id, model_id=session.model_id, sample_rate_hertz=audio.sample_rate_hertz,
+            samples_per_frame=audio.samples_per_frame, codebooks=lm.own_codebooks, delay_frames=lm.delay_frames,
+            sampling=lm.sampling, resume_handle=session.handle, resume_grace_s=self._resources.sessions.grace_s,
+            next_sequence=ingest.next_sequence, priming_frames=codec.priming_frames,
+            frame_due_us=(codec.frame_phase_us - now_unix_nanos() // 1000) % (audio.frame_nanos // 1000))
+
+    @contextlib.asynccontextmanager
+    async def _in_conversation(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Audio]
+                               ) -> AsyncIterator[None]:
+        """Feed the pipeline with what the caller says, and with what befalls the call from elsewhere."""
+        session.on_lost = pipeline.fail
+        session.on_available = lambda available: pipeline.tell(ResumeStatus(available))
+        self._speaking.append((session, pipeline))
+        for notice in self._first_notices():
+            pipeline.tell(notice)
+        longest_s = self._resources.longest_call_s
+        last_call = asyncio.get_running_loop().call_later(
+            max(session.began + longest_s - time.time(), 0), pipeline.fail,
+            CallTooLong(f"a call may last {longest_s:.0f} s here; open a new one"))
+        tasks = [asyncio.create_task(ingest.read(audio.pcm async for audio in inputs)),
+                 asyncio.create_task(self._end_when_idle(ingest, pipeline))]
         try:
-            memory = LmMemory(self._id, session.sampling if session else self._config.sampling,
-                              session.history if session else None, self._new_history)
-            async with contextlib.AsyncExitStack() as in_line:
-                place: Place | None = None
-                # Who is cut off in the middle of a call goes before those who are new.
-                waits = session is None and await self._mesh.line.anybody_waits(model_id)
-                while True:
-                    if waits:
-                        if place is None:
-                            place = await in_line.enter_async_context(
-                                self._mesh.line.join(model_id, self._id, ahead=session is not None))
-                        async for queued in place.turns(lambda: self._free(model_id)):
-                            yield Response(queued=queued)
-                    pipeline = self._pipeline = Pipeline(
-                        self._id, model_id, self._mesh.codec, self._mesh.lm, memory, self._config.first_sequence,
-                        self._mesh.codec.info(model_id).priming_frames, self._trace, self._meter)
-                    try:
-                        codec, lm = await pipeline.open()
-                        break
-                    except MeshError as error:
-                        pipeline.close()
-                        if error.reason != NoFreeSlot.reason:
-                            raise
-                        waits = True
-                if place is not None:
-                    place.served = True
-            audio = self._audio_format(codec)
-            assert memory.history is not None
-            if session is None:
-                session = self._mesh.sessions.create(self._handle, self._id, model_id, lm.sampling, memory.history)
-            if session.lost:  # somebody was faster, while the rows were opened
-                raise SessionMoved("the conversation was taken up elsewhere with its resume handle")
-            session.on_lost, session.on_available = pipeline.fail, self._resume_status
-            self._session = session
-            live = self._config.pacing != conversation_pb2.PACING_OFFLINE
-            ingest = Ingest(audio, live, lm.delay_frames, self._config.first_sequence, memory.history.next_sequence)
-            self._trace.opened(self._id, model_id, audio.frame_nanos if live else None)
-            if self._config.resume_handle:
-                self._trace.resumed(ingest.next_sequence)
-            yield Response(ready=conversation_pb2.ConverseReady(
-                session_id=self._id, model_id=model_id, sample_rate_hertz=codec.sample_rate_hertz,
-                samples_per_frame=codec.samples_per_frame, codebooks=lm.own_codebooks, delay_frames=lm.delay_frames,
-                sampling=lm.sampling, resume_handle=session.handle,
-                resume_grace_ms=round(self._mesh.sessions.grace_s * 1000), next_sequence=ingest.next_sequence,
-                priming_frames=codec.priming_frames,
-                frame_due_us=(codec.frame_phase_us - now_unix_nanos() // 1000) % (audio.frame_nanos // 1000)))
-            if not self._mesh.sessions.store.available:
-                self._resume_status(False)
-            self._meter.begin(audio, ingest)
-            tasks = [asyncio.create_task(ingest.read(self._meter.listen(pieces))),
-                     asyncio.create_task(self._end_when_idle(ingest, pipeline))]
-            last_call = asyncio.get_running_loop().call_later(
-                max(session.began + self._mesh.longest_call_s - time.time(), 0), pipeline.fail,
-                CallTooLong(f"a call may last {self._mesh.longest_call_s:.0f} s here; open a new one"))
-            frames_out = 0
-            async for speech in pipeline.converse(ingest):
-                while self._notices:
-                    yield self._notices.pop(0)
-                if speech is None:
-                    continue
-                frames_out += 1
-                yield Response(speech=conversation_pb2.SpeechFrame(
-                    context=speech.context, pcm=audio.encode(speech.pcm), text=speech.text,
-                    text_token=speech.text_token, codes=speech.codes, frames_skipped=ingest.frames_skipped))
-            ended = "completed"
-            yield Response(summary=conversation_pb2.ConverseSummary(
-                frames_in=ingest.frames_heard, frames_out=frames_out, frames_skipped=ingest.frames_skipped))
-        except MeshError as error:
-            ended = error.reason
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            ended = "cancelled"
-            raise
+            yield
         finally:
-            if self._pipeline is not None:
-                self._pipeline.close()
-            if last_call is not None:
-                last_call.cancel()
+            self._speaking.clear()
+            last_call.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if session is not None:
-                session.end(ended, keep=ended not in ("completed", CallTooLong.reason))
-            self._trace.ended(ended, is_error=ended not in ("completed", "cancelled"))
 
-    async def _resumed(self) -> tuple[Session | None, str]:
-        """The session to go on with, if any, and the model."""
-        config = self._config
-        if not config.resume_handle:
-            return None, await self._mesh.model()
-        session = await self._mesh.sessions.take_up(self._handle)
-        self._id = session.id
-        if config.HasField("answered_sequence"):
-            try:
-                session.history.rewind(config.answered_sequence + 1)
-            except ValueError as error:
-                session.end("failed", keep=True)
-                raise InvalidRequest("BAD_SEQUENCE", str(error), field="config.answered_sequence") from None
-        return session, session.model_id
+    def _first_notices(self) -> list[Notice]:
+        """What happened before the caller could hear of it."""
+        away = [] if self._resources.sessions.store.available else [ResumeStatus(False)]
+        return [*away, *self._leaving]
 
     async def _end_when_idle(self, ingest: Ingest, pipeline: Pipeline) -> None:
         """The slots belong to those who talk."""
-        limit_s = left_s = self._mesh.idle_s
+        limit_s = left_s = self._resources.idle_s
         while left_s > 0:
             await asyncio.sleep(left_s)
             left_s = limit_s - ingest.idle_s
         pipeline.fail(IdleCaller(f"no audio for {limit_s:.0f} s; send silence to keep a call open"))
-
-    def _new_history(self, lm: lm_pb2.StepReady) -> History:
-        return History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
-
-    def _free(self, model_id: str) -> int:
-        """Slots for those who wait. Raises Draining when it will not be here that they get one."""
-        if self._leaving:
-            raise Draining("this gateway is stopping; connect again to reach another one")
-        return self._mesh.slots(model_id)[1]
-
-    def _audio_format(self, codec: codec_pb2.EncodeReady) -> AudioFormat:
-        rate = codec.sample_rate_hertz
-        if self._config.sample_rate_hertz != rate:
-            raise InvalidRequest("BAD_SAMPLE_RATE", f"the mesh speaks {rate} Hz, got {self._config.sample_rate_hertz}; "
-                                 "resample your audio", field="config.sample_rate_hertz", accepted=rate)
-        encoding = self._config.encoding or audio_pb2.AUDIO_ENCODING_PCM_F32LE
-        return AudioFormat(rate, codec.samples_per_frame, encoding)
-
-    def _resume_status(self, available: bool) -> None:
-        self._notice(Response(resume_status=conversation_pb2.ResumeStatus(available=available)))
-
-    def _notice(self, response: Response) -> None:
-        self._notices.append(response)
-        if self._pipeline is not None:
-            self._pipeline.nudge()

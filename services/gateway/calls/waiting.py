@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from moshimesh.gateway.v1 import conversation_pb2
-
+from services.gateway.calls.events import Queued
 from services.gateway.store import Request, Store, StoreAway
 from services.mesh.errors import LineFull
 
@@ -58,7 +57,7 @@ class Place:
         self._line, self._model_id, self._call_id, self._ahead = line, model_id, call_id, ahead
         self._told = -1
 
-    async def turns(self, free: Callable[[], int]) -> AsyncIterator[conversation_pb2.Queued]:
+    async def turns(self, free: Callable[[], int]) -> AsyncIterator[Queued]:
         """The place whenever it changes; ends when there are slots for all before this caller and for itself, by
         `free`. A caller whom another one has beaten to the slot calls it again. Raises LineFull.
         """
@@ -70,7 +69,7 @@ class Place:
             before, wait_ms = await self._line.wait(self._model_id, self._call_id, self._ahead)
             if before != self._told:
                 self._told = before
-                yield conversation_pb2.Queued(position=before + 1, estimated_wait_ms=wait_ms)
+                yield Queued(position=before + 1, estimated_wait_ms=wait_ms)
             if free() > before:
                 return
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -58,7 +57,7 @@ class EncoderMemory:
         if not self._recent.count:
             config.reset_after_first_frame = self._starts_session
         else:
-            # The encoder was cleared behind the session's first frame.
+            # The encoder was cleared after the session's first frame.
             heard = self._recent.since(max(1 if self._starts_session else 0, self._recent.count - self._priming_frames))
             config.priming_pcm = b"".join(request.frame.pcm for request in heard)
         return codec_pb2.EncodeRequest(config=config)
@@ -79,36 +78,30 @@ class EncoderMemory:
 class LmMemory:
     """What the language model has heard and said."""
 
-    def __init__(self, session_id: str, sampling: lm_pb2.Sampling, history: History | None,
-                 start: Callable[[lm_pb2.StepReady], History]) -> None:
-        """`history` is that of a session which is taken up again; `start` makes a new one when the model is known."""
-        self._session_id, self._sampling = session_id, sampling
-        self._start = start
+    def __init__(self, session_id: str, sampling: lm_pb2.Sampling, history: History) -> None:
+        """`history` has steps when the session is resumed."""
         self.history = history
-        self._steps_before = 0 if history is None else history.steps
+        self._session_id, self._sampling = session_id, sampling
+        self._steps_before = history.steps
 
     def opening(self) -> lm_pb2.StepRequest:
         """See Memory."""
         config = lm_pb2.StepConfig(session_id=self._session_id, sampling=self._sampling)
-        if self.history is not None and self.history.steps:
+        if self.history.steps:
             config.history.CopyFrom(self.history.to_proto())
         return lm_pb2.StepRequest(config=config)
 
     def opened(self, ready: lm_pb2.StepReady) -> None:
         """See Memory."""
-        if self.history is None:
-            self.history = self._start(ready)
         self._sampling = ready.sampling  # the seed may have been drawn there
 
     def answered(self, request: lm_pb2.StepRequest, step: lm_pb2.StepFrame) -> None:
         """See Memory."""
-        assert self.history is not None
         tokens = [step.text_token, *step.frame.codes] if step.HasField("text_token") else None
         self.history.append(request.frame.context.sequence, request.frame.codes, tokens)
 
     def since(self, answers: int) -> list[lm_pb2.StepRequest]:
         """See Memory."""
-        assert self.history is not None
         return [lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=codes))
                 for codes in self.history.user_codes_from(self._steps_before + answers)]
 
@@ -116,10 +109,10 @@ class LmMemory:
 class DecoderMemory:
     """What the decoder has said."""
 
-    def __init__(self, session_id: str, history: History | None, priming_frames: int) -> None:
-        """`history` is that of a session which is taken up again."""
+    def __init__(self, session_id: str, history: History, priming_frames: int) -> None:
+        """`history` has steps when the session is resumed."""
         self._session_id, self._priming_frames = session_id, priming_frames
-        self._before = [] if history is None else history.last_own_codes(priming_frames)
+        self._before = history.last_own_codes(priming_frames)
         self._recent: Recent[codec_pb2.DecodeRequest] = Recent()
 
     def opening(self) -> codec_pb2.DecodeRequest:

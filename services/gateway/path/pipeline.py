@@ -10,134 +10,191 @@ request, handed on at once, so the frames of a call overlap: while one is decode
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.path.audio import AudioFormat, Pcm
 from services.gateway.path.ingest import CallerFrame, Ingest
+from services.gateway.path.lease import Lease, Leaser
 from services.gateway.path.memory import DecoderMemory, EncoderMemory, LmMemory
-from services.gateway.path.stage import Change, Next, Stage
-from services.gateway.peers.replicas import DECODE, ENCODE, STEP, Replicas
-from services.gateway.watching.metering import CallMeter
-from services.gateway.watching.tracing import CallTrace
+from services.gateway.path.observer import Observer
+from services.gateway.path.stage import Next, Stage
+from services.gateway.peers.fleet import Fleet
+from services.gateway.peers.replicas import DECODE, ENCODE, STEP
+from services.gateway.sessions.history import History
 from services.mesh.clock import now_unix_nanos
 
 
 @dataclass(frozen=True)
 class Speech:
-    """One frame of the model's speech: audio as little-endian floats, text, and the tokens behind them."""
+    """One frame of the model's speech."""
 
     context: audio_pb2.FrameContext
-    pcm: bytes
+    """Number of the caller's frame that this answers, and the timings of its hops."""
+    pcm: Pcm
+    """Float32 [samples_per_frame]."""
     text: str
     text_token: int
     codes: list[int]
+    frames_skipped: int
+    """Frames of this call that were skipped so far."""
 
 
-class _Nudge:
-    """The reader has something else to do."""
+class Notice:
+    """Something to hand to the caller between two frames of speech; see `Pipeline.tell`."""
+
+
+class _End:
+    """Every frame has been answered."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a call holds of the mesh: a row in every service."""
+
+    encoder: Lease[codec_pb2.EncodeRequest, codec_pb2.EncodeResponse]
+    lm: Lease[lm_pb2.StepRequest, lm_pb2.StepResponse]
+    decoder: Lease[codec_pb2.DecodeRequest, codec_pb2.DecodeResponse]
+
+    @classmethod
+    async def open(cls, fleet: Fleet, model_id: str, session_id: str, sampling: lm_pb2.Sampling, history: History,
+                   first_sequence: int) -> Rows:
+        """Hold a row in every service. Raises MeshError when one refuses; the others' rows are free again."""
+        leasers: tuple[Leaser[Any, Any], ...] = (
+            Leaser(fleet.codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence)),
+            Leaser(fleet.lm, STEP, model_id, LmMemory(session_id, sampling, history)),
+            Leaser(fleet.codec, DECODE, model_id, DecoderMemory(
+                session_id, history, fleet.codec.info(model_id).priming_frames)))
+        opening = [asyncio.ensure_future(leaser.lease(lambda: 0)) for leaser in leasers]
+        try:
+            leases = await asyncio.gather(*opening)
+        except BaseException:
+            for one in opening:  # else they would get their rows when nobody wants them any more
+                one.cancel()
+            for lease in await asyncio.gather(*opening, return_exceptions=True):
+                if isinstance(lease, Lease):
+                    lease.call.cancel()
+            raise
+        return cls(*leases)
+
+    @property
+    def codec_ready(self) -> codec_pb2.EncodeReady:
+        """The codec's facts."""
+        ready: codec_pb2.EncodeReady = self.encoder.ready
+        return ready
+
+    @property
+    def lm_ready(self) -> lm_pb2.StepReady:
+        """The model's facts."""
+        ready: lm_pb2.StepReady = self.lm.ready
+        return ready
+
+    @property
+    def audio(self) -> AudioFormat:
+        """The model's rate and frame."""
+        return AudioFormat(self.codec_ready.sample_rate_hertz, self.codec_ready.samples_per_frame)
+
+    def close(self) -> None:
+        """Give them back, also when a pipeline has moved on from them."""
+        for lease in (self.encoder, self.lm, self.decoder):
+            lease.call.cancel()
 
 
 class Pipeline:
     """One call's three stages."""
 
-    def __init__(self, session_id: str, model_id: str, codec: Replicas, lm: Replicas, lm_memory: LmMemory,
-                 first_sequence: int, priming_frames: int, trace: CallTrace, meter: CallMeter) -> None:
-        self._trace, self._meter = trace, meter
-        self._ingest: Ingest | None = None
+    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer) -> None:
+        self._ingest, self._observer = ingest, observer
         self._said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded as the next one is
-        # Decoded frames, failures, nudges and the end; bounded by ingest's frames in flight, and a few nudges.
-        self._out: asyncio.Queue[audio_pb2.PcmFrame | Exception | _Nudge | None] = asyncio.Queue()
-        self._decode = Stage(codec, DECODE, model_id, DecoderMemory(session_id, lm_memory.history, priming_frames),
-                             Next(self._out.put_nowait, lambda: self._out.put_nowait(None), self.fail),
-                             functools.partial(self._moved, "codec"), trace.server_of(audio_pb2.HOP_CODEC_DECODE))
-        self._step = Stage(lm, STEP, model_id, lm_memory, Next(self._stepped, self._decode.half_close, self.fail),
-                           functools.partial(self._moved, "lm"), trace.server_of(audio_pb2.HOP_LM_STEP))
-        self._encode = Stage(codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence),
-                             Next(self._encoded, self._step.half_close, self.fail),
-                             functools.partial(self._moved, "codec"), trace.server_of(audio_pb2.HOP_CODEC_ENCODE))
+        # Bounded by ingest's frames in flight, one failure of each source, and a notice for each thing that changes.
+        self._out: asyncio.Queue[audio_pb2.PcmFrame | Notice | Exception | _End] = asyncio.Queue()
+        self._encode = Stage(rows.encoder, audio_pb2.HOP_CODEC_ENCODE,
+                             Next(self._encoded, self._all_encoded, self.fail), observer)
+        self._step = Stage(rows.lm, audio_pb2.HOP_LM_STEP,
+                           Next(self._stepped, self._all_stepped, self.fail), observer)
+        self._decode = Stage(rows.decoder, audio_pb2.HOP_CODEC_DECODE,
+                             Next(self._out.put_nowait, self._all_decoded, self.fail), observer)
 
-    async def open(self) -> tuple[codec_pb2.EncodeReady, lm_pb2.StepReady]:
-        """Hold a slot in every service. Raises MeshError when one refuses."""
-        opening = [asyncio.ensure_future(stage.open()) for stage in (self._encode, self._step, self._decode)]
-        try:
-            encode, step, _ = await asyncio.gather(*opening)
-        except BaseException:
-            for one in opening:  # else they would get their slots when nobody wants them any more
-                one.cancel()
-            await asyncio.gather(*opening, return_exceptions=True)
-            raise
-        return encode, step
-
-    async def converse(self, ingest: Ingest) -> AsyncIterator[Speech | None]:
-        """Moshi's side of the conversation, frame by frame, and None after a `nudge`."""
-        self._ingest = ingest
-        ingest.send_to(self)
-        while (audio := await self._out.get()) is not None:
-            if isinstance(audio, Exception):
-                raise audio
-            if isinstance(audio, _Nudge):
-                yield None
+    async def converse(self) -> AsyncIterator[Speech | Notice]:
+        """Moshi's side of the conversation, frame by frame, and what was told meanwhile. Raises MeshError."""
+        self._ingest.send_to(self)
+        while not isinstance(out := await self._out.get(), _End):
+            if isinstance(out, Exception):
+                raise out
+            if isinstance(out, Notice):
+                yield out
                 continue
             step = self._said.popleft()
-            received = now_unix_nanos()
-            audio.context.hops.add(hop=audio_pb2.HOP_GATEWAY_EMIT, received_unix_nanos=received,
-                                   dequeued_unix_nanos=received, started_unix_nanos=received,
-                                   finished_unix_nanos=now_unix_nanos(), batch_size=1)
-            yield Speech(audio.context, audio.pcm, step.text, step.text_token, list(step.frame.codes))
-            self._meter.frame(audio.context, self._trace.end(audio.context))
-            ingest.answered()
+            emitted = now_unix_nanos()
+            out.context.hops.add(hop=audio_pb2.HOP_GATEWAY_EMIT, received_unix_nanos=emitted,
+                                 dequeued_unix_nanos=emitted, started_unix_nanos=emitted,
+                                 finished_unix_nanos=now_unix_nanos(), batch_size=1)
+            yield Speech(out.context, np.frombuffer(out.pcm, dtype="<f4"), step.text, step.text_token,
+                         list(step.frame.codes), self._ingest.frames_skipped)
+            self._left(out.context)
+
+    # The way of a frame:
 
     def send(self, frame: CallerFrame) -> None:
         """Send a frame on its way. `converse` yields its answer, if there is one, and `Ingest.answered` hears of it."""
-        now = now_unix_nanos()
-        context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received,
-                                         traceparent=self._trace.begin(frame.sequence))
-        context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received, dequeued_unix_nanos=now,
-                         started_unix_nanos=now, finished_unix_nanos=now_unix_nanos(), batch_size=1)
+        sent = now_unix_nanos()
+        context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received_unix_nanos,
+                                         traceparent=self._observer.entered(frame.sequence))
+        context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received_unix_nanos,
+                         dequeued_unix_nanos=sent, started_unix_nanos=sent, finished_unix_nanos=now_unix_nanos(),
+                         batch_size=1)
         self._encode.send(codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm)))
 
-    def end(self) -> None:
-        """No more frames come: `converse` ends behind the last answer."""
-        self._encode.half_close()
-
-    def fail(self, error: Exception) -> None:
-        """Let `converse` raise an error that comes from elsewhere, behind the answers that are there."""
-        self._out.put_nowait(error)
-
-    def nudge(self) -> None:
-        """Let `converse` yield None soon, whether there is speech or not."""
-        self._out.put_nowait(_Nudge())
-
     def _encoded(self, frame: audio_pb2.CodeFrame) -> None:
-        assert self._ingest is not None
         if frame.context.sequence >= self._ingest.next_sequence:
             self._step.send(lm_pb2.StepRequest(frame=frame))
         else:  # the model has heard it before the call was cut: only the codec had to hear it again
-            self._ends_here(frame.context)
+            self._left(frame.context)
 
     def _stepped(self, step: lm_pb2.StepFrame) -> None:
         if step.HasField("text_token"):
             self._said.append(step)
             self._decode.send(codec_pb2.DecodeRequest(frame=step.frame))
         else:  # the delay line fills: nothing to say yet
-            self._ends_here(step.frame.context)
+            self._left(step.frame.context)
 
-    def _ends_here(self, context: audio_pb2.FrameContext) -> None:
-        assert self._ingest is not None
-        self._trace.end(context)
+    def _left(self, context: audio_pb2.FrameContext) -> None:
+        self._observer.left(context)
         self._ingest.answered()
+
+    # The end of it: each stage ends when the one before has, and all its requests are answered.
+
+    def end(self) -> None:
+        """No more frames come: `converse` ends after the last answer."""
+        self._encode.half_close()
+
+    def _all_encoded(self) -> None:
+        self._step.half_close()
+
+    def _all_stepped(self) -> None:
+        self._decode.half_close()
+
+    def _all_decoded(self) -> None:
+        self._out.put_nowait(_End())
+
+    # From elsewhere:
+
+    def fail(self, error: Exception) -> None:
+        """Let `converse` raise an error, after the answers that are there."""
+        self._out.put_nowait(error)
+
+    def tell(self, notice: Notice) -> None:
+        """Let `converse` yield a notice soon, whether there is speech or not."""
+        self._out.put_nowait(notice)
 
     def close(self) -> None:
         """End what is still open; the services take their slots back."""
         for stage in (self._encode, self._step, self._decode):
             stage.close()
-
-    def _moved(self, service: str, change: Change) -> None:
-        self._trace.changed(service, change)
-        self._meter.moved(service, change)

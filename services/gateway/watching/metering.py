@@ -6,23 +6,16 @@ counted by session: attributes are hops, services, replicas and reasons (docs/te
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable
 from typing import TypeAlias
 
 from moshimesh.audio.v1 import audio_pb2
 from opentelemetry.trace import SpanContext
 
-from services.gateway.calls.waiting import Line
-from services.gateway.path.ingest import AudioFormat, Ingest
-from services.gateway.path.stage import Change
-from services.gateway.peers.replicas import Replicas
-from services.gateway.sessions.sessions import Sessions
+from services.gateway.path.observer import Change
 from services.gateway.watching.quality import Jitter, Playout, mos
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import MeshError
-from services.mesh.metrics import FRAME_BOUNDS_S, PART_BOUNDS_S, Metrics, Reading, Series
+from services.mesh.metrics import FRAME_BOUNDS_S, PART_BOUNDS_S, Metrics, Series
 
 HOPS = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_CODEC_ENCODE: "codec.encode",
         audio_pb2.HOP_LM_STEP: "lm.step", audio_pb2.HOP_CODEC_DECODE: "codec.decode",
@@ -34,7 +27,6 @@ Record: TypeAlias = Callable[[float, SpanContext | None], None]
 FACTOR_BOUNDS = (.25, .5, .75, .9, 1., 1.1, 1.25, 1.5, 2., 3., 5., 10., 20., 50., 100.)
 JITTER_BOUNDS_S = (.0005, .001, .002, .005, .01, .02, .03, .04, .06, .08, .12, .16, .32)
 MOS_BOUNDS = (1.5, 2., 2.5, 3., 3.3, 3.6, 3.8, 4., 4.1, 4.2, 4.3, 4.4)
-REDIS_BOUNDS_S = (.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1., 2.)
 
 
 class GatewayMetrics:
@@ -83,48 +75,41 @@ class GatewayMetrics:
 
 
 class CallMeter:
-    """The measurements of one call; `async with` counts how it ends."""
+    """The measurements of one call."""
 
     def __init__(self, metrics: GatewayMetrics, live: bool, resumed: bool) -> None:
         self._metrics, self._live, self._resumed = metrics, live, resumed
         self._jitter = Jitter()
-        self._ingest: Ingest | None = None  # until the call has its slots
-        self._skipped = 0
+        self._skipped = 0  # frames, since the last answer
+        self._frame_s = 0.0  # until the call has its slots
 
-    async def __aenter__(self) -> CallMeter:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-                        ) -> None:
-        metrics = self._metrics
-        reason = (error.reason if isinstance(error, MeshError) else "completed" if error is None else
-                  "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else MeshError.reason)
-        metrics.ended.add(reason=reason)
-        if self._ingest is not None:
-            metrics.live -= 1
-            self._skip()
-            if self._live and self._call.frames:
-                self._window.close(metrics.mos["window"], self._jitter.seconds)
-                self._call.close(metrics.mos["call"], self._jitter.seconds)
-
-    def begin(self, audio: AudioFormat, ingest: Ingest) -> None:
+    def opened(self, frame_nanos: int) -> None:
         """The call has its slots."""
-        self._ingest = ingest
-        self._bytes_per_s = audio.bytes_per_second
-        self._frame_s = audio.frame_nanos / 1e9
+        self._frame_s = frame_nanos / 1e9
         self._playout = Playout(self._frame_s)
         self._call, self._window = _Span(), _Span()
         self._metrics.live += 1
         self._metrics.resumes += self._resumed
 
-    def listen(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The caller's audio as it is, with a look at when it comes."""
-        return self._listen(pieces) if self._metrics.enabled and self._live else pieces
+    def heard(self, seconds: float) -> None:
+        """A piece of the caller's audio has come."""
+        if self._live and self._metrics.enabled:
+            self._jitter.arrived(now_unix_nanos() / 1e9, seconds)
 
-    async def _listen(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for piece in pieces:
-            self._jitter.arrived(now_unix_nanos() / 1e9, len(piece) / self._bytes_per_s)
-            yield piece
+    def skipped(self, frames: int) -> None:
+        """The model will not hear these."""
+        self._metrics.skipped += frames
+        self._skipped += frames
+
+    def ended(self, reason: str) -> None:
+        """How the call ended, whether it had slots or not."""
+        metrics = self._metrics
+        metrics.ended.add(reason=reason)
+        if self._frame_s:
+            metrics.live -= 1
+            if self._live and self._call.frames:
+                self._window.close(metrics.mos["window"], self._jitter.seconds)
+                self._call.close(metrics.mos["call"], self._jitter.seconds)
 
     def moved(self, service: str, change: Change) -> None:
         """A row of the call has moved: its replica was lost, or left in good time."""
@@ -132,8 +117,8 @@ class CallMeter:
 
     def frame(self, context: audio_pb2.FrameContext, kept: SpanContext | None = None) -> None:
         """One frame was answered. `kept` is its span, if somebody can open it."""
-        metrics, ingest = self._metrics, self._ingest
-        if not metrics.enabled or ingest is None:
+        metrics = self._metrics
+        if not metrics.enabled:
             return
         transits, parts = metrics.transits, metrics.parts
         first = left = computed = 0  # nanoseconds, as all below
@@ -166,19 +151,13 @@ class CallMeter:
         self._playout.answered(left / 1e9)
         new = self._playout.underruns - underruns
         metrics.underruns += new
-        skipped = self._skip() if ingest.frames_skipped != self._skipped else 0
-        self._call.add(seconds, new + skipped)
-        self._window.add(seconds, new + skipped)
+        lost, self._skipped = new + self._skipped, 0
+        self._call.add(seconds, lost)
+        self._window.add(seconds, lost)
         if self._window.frames >= WINDOW_FRAMES:
             metrics.jitter.record(self._jitter.seconds)
             self._window.close(metrics.mos["window"], self._jitter.seconds)
             self._window = _Span()
-
-    def _skip(self) -> int:
-        assert self._ingest is not None
-        new, self._skipped = self._ingest.frames_skipped - self._skipped, self._ingest.frames_skipped
-        self._metrics.skipped += new
-        return new
 
 
 class _Span:
@@ -202,32 +181,3 @@ class _Span:
 
 
 _PACINGS = {True: "live", False: "offline"}
-
-
-def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: Line) -> None:
-    """What others know anyway, and is only asked for."""
-    store = sessions.store
-    metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway who wait for a slot.",
-                   lambda: [({}, line.waiting)])
-    metrics.gauge("moshimesh.journal.lag", "s", "How old the last write of a session is that has something new; the "
-                  "oldest one's.", lambda: [({}, sessions.lag_s)])
-    metrics.gauge("moshimesh.redis.available", "", "Whether Redis answers: 1 or 0.",
-                  lambda: [({}, int(store.available))])
-    metrics.gauge("moshimesh.replica.slots", "{slot}", "Slots of a replica, as of the last poll.",
-                  lambda: [reading for pool in pools for reading in _slots(pool)])
-    metrics.gauge("moshimesh.replica.up", "", "Whether a replica answers: 1 or 0.", lambda: [
-        ({"service": pool.role, "address": replica.address}, int(replica.facts is not None))
-        for pool in pools for replica in pool.known])
-    redis = metrics.histogram("moshimesh.redis.duration", "s", "Time that Redis took to answer.", REDIS_BOUNDS_S)
-    store.on_answer = redis.series().record
-
-
-def _slots(pool: Replicas) -> list[Reading]:
-    """The scarcer of a replica's kinds of slots: a codec has encoders and decoders."""
-    readings: list[Reading] = []
-    for replica in pool.known:
-        if (facts := replica.facts) is not None:
-            total, free = min(facts.total.values()), min(facts.free.values())
-            place = {"service": pool.role, "address": replica.address}
-            readings += [(place | {"state": "free"}, free), (place | {"state": "used"}, total - free)]
-    return readings

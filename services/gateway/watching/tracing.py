@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 from opentelemetry.trace import SpanContext, SpanKind
 
-from services.gateway.path.stage import Change
+from services.gateway.path.observer import Change
 from services.gateway.peers.replicas import Replica
 from services.mesh.batching import Timing
 from services.mesh.clock import now_unix_nanos
@@ -81,10 +80,9 @@ class CallTrace:
         number = (self._ids + sequence * _STRIDE) & _MASK
         return f"{self._head}{number:016x}-{number ^ self._span_ids:016x}-00"
 
-    def server_of(self, hop: audio_pb2.Hop) -> Callable[[Replica, int], None]:
-        """What a stage tells who answers its frames, from a number on."""
-        servers = self._servers[hop] = deque(maxlen=SERVERS)
-        return lambda replica, sequence: servers.append((sequence, replica))
+    def served_by(self, hop: audio_pb2.Hop, replica: Replica, sequence: int) -> None:
+        """Who answers a hop's frames, from a number on."""
+        self._servers.setdefault(hop, deque(maxlen=SERVERS)).append((sequence, replica))
 
     def end(self, context: audio_pb2.FrameContext) -> SpanContext | None:
         """A frame has left the mesh; its span if it is kept."""

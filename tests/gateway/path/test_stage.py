@@ -10,13 +10,16 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.path import stage as stage_module
+from services.gateway.path.lease import Leaser
 from services.gateway.path.memory import LmMemory
-from services.gateway.path.stage import Change, Stage
+from services.gateway.path.observer import Change
+from services.gateway.path.stage import ANSWER_S, Next, Stage
 from services.gateway.peers.replicas import STEP, Replica, Replicas, common_model, lm_facts
 from services.gateway.sessions.history import History
 from services.mesh.errors import MeshError, ModelMismatch, PeerLost
-from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
+from tests.gateway.fake_lm import CONTEXT, DELAY, OWN, USER, Checksum, FakeLm
+from tests.gateway.fake_observer import Heard
+from tests.until import until
 
 FRAMES = 60
 CODES = [[n % 64, n * 7 % 64] for n in range(FRAMES)]
@@ -49,7 +52,8 @@ class Two:
         addresses = [await lm.start() for lm in self.lms]
         self.pool = Replicas("lm", ",".join(addresses), lm_facts)
         await self.pool.connect(time.monotonic() + 5)
-        self.changes: list[Change] = []
+        self.heard = Heard()
+        self.answer_s = ANSWER_S
         self.answers: list[list[int] | None] = []
         self.gaps: list[float] = []
         return self
@@ -60,16 +64,17 @@ class Two:
             lm.answering.set()
             await lm.kill()
 
-    def new_stage(self, answers: Answers | None = None) -> Stage[lm_pb2.StepRequest, lm_pb2.StepResponse]:
-        memory = LmMemory("a session", lm_pb2.Sampling(seed=1), None, lambda ready: History(
-            ready.user_codebooks, ready.own_codebooks, ready.delay_frames, ready.context_frames))
-        return Stage(self.pool, STEP, "checksum", memory, answers or Answers(), self.changes.append,
-                     lambda replica, sequence: None)
+    async def open_stage(self, answers: Answers | None = None) -> Stage[lm_pb2.StepRequest, lm_pb2.StepResponse]:
+        answers = answers or Answers()
+        memory = LmMemory("a session", lm_pb2.Sampling(seed=1), History(USER, OWN, DELAY, CONTEXT))
+        lease = await Leaser(self.pool, STEP, "checksum", memory).lease(lambda: 0)
+        return Stage(lease, audio_pb2.HOP_LM_STEP, Next(answers.answered, answers.end, answers.fail), self.heard,
+                     answer_s=self.answer_s)
 
     async def talk(self, act: Act | None = None, act_at: int = 20, pace_s: float = 0.002) -> None:
         """Step the session through all codes; `act` happens when some have been answered."""
         answers = Answers()
-        stage = self.new_stage(answers)
+        stage = await self.open_stage(answers)
         in_flight = asyncio.Semaphore(4)  # as ingest does it
 
         async def ask() -> None:
@@ -81,7 +86,6 @@ class Two:
             stage.half_close()
 
         try:
-            await stage.open()
             here, there = sorted((*self.lms, self.lms[0])[:2], key=lambda lm: lm.held, reverse=True)
             asking = asyncio.create_task(ask())
             last = time.monotonic()
@@ -117,27 +121,41 @@ async def drained(two: Two, here: FakeLm, there: FakeLm) -> None:
 @pytest.mark.parametrize(("act", "changes"), [
     (None, []), (killed, [Change.FAILED_OVER]), (frozen, [Change.FAILED_OVER]),
     (drained, [Change.DRAINED])])
-@pytest.mark.parametrize("act_at", [DELAY, 20, FRAMES - 1])
-async def test_the_answers_are_those_of_one_replica(act: Act | None, changes: list[Change], act_at: int,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_module, "ANSWER_S", 0.2)
-    monkeypatch.setattr(stage_module, "WATCH_EVERY_S", 0.05)
+@pytest.mark.parametrize("act_at", [DELAY, 20, FRAMES - 4])
+async def test_the_answers_are_those_of_one_replica(act: Act | None, changes: list[Change], act_at: int) -> None:
     async with Two() as two:
+        two.answer_s = 0.2
         await asyncio.wait_for(two.talk(act, act_at), 20)
         assert two.answers == expected()
-        if act_at == 20:
-            assert two.changes == changes
-            assert max(two.gaps) < 1.5
-            assert any(there >= 16 for lm in two.lms for there in lm.opened) or act is None
-        await asyncio.sleep(0.1)
-        assert [lm.held for lm in two.lms if lm.answering.is_set()] in ([0, 0], [0])
+        assert two.heard.changes == changes
+        if act is not None:  # the new row was rebuilt from what had been answered, but for frames in flight
+            assert max(there for lm in two.lms for there in lm.opened) >= act_at - 4
+        await until(lambda: not any(lm.held for lm in two.lms if lm.answering.is_set()))
+
+
+async def test_a_drain_at_the_last_frame_need_not_move_anybody() -> None:
+    async with Two() as two:
+        await asyncio.wait_for(two.talk(drained, FRAMES - 1), 20)
+        assert two.answers == expected()
+        assert two.heard.changes in ([], [Change.DRAINED])
 
 
 async def test_a_drain_leaves_no_gap() -> None:
     async with Two() as two:
-        await two.talk(drained, pace_s=0.02)
+        stayed = asyncio.Event()
+
+        async def drained_and_slow(two: Two, here: FakeLm, there: FakeLm) -> None:
+            """The new row is not ready before half of the rest was answered: by the old one, then."""
+            there.opening_until = stayed
+            here.drain()
+
+        async def let_move(two: Two) -> None:
+            await until(lambda: len(two.answers) >= 40)
+            stayed.set()
+
+        await asyncio.wait_for(asyncio.gather(two.talk(drained_and_slow, pace_s=0.01), let_move(two)), 20)
         assert two.answers == expected()
-        assert max(two.gaps) < 0.15
+        assert two.heard.changes == [Change.DRAINED]
 
 
 async def test_a_replica_that_comes_back() -> None:
@@ -174,17 +192,14 @@ async def test_full_replicas_are_passed_over_and_a_full_service_says_so() -> Non
     async with Two() as two:
         two.lms[0].slots = two.lms[1].slots = 1
         await two.pool.refresh()
-        stages = [two.new_stage(), two.new_stage()]
-        for one in stages:
-            await one.open()
+        stages = [await two.open_stage() for _ in range(2)]
         assert [lm.held for lm in two.lms] == [1, 1]
         with pytest.raises(MeshError, match="all 2 slots") as caught:
-            await two.new_stage().open()
+            await two.open_stage()
         assert caught.value.reason == "NO_FREE_SLOT"
         stages[0].close()
-        await asyncio.sleep(0.1)
-        last = two.new_stage()
-        await last.open()  # although the last poll saw no free slot
+        await until(lambda: sum(lm.held for lm in two.lms) == 1)
+        last = await two.open_stage()  # although the last poll saw no free slot
         for one in (*stages, last):
             one.close()
 
@@ -192,9 +207,7 @@ async def test_full_replicas_are_passed_over_and_a_full_service_says_so() -> Non
 async def test_placement_by_free_slots() -> None:
     """Of two drawn at random the one with more room: with two replicas they fill evenly."""
     async with Two() as two:
-        stages = [two.new_stage() for _ in range(8)]
-        for one in stages:
-            await one.open()
+        stages = [await two.open_stage() for _ in range(8)]
         assert [lm.held for lm in two.lms] == [4, 4]
         for one in stages:
             one.close()
@@ -203,9 +216,7 @@ async def test_placement_by_free_slots() -> None:
 async def test_a_draining_replica_gets_nobody_new() -> None:
     async with Two() as two:
         two.lms[0].drain()
-        stages = [two.new_stage() for _ in range(4)]
-        for one in stages:
-            await one.open()
+        stages = [await two.open_stage() for _ in range(4)]
         assert [lm.held for lm in two.lms] == [0, 4]
         for one in stages:
             one.close()
@@ -226,7 +237,7 @@ async def test_common_model() -> None:
             common_model((other, two.pool))
 
 
-async def test_what_passes_while_a_slow_row_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_passes_while_a_slow_row_is_rebuilt() -> None:
     """More frames than a call may have waiting at once in everyday life."""
     async with Two() as two:
         async def drained_and_slow(two: Two, here: FakeLm, there: FakeLm) -> None:
@@ -235,14 +246,13 @@ async def test_what_passes_while_a_slow_row_is_rebuilt(monkeypatch: pytest.Monke
 
         await asyncio.wait_for(two.talk(drained_and_slow, act_at=5, pace_s=0.01), 20)
         assert two.answers == expected()
-        assert two.changes == [Change.DRAINED]
+        assert two.heard.changes == [Change.DRAINED]
 
 
 async def test_a_stage_that_is_closed_while_its_row_is_lost_gives_up() -> None:
     async with Two() as two:
         answers = Answers()
-        stage = two.new_stage(answers)
-        await stage.open()
+        stage = await two.open_stage(answers)
         stage.send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=CODES[0])))
         await anext(aiter(answers))
         for lm in two.lms:
@@ -271,9 +281,8 @@ async def test_a_draining_replica_that_dies_before_there_is_room_elsewhere() -> 
 
 async def test_a_closed_stage_does_not_move() -> None:
     async with Two() as two:
-        stage = two.new_stage()
-        await stage.open()
-        call = stage._lease.call  # type: ignore[union-attr]
+        stage = await two.open_stage()
+        call = stage._lease.call
         stage.close()
         call.drain()  # the message was on its way
         await asyncio.sleep(0.2)
@@ -284,15 +293,11 @@ async def test_a_row_that_is_opened_while_its_replica_begins_to_drain() -> None:
     async with Two() as two:
         for lm in two.lms:
             lm.opening_s = 0.3
-        stage = two.new_stage()
-        opening = asyncio.create_task(stage.open())
-        await asyncio.sleep(0.1)
+        opening = asyncio.create_task(two.open_stage())
+        await until(lambda: any(lm.held for lm in two.lms))
         (here,) = (lm for lm in two.lms if lm.held)
         here.drain()
-        await opening
-        for _ in range(50):
-            await asyncio.sleep(0.05)
-            if not here.held:
-                break
+        stage = await opening
+        await until(lambda: not here.held)
         assert sorted(lm.held for lm in two.lms) == [0, 1]
         stage.close()

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
 import pytest
 from moshimesh.audio.v1 import audio_pb2
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from services.gateway.path.ingest import AudioFormat, Ingest
-from services.gateway.path.stage import Change
+from services.gateway.path.observer import Change
 from services.gateway.watching.metering import HOPS, CallMeter, GatewayMetrics
-from services.mesh.errors import IdleCaller
 from services.mesh.metrics import Metrics, Series
 
-FORMAT = AudioFormat(24_000, 1920, audio_pb2.AUDIO_ENCODING_PCM_F32LE)
 MS = 1_000_000
 EPOCH = 1_800_000_000_000 * MS
 KEPT = SpanContext(0xAB << 120, 0xCD << 56, False, TraceFlags(1))
@@ -50,14 +44,14 @@ def metrics() -> Metrics:
     return metrics
 
 
-def started(metrics: GatewayMetrics, live: bool = True, resumed: bool = False) -> tuple[CallMeter, Ingest]:
-    meter, ingest = metrics.call(live, resumed), Ingest(FORMAT, live, 1)
-    meter.begin(FORMAT, ingest)
-    return meter, ingest
+def started(metrics: GatewayMetrics, live: bool = True, resumed: bool = False) -> CallMeter:
+    meter = metrics.call(live, resumed)
+    meter.opened(80 * MS)
+    return meter
 
 
 def test_the_parts_of_a_frame_are_all_of_it(metrics: Metrics) -> None:
-    meter, _ = started(GatewayMetrics(metrics))
+    meter = started(GatewayMetrics(metrics))
     meter.frame(context())
     parts = seconds(metrics, "moshimesh.hop.duration")
     assert len(parts) == 3 * len(HOPS) - 1  # nothing travels to where a frame begins
@@ -71,17 +65,17 @@ def test_the_parts_of_a_frame_are_all_of_it(metrics: Metrics) -> None:
 
 def test_a_frame_that_takes_longer_than_it_lasts_is_a_miss(metrics: Metrics) -> None:
     gateway = GatewayMetrics(metrics)
-    meter, _ = started(gateway)
+    meter = started(gateway)
     for sequence in range(10):
         meter.frame(context(sequence, late_ms=70 if sequence == 5 else 0))
     assert (gateway.misses, gateway.frames) == (1, {True: 10, False: 0})
-    offline, _ = started(gateway, live=False)
+    offline = started(gateway, live=False)
     offline.frame(context(late_ms=500))
     assert (gateway.misses, gateway.frames) == (1, {True: 10, False: 1})
 
 
 def test_another_host_s_clock_does_no_harm(metrics: Metrics) -> None:
-    meter, _ = started(GatewayMetrics(metrics))
+    meter = started(GatewayMetrics(metrics))
     meter.frame(context(encoder_ahead_ms=500))
     parts = seconds(metrics, "moshimesh.hop.duration")
     assert parts["codec.encode", "transit"].total == pytest.approx(0.001)
@@ -89,7 +83,7 @@ def test_another_host_s_clock_does_no_harm(metrics: Metrics) -> None:
 
 
 def test_a_kept_frame_is_an_exemplar_everywhere(metrics: Metrics) -> None:
-    meter, _ = started(GatewayMetrics(metrics))
+    meter = started(GatewayMetrics(metrics))
     meter.frame(context(0))
     meter.frame(context(1), KEPT)
     assert all(next(iter(part.exemplars.values()))[2] is KEPT
@@ -99,48 +93,54 @@ def test_a_kept_frame_is_an_exemplar_everywhere(metrics: Metrics) -> None:
     assert [exemplar.trace_id for point in points for exemplar in point.exemplars] == [KEPT.trace_id]
 
 
-async def test_how_a_call_ends(metrics: Metrics) -> None:
+def test_how_a_call_ends(metrics: Metrics) -> None:
     gateway = GatewayMetrics(metrics)
     for resumed in (False, True):
-        meter = gateway.call(True, resumed)
-        async with meter:
-            meter.begin(FORMAT, Ingest(FORMAT, True, 1))
-            assert gateway.live == 1
-            meter.frame(context())
+        meter = started(gateway, resumed=resumed)
+        assert gateway.live == 1
+        meter.frame(context())
+        meter.ended("completed")
         assert gateway.live == 0
-    for error in (IdleCaller("no audio"), asyncio.CancelledError(), GeneratorExit(), RuntimeError("a bug")):
-        with pytest.raises(type(error)):
-            async with gateway.call(True, False):
-                raise error
+    gateway.call(True, False).ended("TOO_MANY_CALLS")  # one that never had its slots
     ended = {attributes["reason"]: count for attributes, count in gateway.ended.read()}
-    assert ended == {"completed": 2, "IDLE_CALLER": 1, "cancelled": 2, "INTERNAL": 1}
+    assert ended == {"completed": 2, "TOO_MANY_CALLS": 1}
     assert gateway.resumes == 1 and gateway.live == 0
     assert sum(seconds(metrics, "moshimesh.mos")["call",].counts) == 2
 
 
-async def test_skipped_frames_and_moves(metrics: Metrics) -> None:
+def test_skipped_frames_and_moves(metrics: Metrics) -> None:
     gateway = GatewayMetrics(metrics)
-    meter, ingest = started(gateway)
-    async with meter:
-        meter.frame(context(0))
-        ingest.frames_skipped = 3
-        meter.frame(context(4))
-        ingest.frames_skipped = 4
-        for change in (Change.FAILED_OVER, Change.DRAINED):
-            meter.moved("lm", change)
+    meter = started(gateway)
+    meter.frame(context(0))
+    meter.skipped(2)
+    meter.skipped(1)
+    meter.frame(context(4))
+    meter.skipped(1)
+    for change in (Change.FAILED_OVER, Change.DRAINED):
+        meter.moved("lm", change)
+    meter.ended("completed")
     assert gateway.skipped == 4
     moved = {(a["service"], a["kind"]): count for a, count in gateway.failovers.read() if count}
     assert moved == {("lm", "lost"): 1, ("lm", "drained"): 1}
 
 
-async def test_audio_is_passed_on_as_it_is(metrics: Metrics) -> None:
-    async def pieces() -> AsyncIterator[bytes]:
-        for piece in (b"abcd", b"efgh"):
-            yield piece
+def test_skipped_frames_are_lost_to_the_listener(metrics: Metrics) -> None:
+    """The score of a call whose frames were skipped is lower than that of one that went well."""
+    gateway = GatewayMetrics(metrics)
+    for skipped in (0, 5):
+        meter = started(gateway)
+        for sequence in range(10):
+            meter.frame(context(sequence))
+        meter.skipped(skipped)
+        meter.frame(context(10))
+        meter.ended("completed")
+    scores = seconds(metrics, "moshimesh.mos")["call",]
+    assert sum(scores.counts) == 2 and sum(count > 0 for count in scores.counts) == 2
 
-    meter, _ = started(GatewayMetrics(metrics))
-    assert [piece async for piece in meter.listen(pieces())] == [b"abcd", b"efgh"]
-    quiet, _ = started(GatewayMetrics(Metrics()))
-    unheard = pieces()
-    assert quiet.listen(unheard) is unheard
-    quiet.frame(context())  # nobody reads it: nothing happens
+
+def test_without_a_reader_nothing_is_measured() -> None:
+    quiet = GatewayMetrics(Metrics())
+    meter = started(quiet)
+    meter.heard(0.08)
+    meter.frame(context())
+    assert quiet.frames == {True: 0, False: 0}

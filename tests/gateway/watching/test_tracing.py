@@ -60,9 +60,8 @@ class Caller:
         self.trace = CallTrace(FrameTracer(self.out if enabled else None), "a session", "", one_in)
         self.trace.opened("a session", "a model", FRAME if live else None)
         self.replicas: list[Any] = [FakeReplica(), FakeReplica(), FakeReplica()]
-        self.stages = {hop: self.trace.server_of(hop) for hop in REMOTE}
         for hop, replica in zip(REMOTE, self.replicas, strict=True):
-            self.stages[hop](replica, 0)
+            self.trace.served_by(hop, replica, 0)
         self.in_mesh: dict[int, audio_pb2.FrameContext] = {}
 
     def begin(self, sequence: int) -> None:
@@ -194,7 +193,7 @@ def test_each_hop_is_asked_where_the_frame_was_answered() -> None:
     caller.talk(range(10))
     caller.begin(10)
     caller.begin(11)
-    caller.stages[audio_pb2.HOP_LM_STEP](later, 11)
+    caller.trace.served_by(audio_pb2.HOP_LM_STEP, later, 11)
     caller.end(10, took_ms=100)
     caller.end(11, took_ms=100)
     assert [keep.sequence for keep in caller.replicas[1].asked] == [10]

@@ -1,0 +1,69 @@
+"""Who calls, and how a conversation begins: what an edge hands to the desk, whatever its wire format."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from moshimesh.lm.v1 import lm_pb2
+
+from services.gateway.path.audio import Pcm
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who it is. The edge finds out; the desk decides what that allows."""
+
+    key_id: str
+    """Names the caller's API key without being one; callers without a key share one."""
+    address: str
+    """Where the call comes from, as far as the edge can tell."""
+    edge: str
+    """Which edge it came through: grpc."""
+
+    @classmethod
+    def with_key(cls, key: str, address: str, edge: str) -> Caller:
+        """The caller with this API key, which may be empty. The key itself goes no further."""
+        return cls(hashlib.sha256(key.encode()).hexdigest()[:32], address, edge)
+
+
+@dataclass(frozen=True)
+class New:
+    """A conversation that nobody has had before."""
+
+    sampling: lm_pb2.Sampling = field(default_factory=lm_pb2.Sampling)
+    """How to draw tokens; unset fields take the checkpoint's own. The language model's contract, not a caller's."""
+    model_id: str = ""
+    """Which model; empty for the one with the most free slots."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A conversation that was cut off."""
+
+    handle: str
+    """The resume handle of its Ready."""
+    first_sequence: int = 0
+    """Number of the frame at which the audio to come begins."""
+    answered_sequence: int | None = None
+    """The last frame whose answer has reached the caller; None: continue after the last frame that was heard."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a conversation begins."""
+
+    origin: New | Resumed
+    sample_rate_hertz: int
+    """Of the audio to come; must be the mesh's."""
+    live: bool = True
+    """Whether the mesh keeps time with the caller, and skips frames when it falls behind."""
+    traceparent: str = ""
+    """W3C trace context, to which the call's trace belongs; may be empty."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A piece of the caller's audio: float32 [samples] at the mesh's rate, 10 ms to 1 s. The last may be shorter."""
+
+    pcm: Pcm

@@ -1,0 +1,98 @@
+"""The front desk behind every edge: whoever calls, in whatever wire format, has a conversation through `Desk.hold`.
+
+Draining, limits, the logs' context, trace and meter are seen to here, once for all edges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+
+from services.gateway.calls.callers import Audio, Caller, Opening, Resumed
+from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
+from services.gateway.calls.ending import reported
+from services.gateway.calls.events import Event
+from services.gateway.calls.limits import Limits
+from services.gateway.calls.resources import Resources
+from services.gateway.path.observer import Observer
+from services.gateway.peers.replicas import common_model
+from services.gateway.sessions.sealing import Handle
+from services.mesh import logs
+from services.mesh.errors import Draining, InvalidRequest
+
+MOST_FRAMES = 1 << 24  # of one conversation, 15 days; the language model's positions go no further
+
+
+@dataclass(frozen=True)
+class MeshInfo:
+    """What the mesh serves, and its room."""
+
+    model_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    slots_total: int
+    slots_free: int
+
+
+class Desk:
+    """Takes every call of this gateway."""
+
+    def __init__(self, resources: Resources, limits: Limits, watch: Callable[[str, Opening], Observer], *,
+                 drain_s: float) -> None:
+        """`watch` gives the observer of a call with this id."""
+        self._resources, self._limits, self._watch = resources, limits, watch
+        self._drain_s = drain_s
+        self._draining = False
+        self._conversations: set[Conversation] = set()
+
+    async def hold(self, caller: Caller, opening: Opening, inputs: AsyncIterator[Audio]) -> AsyncGenerator[Event, None]:
+        """A conversation, new or resumed: the mesh's side of it. Raises MeshError."""
+        _check(opening)
+        if self._draining:
+            raise Draining(GATEWAY_STOPS)
+        call_id = secrets.token_hex(16)
+        logs.bind(call_id, opening.traceparent)
+        observer = self._watch(call_id, opening)
+        with reported(observer.ended):
+            handle = Handle(opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+            conversation = Conversation(self._resources, opening, handle, call_id, observer)
+            self._conversations.add(conversation)
+            try:
+                async with self._limits.admit(caller.key_id, handle.name), \
+                        contextlib.aclosing(conversation.hold(inputs)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._conversations.discard(conversation)
+
+    async def info(self) -> MeshInfo:
+        """What the mesh serves now. Raises PeerLost, ModelMismatch."""
+        fleet = self._resources.fleet
+        await fleet.refresh()
+        model_id = common_model((fleet.codec, fleet.lm))
+        codec = fleet.codec.info(model_id)
+        return MeshInfo(model_id, codec.sample_rate_hertz, codec.samples_per_frame, fleet.slots_total(model_id),
+                        fleet.slots_free(model_id))
+
+    def drain(self) -> None:
+        """Take nobody new, and ask those who are here to reconnect: another gateway finds their sessions in Redis."""
+        self._draining = True
+        for conversation in self._conversations:
+            conversation.go_away(self._drain_s)
+
+    async def close(self) -> None:
+        """Write the last records."""
+        await self._resources.sessions.close()
+
+
+def _check(opening: Opening) -> None:
+    """Refuse numbers that no conversation has. Raises InvalidRequest."""
+    asked = opening.origin
+    if not isinstance(asked, Resumed):
+        return
+    for field, sequence in (("first_sequence", asked.first_sequence), ("answered_sequence", asked.answered_sequence)):
+        if sequence is not None and sequence > MOST_FRAMES:
+            raise InvalidRequest("BAD_SEQUENCE", f"{field} must be at most {MOST_FRAMES}, got {sequence}",
+                                 field=f"config.{field}", accepted=f"0..{MOST_FRAMES}")

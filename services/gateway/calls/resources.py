@@ -1,0 +1,23 @@
+"""What all conversations of this gateway use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.gateway.calls.waiting import Line
+from services.gateway.peers.fleet import Fleet
+from services.gateway.sessions.sessions import Sessions
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What all conversations of this gateway use."""
+
+    fleet: Fleet
+    sessions: Sessions
+    line: Line
+    longest_call_s: float
+    idle_s: float
+    """A caller who sends too little audio for this long loses its slots."""
+    stall_s: float
+    """So does one who reads the answers this much too late."""
