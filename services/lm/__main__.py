@@ -30,12 +30,12 @@ async def main(config: LmConfig) -> None:
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
     from services.lm.server import LmServer
-    from services.mesh.checkpoint import check_device, load_tokenizer, model_id, resolve
+    from services.mesh.checkpoint import check_device, lm_id, load_tokenizer, resolve
     from services.mesh.device import device_memory
 
     check_device(config.device)
     checkpoint = resolve(config.checkpoint)
-    model = model_id(config.checkpoint, checkpoint)
+    model = lm_id(checkpoint)
     engine = _engine(config, checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     engine.warm_up()
