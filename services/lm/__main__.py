@@ -58,7 +58,7 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
 
     from services.lm.engine import LmEngine
     from services.lm.linear import Packing
-    from services.lm.memory import slots_that_fit, usual_kv_precision, usual_precision
+    from services.lm.sizing import slots_that_fit, usual_kv_precision, usual_precision
     from services.mesh.checkpoint import load_lm
 
     torch.set_num_threads(config.threads)
