@@ -27,8 +27,8 @@ from torch.nn import functional
 
 from services.lm.engine import LmEngine
 from services.lm.linear import Precision
-from services.lm.memory import KvPrecision
 from services.lm.sampling import Sampling
+from services.lm.sizing import KvPrecision
 
 BATCHES = (1, 8, 16, 32)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

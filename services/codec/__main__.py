@@ -25,13 +25,13 @@ async def main(config: CodecConfig) -> None:
 
     from services.codec.engine import build_engines
     from services.codec.server import CodecServer
-    from services.mesh.checkpoint import check_device, load_mimi, model_id, resolve
+    from services.mesh.checkpoint import check_device, lm_id, load_mimi, resolve
     from services.mesh.device import device_memory
 
     check_device(config.device)
     torch.set_num_threads(config.threads)
     checkpoint = resolve(config.checkpoint)
-    model = model_id(config.checkpoint, checkpoint)
+    model = lm_id(checkpoint)
     encoder, decoder = build_engines(load_mimi(checkpoint, config.device), config.slots)
     encoder.warm_up()
     decoder.warm_up()

@@ -72,7 +72,7 @@ class CodecStepper:
 
 
 class CodecServer(codec_pb2_grpc.CodecServiceServicer):
-    """Encode and Decode over two engines that share their weights."""
+    """Encode and Decode, each over an engine of its own."""
 
     full_name = DESCRIPTOR.full_name
 

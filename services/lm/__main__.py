@@ -30,12 +30,12 @@ async def main(config: LmConfig) -> None:
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
     from services.lm.server import LmServer
-    from services.mesh.checkpoint import check_device, load_tokenizer, model_id, resolve
+    from services.mesh.checkpoint import check_device, lm_id, load_tokenizer, resolve
     from services.mesh.device import device_memory
 
     check_device(config.device)
     checkpoint = resolve(config.checkpoint)
-    model = model_id(config.checkpoint, checkpoint)
+    model = lm_id(checkpoint)
     engine = _engine(config, checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     engine.warm_up()
@@ -58,7 +58,7 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
 
     from services.lm.engine import LmEngine
     from services.lm.linear import Packing
-    from services.lm.memory import slots_that_fit, usual_kv_precision, usual_precision
+    from services.lm.sizing import slots_that_fit, usual_kv_precision, usual_precision
     from services.mesh.checkpoint import load_lm
 
     torch.set_num_threads(config.threads)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from services.lm.delays import DelayLine, Ints
 from services.lm.graphed import GraphedNetwork
 from services.lm.linear import Packing, Precision
-from services.lm.memory import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
 from services.lm.network import Draws, Network
 from services.lm.sampling import Sampling
+from services.lm.sizing import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
 from services.lm.traced import TracedNetwork
 
 PREFILL_FRAMES = 128

@@ -12,7 +12,7 @@ import numpy as np
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from services.lm.history import History, read_history
+from services.lm.past import Past, read_past
 from services.lm.sampling import Sampling
 from services.mesh import logs
 from services.mesh.batching import Batcher
@@ -50,7 +50,7 @@ class Opening:
     """How a session draws its tokens, and its past if it comes from another replica."""
 
     sampling: Sampling
-    history: History | None
+    past: Past | None
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class LmStepper:
     def open(self, row: int, settings: Opening) -> Iterator[None]:
         """Clear a row, give it its sampling, and rebuild its past."""
         self._engine.open(row, settings.sampling)
-        if settings.history is not None:
-            past = settings.history
+        if (past := settings.past) is not None:
             yield from self._engine.prefill(row, past.codes, past.tokens, past.first_step)
 
     def step(self, rows: Sequence[int], items: Sequence[CodesItem]) -> Sequence[tuple[CodesItem, list[int]]]:
@@ -137,9 +136,9 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         session_id = check_session_id(config.session_id)
         logs.bind(session_id)
         sampling = read_sampling(config.sampling, self._defaults)
-        history = read_history(config.history, self.facts) if config.HasField("history") else None
+        past = read_past(config.history, self.facts) if config.HasField("history") else None
         frames = 0
-        with self._batcher.lease(session_id, Opening(sampling, history)) as slot:
+        with self._batcher.lease(session_id, Opening(sampling, past)) as slot:
             await slot.opened()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id=self._model_id, user_codebooks=self.facts.user_codebooks,

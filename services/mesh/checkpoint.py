@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,8 +21,7 @@ from moshi.models.lm import LMModel
 from moshi.models.loaders import CheckpointInfo
 from safetensors import SafetensorError
 
-SAMPLED_BLOCKS = 64
-BLOCK_BYTES = 4096
+from services.mesh.fingerprint import safetensors_digest
 
 Loaded = TypeVar("Loaded")
 
@@ -46,16 +45,32 @@ def resolve(checkpoint: str) -> CheckpointInfo:
     return info
 
 
-def model_id(checkpoint: str, info: CheckpointInfo) -> str:
-    """A name for these exact weights, such as "moshiko-pytorch-bf16@5f0c12ab34de": equal on every replica.
+def codec_id(info: CheckpointInfo) -> str:
+    """A name for this Mimi, its weights and its configuration, such as "mimi@5f0c12ab34de": equal on every replica.
 
-    Reads the configuration, the file sizes and a few evenly spaced blocks, so 15 GB take milliseconds.
+    Whatever folder or file it came from. Raises CheckpointError.
     """
-    digest = hashlib.sha256(json.dumps([info.raw_config, info.mimi_config], sort_keys=True).encode())
-    for path in (info.moshi_weights, info.mimi_weights, info.tokenizer, info.lora_weights):
-        if path is not None:
-            _digest_file(path, digest.update)
-    return f"{Path(checkpoint).expanduser().resolve().name}@{digest.hexdigest()[:12]}"
+    return _name("mimi", [mimi_config(info)], [info.mimi_weights])
+
+
+def lm_id(info: CheckpointInfo) -> str:
+    """A name for this language model with its tokenizer, and for the codec that it speaks: "moshi@5f0c12ab34de".
+
+    Whatever folder or files they came from. Raises CheckpointError.
+    """
+    weights = [info.moshi_weights] if info.lora_weights is None else [info.moshi_weights, info.lora_weights]
+    facts = [lm_config(info), info.lm_gen_config, info.tokenizer.read_bytes().hex(), codec_id(info)]
+    return _name(info.model_type, facts, weights)
+
+
+def lm_config(info: CheckpointInfo) -> dict[str, Any]:
+    """The language model's configuration; moshi's own 7B where the checkpoint has none."""
+    return cast(dict[str, Any], loaders._lm_kwargs if info.lm_config is None else info.lm_config)
+
+
+def mimi_config(info: CheckpointInfo) -> dict[str, Any]:
+    """Mimi's configuration; moshi's own where the checkpoint has none."""
+    return cast(dict[str, Any], loaders._mimi_config if info.mimi_config is None else info.mimi_config)
 
 
 def check_device(device: str) -> None:
@@ -140,8 +155,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _check_parts_fit(checkpoint: str, info: CheckpointInfo) -> None:
     """Mimi, the language model and the tokenizer agree on their sizes."""
-    lm = cast(dict[str, Any], info.lm_config or loaders._lm_kwargs)
-    mimi = cast(dict[str, Any], info.mimi_config or loaders._mimi_config)
+    lm, mimi = lm_config(info), mimi_config(info)
     try:
         codebooks, own, card, text_card = (int(lm[key]) for key in ("n_q", "dep_q", "card", "text_card"))
         entries, mimi_codebooks = int(mimi["quantizer"]["bins"]), int(mimi["quantizer"]["n_q"])
@@ -179,10 +193,11 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _digest_file(path: Path, update: Callable[[bytes], object]) -> None:
-    size = path.stat().st_size
-    update(str(size).encode())
-    with path.open("rb") as file:
-        for block in range(SAMPLED_BLOCKS):
-            file.seek(max(0, size - BLOCK_BYTES) * block // (SAMPLED_BLOCKS - 1))
-            update(file.read(BLOCK_BYTES))
+def _name(head: str, facts: Sequence[Any], weights: Iterable[Path]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for path in weights:
+        try:
+            digest.update(safetensors_digest(path))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: it does not load ({_first_line(error)}); the file is damaged") from None
+    return f"{head}@{digest.hexdigest()[:12]}"

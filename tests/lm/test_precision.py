@@ -9,8 +9,8 @@ import torch
 from services.lm.attention import kept, recalled
 from services.lm.engine import LmEngine
 from services.lm.linear import Packing, Precision
-from services.lm.memory import KV_TYPES, KvPrecision
 from services.lm.sampling import Sampling
+from services.lm.sizing import KV_TYPES, KvPrecision
 from tests.lm.small_lm import random_codes, random_lm
 
 

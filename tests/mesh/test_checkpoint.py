@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from moshi.utils.compile import no_compile
 from safetensors.torch import load_file, save_file
 
 from scripts.random_checkpoint import write_checkpoint
-from services.mesh.checkpoint import CheckpointError, load_lm, load_mimi, load_tokenizer, model_id, resolve
+from services.mesh import fingerprint
+from services.mesh.checkpoint import CheckpointError, codec_id, lm_id, load_lm, load_mimi, load_tokenizer, resolve
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +63,56 @@ def test_the_same_seed_gives_the_same_checkpoint(original: Path, tmp_path: Path)
         assert file.read_bytes() == (tmp_path / "tiny" / file.name).read_bytes(), file.name
 
 
-def test_model_id_names_the_weights(original: Path, folder: Path) -> None:
-    before = model_id(str(original), resolve(str(original)))
-    assert before.startswith("tiny@")
-    assert model_id(str(folder) + "/", resolve(str(folder))) == before
+def ids(folder: Path) -> tuple[str, str]:
+    info = resolve(str(folder))
+    return codec_id(info), lm_id(info)
+
+
+def test_ids_do_not_depend_on_the_names_of_folders_and_files(original: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(original, tmp_path / "renamed"))
+    (other / "model.safetensors").rename(other / "weights.safetensors")
+    edit(other / "config.json", moshi_name="weights.safetensors")
+    codec, lm = ids(original)
+    assert (codec, lm) == ids(other)
+    assert re.fullmatch("mimi@[0-9a-f]{12}", codec) and re.fullmatch("moshi@[0-9a-f]{12}", lm)
+
+
+@pytest.mark.parametrize("whole_bytes", [fingerprint.WHOLE_BYTES, 0], ids=["whole", "sampled"])
+def test_ids_hear_of_every_tensor(folder: Path, whole_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "WHOLE_BYTES", whole_bytes)
+    for file in ("mimi.safetensors", "model.safetensors"):
+        weights = load_file(folder / file)
+        known = {fingerprint.safetensors_digest(folder / file)}
+        for name, tensor in weights.items():
+            save_file(weights | {name: torch.full_like(tensor, torch.nan)}, folder / "changed.safetensors")
+            known.add(fingerprint.safetensors_digest(folder / "changed.safetensors"))
+        assert len(known) == len(weights) + 1, file
+
+
+def test_the_order_of_tensors_makes_no_difference(tmp_path: Path) -> None:
+    one, two = torch.arange(6.0).view(2, 3), torch.arange(4)
+    header = {"one": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+              "two": {"dtype": "I64", "shape": [4], "data_offsets": [24, 56]}}
+    save_file({"one": one, "two": two}, tmp_path / "by_the_library.safetensors")
+    text = json.dumps(header).encode()
+    (tmp_path / "by_hand.safetensors").write_bytes(
+        len(text).to_bytes(8, "little") + text + one.numpy().tobytes() + two.numpy().tobytes())
+    assert len({fingerprint.safetensors_digest(path) for path in tmp_path.iterdir()}) == 1
+
+
+def test_another_mimi_is_another_codec_and_another_model(original: Path, folder: Path) -> None:
+    codec, lm = ids(original)
     weights = load_file(folder / "mimi.safetensors")
     save_file({name: tensor * 1.5 for name, tensor in weights.items()}, folder / "mimi.safetensors")
-    assert model_id(str(folder), resolve(str(folder))) != before
+    assert ids(folder)[0] != codec and ids(folder)[1] != lm
+
+
+@pytest.mark.parametrize("changes", [{"layer_scale": 0.5}, {"lm_gen_config": {"temp": 0.1}}], ids=str)
+def test_another_configuration_is_another_model_of_the_same_codec(
+        original: Path, folder: Path, changes: dict[str, object]) -> None:
+    edit(folder / "config.json", **changes)
+    codec, lm = ids(original)
+    assert ids(folder)[0] == codec and ids(folder)[1] != lm
 
 
 def test_greedy_tokens_depend_on_the_callers_codes(original: Path) -> None:
@@ -137,4 +182,4 @@ def test_the_hubs_files_make_a_checkpoint(original: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(loaders, "hf_hub_download", lambda repo, name, revision=None: str(original / name))
     info = resolve("someone/tiny")
     assert info.mimi_weights == original / "mimi.safetensors"
-    assert model_id("someone/tiny", info).startswith("tiny@")
+    assert lm_id(info).startswith("moshi@")

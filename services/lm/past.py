@@ -19,7 +19,7 @@ MOST_STEPS = 1 << 24
 
 
 @dataclass(frozen=True)
-class History:
+class Past:
     """Arguments of `LmEngine.prefill`: codes [steps, user_codebooks] and tokens [steps, 1 + own_codebooks]."""
 
     codes: Ints
@@ -27,7 +27,7 @@ class History:
     first_step: int
 
 
-def read_history(wire: lm_pb2.StepHistory, facts: LmFacts) -> History:
+def read_past(wire: lm_pb2.StepHistory, facts: LmFacts) -> Past:
     """The history that a caller sent. Raises InvalidRequest for one that the model can't take."""
     steps, left_over = divmod(len(wire.user_codes), facts.user_codebooks)
     if left_over:
@@ -55,7 +55,7 @@ def read_history(wire: lm_pb2.StepHistory, facts: LmFacts) -> History:
         if found.max(initial=0) >= entries:
             raise _bad(field, f"{kind} must be between 0 and {entries - 1}, got {found.max()}", f"0..{entries - 1}")
     silence = np.full((unanswered, 1 + facts.own_codebooks), UNGENERATED)
-    return History(codes, np.concatenate([silence, answered]), wire.first_step)
+    return Past(codes, np.concatenate([silence, answered]), wire.first_step)
 
 
 def _bad(field: str, message: str, accepted: object) -> InvalidRequest:

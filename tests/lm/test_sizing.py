@@ -6,7 +6,7 @@ import pytest
 
 from services.lm.engine import LmEngine
 from services.lm.linear import Precision
-from services.lm.memory import KvPrecision, slots_that_fit
+from services.lm.sizing import KvPrecision, slots_that_fit
 from tests.lm.small_lm import random_lm
 
 CHANGES = {"num_layers": 1, "context": 40, "depformer_low_rank_embeddings": 32, "kv_repeat": 2,
