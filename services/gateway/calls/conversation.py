@@ -74,6 +74,11 @@ class Conversation:
         if self._session is not None:
             self._session.flush_soon()
 
+    def end(self, error: MeshError) -> None:
+        """End the call with an error, after the answers that are there."""
+        if self._pipeline is not None:
+            self._pipeline.fail(error)
+
     async def hold(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Response, None]:
         """The mesh's side of the call, from the line or the ready message to the summary.
 

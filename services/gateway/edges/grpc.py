@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
 from moshimesh.audio.v1 import audio_pb2
@@ -12,6 +13,7 @@ from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
 from services.gateway.calls.conversation import Conversation, Mesh
 from services.gateway.calls.limits import Limits
+from services.gateway.edges.farewell import Requests, with_farewell
 from services.gateway.peers.replicas import common_model
 from services.gateway.sessions.sealing import Handle
 from services.gateway.watching.metering import GatewayMetrics
@@ -50,6 +52,11 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
         self._draining = True
         for conversation in self._conversations:
             conversation.go_away(self._drain_s)
+        asyncio.get_running_loop().call_later(self._drain_s, self._end_all)
+
+    def _end_all(self) -> None:
+        for conversation in self._conversations:
+            conversation.end(Draining("this gateway stops now; connect again to reach another one"))
 
     async def close(self) -> None:
         """Write the last records and spans."""
@@ -74,6 +81,13 @@ class GatewayServer(conversation_pb2_grpc.ConversationServiceServicer):
     async def Converse(self, requests: AsyncIterator[conversation_pb2.ConverseRequest], context: Context
                        ) -> AsyncIterator[conversation_pb2.ConverseResponse]:
         """One conversation, new or taken up again."""
+        async with Requests(requests) as inbox, contextlib.aclosing(
+                with_farewell(self._converse(inbox, context), inbox, "Converse")) as responses:
+            async for response in responses:
+                yield response
+
+    async def _converse(self, requests: AsyncIterator[conversation_pb2.ConverseRequest], context: Context
+                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
         _check(config)
         if self._draining:
