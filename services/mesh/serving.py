@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 1 << 20
 # A caller that opens a stream sends its config with it; this only has to cover a slow network.
 CONFIG_WAIT_S = 10.0
-# After the grace of a drain, calls are ended with a reason; this long their last message has to get out.
+# After the grace of a drain a service ends its calls itself, and may say so in-band; the rest are ended from here.
+FAREWELL_S = 1.0
+# Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
 
 SERVER_OPTIONS: list[tuple[str, int]] = [
@@ -251,8 +253,8 @@ class MeshServer:
         """Take nobody new, let running calls end for `grace_s`, then end them."""
         self._service.drain()
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(grace_s + CUT_S))
-        await asyncio.wait((stopping,), timeout=grace_s)
+        stopping = asyncio.create_task(self._server.stop(grace_s + FAREWELL_S + CUT_S))
+        await asyncio.wait((stopping,), timeout=grace_s + FAREWELL_S)
         for watch in list(_Watch.running):
             watch.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
         await stopping

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Literal
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import grpc
 from moshimesh.aligned import Aligned
-from moshimesh.audio.v1 import audio_pb2
-from moshimesh.conversation import Conversation, Sent
-from moshimesh.events import Event, MeshInfo, mesh_error
+from moshimesh.conversation import Conversation
+from moshimesh.events import Event, MeshError, MeshInfo, mesh_error
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
+from moshimesh.sent import Sent
+from moshimesh.source import PcmFormat, Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # every type checker knows it; at run time the wheel does not need it
 
 Encoding = Literal["s16", "f32"]
-_ENCODINGS = {"s16": (audio_pb2.AUDIO_ENCODING_PCM_S16LE, 2), "f32": (audio_pb2.AUDIO_ENCODING_PCM_F32LE, 4)}
 _PACINGS = {"live": conversation_pb2.PACING_LIVE, "offline": conversation_pb2.PACING_OFFLINE}
-_PIECE_MS = 80
 # A mesh that vanished without a goodbye is noticed within 15 s.
 _CHANNEL = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.http2.ping_timeout_ms", 5_000),
@@ -33,16 +35,18 @@ class Mesh:
 
     async def info(self) -> MeshInfo:
         """What the mesh serves, and whether there is room. Raises MeshError."""
-        try:
-            info = await self._stubs[0].GetInfo(conversation_pb2.GetInfoRequest())
-        except grpc.aio.AioRpcError as error:
-            raise mesh_error(error) from None
-        return MeshInfo(info.model_id, info.sample_rate_hertz, info.samples_per_frame, info.slots_total,
-                        info.slots_free)
+        *others, last = self._stubs
+        for stub in others:
+            try:
+                return await _info(stub)
+            except MeshError as error:
+                if error.code is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+        return await _info(last)
 
     async def converse(
         self,
-        pcm: bytes | bytearray | memoryview | AsyncIterator[bytes],
+        pcm: Buffer | AsyncIterable[Buffer],
         *,
         encoding: Encoding = "s16",
         pacing: Literal["live", "offline"] = "live",
@@ -60,18 +64,21 @@ class Mesh:
         """Hold a conversation. One that is cut off, or whose gateway stops, goes on at the next gateway.
 
         Args:
-            pcm: mono audio, whole or in pieces of 10 ms to 1 s; the conversation ends when it ends.
+            pcm: mono audio: a whole recording, as bytes or anything else with the buffer protocol, or an async iterable
+                of such pieces, up to 1 s each. The conversation ends when it ends. Arrays must have items of the
+                encoding's type (int16 or float32) in one dimension. The first piece is asked for when the conversation
+                is open.
             encoding: layout of the samples in both directions: 16 bit integers or 32 bit floats, little endian.
-            pacing: "live" for a person (the mesh skips audio when it falls behind), "offline" for a file.
+            pacing: "live" for a person: pieces are sent when they come, a recording at the speed of speech, and the
+                mesh skips audio when it falls behind. "offline" for a file: as fast as it goes, and nothing is skipped.
             sample_rate_hertz: must equal the mesh's, see `info`.
             text_temperature, text_top_k, audio_temperature, audio_top_k, seed: how the model draws its tokens;
                 temperature 0 is greedy; None takes the model's default.
             traceparent: W3C trace context under which the session's span is put.
-            api_key: names the caller to a mesh that limits calls per key.
+            api_key: names the caller to a mesh that limits calls per key; spaces and line ends around it don't count.
             resume_s: how long to try to take up a call that was cut off, within the mesh's own grace time; 0: never.
             align: for a microphone that hands out pieces of a few ms: begin with less than a frame of silence, so that
                 frames are complete when the mesh would like to have them and share steps with those of other callers.
-                The first piece is asked for when the conversation is open.
 
         Yields:
             Ready first (Queued before it, when the mesh is full), then one Speech for each frame, then a Summary.
@@ -79,24 +86,26 @@ class Mesh:
 
         Raises:
             MeshError: the mesh refused or ended the call, or the call was cut off and could not be taken up again.
+            TypeError: `pcm`, or a piece of it, is not audio.
+            ValueError: an argument that can't be sent.
             Exception: whatever `pcm` raises.
         """
+        if pacing not in _PACINGS:
+            raise ValueError(f"pacing must be 'live' or 'offline', got {pacing!r}")
+        pcm_format = PcmFormat.of(encoding, sample_rate_hertz)
+        source = Source(pcm, pcm_format, pacing == "live")
+        metadata = _metadata(api_key)
         sampling = lm_pb2.Sampling(text_temperature=text_temperature, text_top_k=text_top_k,
                                    audio_temperature=audio_temperature, audio_top_k=audio_top_k, seed=seed)
-        layout, width = _ENCODINGS[encoding]
         config = conversation_pb2.ConverseConfig(
-            sample_rate_hertz=sample_rate_hertz, encoding=layout, pacing=_PACINGS[pacing], sampling=sampling,
-            traceparent=traceparent)
-        if isinstance(pcm, (bytes, bytearray, memoryview)):
-            pieces = _cut(bytes(pcm), sample_rate_hertz * width * _PIECE_MS // 1000)
-        else:
-            pieces = pcm
-        on_ready = None
+            sample_rate_hertz=sample_rate_hertz, encoding=pcm_format.encoding, pacing=_PACINGS[pacing],
+            sampling=sampling, traceparent=traceparent)
+        pieces, on_ready = source.pieces(), None
         if align:
-            aligned = Aligned(pieces, width, sample_rate_hertz * width)
+            aligned = Aligned(pieces, pcm_format.sample_bytes, pcm_format.bytes_per_second)
             pieces, on_ready = aligned.frames(), aligned.open
-        sent = Sent(pieces, sample_rate_hertz * width)
-        events = Conversation(self._stubs, config, sent, width, api_key, resume_s, on_ready).events()
+        events = Conversation(self._stubs, config, source, Sent(pieces, pcm_format), pcm_format.sample_bytes, metadata,
+                              resume_s, on_ready).events()
         try:
             async for event in events:
                 yield event
@@ -105,18 +114,37 @@ class Mesh:
 
 
 @contextlib.asynccontextmanager
-async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = None) -> AsyncIterator[Mesh]:
+async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = None, connect_s: float = 3.0
+                  ) -> AsyncIterator[Mesh]:
     """Connect to a gateway at host:port, or to several separated by commas: a call whose gateway is lost goes on at the
     next one. In plain text unless credentials are given.
+
+    A gateway that does not answer within `connect_s` counts as lost. Raises ValueError when no address is named.
     """
+    addresses = [address for address in map(str.strip, target.split(",")) if address]
+    if not addresses:
+        raise ValueError(f"target must name a gateway as host:port, or several separated by commas, got {target!r}")
+    # Despite its name, this is how long gRPC lets an attempt to connect take; by itself 20 s.
+    options = [*_CHANNEL, ("grpc.min_reconnect_backoff_ms", round(connect_s * 1000))]
     async with contextlib.AsyncExitStack() as open_channels:
-        channels = [grpc.aio.secure_channel(address, credentials, options=_CHANNEL) if credentials
-                    else grpc.aio.insecure_channel(address, options=_CHANNEL) for address in target.split(",")]
+        channels = [grpc.aio.secure_channel(address, credentials, options=options) if credentials
+                    else grpc.aio.insecure_channel(address, options=options) for address in addresses]
         for channel in channels:
             await open_channels.enter_async_context(channel)
         yield Mesh(channels)
 
 
-async def _cut(pcm: bytes, piece_bytes: int) -> AsyncIterator[bytes]:
-    for begin in range(0, len(pcm), piece_bytes):
-        yield pcm[begin:begin + piece_bytes]
+async def _info(stub: conversation_pb2_grpc.ConversationServiceStub) -> MeshInfo:
+    try:
+        info = await stub.GetInfo(conversation_pb2.GetInfoRequest())
+    except grpc.aio.AioRpcError as error:
+        raise mesh_error(error) from None
+    return MeshInfo(info.model_id, info.sample_rate_hertz, info.samples_per_frame, info.slots_total, info.slots_free)
+
+
+def _metadata(api_key: str) -> tuple[tuple[str, str], ...]:
+    """The key as gRPC metadata. Raises ValueError, which does not show the key."""
+    key = api_key.strip()  # a key that was read from a file ends with a line end
+    if not all(" " <= character <= "~" for character in key):
+        raise ValueError("api_key may only have printable ASCII characters and no line ends in between")
+    return (("x-api-key", key),) if key else ()

@@ -1,7 +1,7 @@
 """A conversation that outlives its connection.
 
 The mesh can rebuild a conversation from its own record and the last seconds of the caller's audio, so those are kept
-here. When a call is cut off, the next one names the last answer that came and sends the audio behind it again; every
+here. When a call is cut off, the next one names the last answer that came and sends the audio after it again; every
 answer comes exactly once.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import grpc
@@ -21,83 +20,24 @@ from moshimesh.events import (
     Resumed,
     ResumeStatus,
     Summary,
+    ended_error,
     mesh_error,
     speech_event,
 )
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
+from moshimesh.sent import Sent
+from moshimesh.source import Source
 
-KEPT_S = 30  # of the caller's audio: what the codec remembers, and what was sent and not answered, with room to spare
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
-
-
-class Sent:
-    """The caller's audio: taken from its source when the mesh asks for it, its last seconds kept."""
-
-    def __init__(self, pieces: AsyncIterator[bytes], bytes_per_second: int) -> None:
-        self.failure: Exception | None = None  # what the source raised
-        self._pieces = pieces
-        self._keep_bytes = bytes_per_second * KEPT_S
-        self._kept: deque[bytes] = deque()
-        self._begin = self._end = 0  # positions, in bytes since the start, of what is kept
-        self._coming: asyncio.Future[bytes] | None = None
-        self._ended = False
-
-    @property
-    def begin(self) -> int:
-        """The earliest byte that is kept."""
-        return self._begin
-
-    async def read(self, position: int) -> bytes | None:
-        """Audio from a position to the end of the piece it lies in; None at the end of all."""
-        while position >= self._end:
-            if self._ended:
-                return None
-            await self._take()
-        piece_end = self._end
-        for piece in reversed(self._kept):
-            piece_begin = piece_end - len(piece)
-            if piece_begin <= position:
-                return piece[position - piece_begin:]
-            piece_end = piece_begin
-        raise AssertionError(f"position {position} is not kept any more")
-
-    async def close(self) -> None:
-        """Let the source go."""
-        if self._coming is not None:
-            self._coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await self._coming
-
-    async def _take(self) -> None:
-        """Take the source's next piece. A reader that is cancelled while it waits leaves the piece to the next one."""
-        if self._coming is None:
-            self._coming = asyncio.ensure_future(self._pieces.__anext__())
-        coming = self._coming
-        await asyncio.wait((coming,))
-        if self._coming is not coming:
-            return  # another reader was faster
-        self._coming = None
-        try:
-            piece = coming.result()
-        except StopAsyncIteration:
-            self._ended = True
-            return
-        except Exception as error:
-            self.failure = error
-            raise
-        self._kept.append(piece)
-        self._end += len(piece)
-        while self._end - self._begin - len(self._kept[0]) > self._keep_bytes:
-            self._begin += len(self._kept.popleft())
 
 
 class _Leg:
     """One call of the conversation, at one gateway."""
 
-    def __init__(self, stub: conversation_pb2_grpc.ConversationServiceStub,
-                 config: conversation_pb2.ConverseConfig, sent: Sent, position: int, api_key: str) -> None:
+    def __init__(self, stub: conversation_pb2_grpc.ConversationServiceStub, config: conversation_pb2.ConverseConfig,
+                 sent: Sent, position: int, metadata: Sequence[tuple[str, str]]) -> None:
         self._config, self._sent, self._position = config, sent, position
-        metadata = (("x-api-key", api_key),) if api_key else ()
+        self._open = asyncio.Event()
         self._call = stub.Converse(self._requests(), metadata=metadata)
         self._responses = self._call.__aiter__()
 
@@ -105,7 +45,6 @@ class _Leg:
         """The next response; None at the end. Raises MeshError, or what the caller's audio raised."""
         try:
             response: conversation_pb2.ConverseResponse = await self._responses.__anext__()
-            return response
         except StopAsyncIteration:
             return None
         except grpc.aio.AioRpcError as error:
@@ -116,13 +55,20 @@ class _Leg:
             if self._sent.failure is not None:  # gRPC only says that the call was cancelled
                 raise self._sent.failure from None
             raise
+        if response.HasField("ready"):
+            self._open.set()
+        elif response.HasField("ended"):  # the status that follows may be lost
+            raise ended_error(response.ended)
+        return response
 
     def cancel(self) -> None:
         """Leave."""
         self._call.cancel()
+        self._open.set()  # gRPC lets the requests of a call that has ended wait for ever
 
     async def _requests(self) -> AsyncIterator[conversation_pb2.ConverseRequest]:
         yield conversation_pb2.ConverseRequest(config=self._config)
+        await self._open.wait()  # audio that is taken earlier would grow old in the line
         while (piece := await self._sent.read(self._position)) is not None:
             if self._call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
                 return
@@ -134,11 +80,12 @@ class Conversation:
     """All calls of one conversation."""
 
     def __init__(self, stubs: Sequence[conversation_pb2_grpc.ConversationServiceStub],
-                 config: conversation_pb2.ConverseConfig, sent: Sent, sample_bytes: int, api_key: str,
-                 resume_s: float, on_ready: Callable[[conversation_pb2.ConverseReady], None] | None = None) -> None:
+                 config: conversation_pb2.ConverseConfig, source: Source, sent: Sent, sample_bytes: int,
+                 metadata: Sequence[tuple[str, str]], resume_s: float,
+                 on_ready: Callable[[conversation_pb2.ConverseReady], None] | None = None) -> None:
         """`on_ready` hears when the conversation is open."""
-        self._stubs, self._config, self._sent = stubs, config, sent
-        self._sample_bytes, self._api_key, self._resume_s = sample_bytes, api_key, resume_s
+        self._stubs, self._config, self._source, self._sent = stubs, config, source, sent
+        self._sample_bytes, self._metadata, self._resume_s = sample_bytes, metadata, resume_s
         self._on_ready = on_ready
         self._gateway = 0  # which of the stubs is in use
         self._ready: conversation_pb2.ConverseReady | None = None
@@ -157,6 +104,7 @@ class Conversation:
                 except MeshError as error:
                     if self._ready is None and error.code is grpc.StatusCode.UNAVAILABLE and (
                             self._gateway + 1 < len(self._stubs)):
+                        leg.cancel()
                         self._gateway += 1
                         leg = self._leg()
                         continue
@@ -187,9 +135,7 @@ class Conversation:
                     yield Ready(ready.session_id, ready.model_id, ready.sample_rate_hertz, ready.samples_per_frame,
                                 ready.delay_frames, ready.sampling.seed, ready.frame_due_us / 1e6)
                 elif kind == "summary":
-                    summary = response.summary
-                    yield Summary(summary.frames_in + self._frames_before, self._frames_out,
-                                  summary.frames_skipped + self._skipped_before)
+                    yield self._summary(response.summary)
                 elif kind == "queued":
                     yield Queued(response.queued.position, response.queued.estimated_wait_ms / 1000)
                 elif kind == "resume_status":
@@ -209,6 +155,15 @@ class Conversation:
                     (await moving).cancel()
             await self._sent.close()
 
+    def _summary(self, last_leg: conversation_pb2.ConverseSummary) -> Summary:
+        """Of the whole conversation, all legs together."""
+        assert self._ready is not None
+        skipped = last_leg.frames_skipped + self._skipped_before
+        # When the last leg began after the end of the caller's audio, `_frames_before` counts frames of silence, too.
+        frames_sent = -(-self._sent.end // (self._ready.samples_per_frame * self._sample_bytes))
+        return Summary(min(last_leg.frames_in + self._frames_before, frames_sent - skipped), self._frames_out, skipped,
+                       self._source.bytes_dropped)
+
     async def _moved(self, moving: asyncio.Task[_Leg] | None, cause: MeshError) -> _Leg | None:
         """The leg that a move in good time has led to, if it got there before the call was cut off."""
         if moving is None:
@@ -225,7 +180,7 @@ class Conversation:
         return cut and self._resume_s > 0 and self._ready is not None and bool(self._ready.resume_handle)
 
     async def _resume(self, cause: MeshError | None) -> _Leg:
-        """A leg that goes on behind the last answer. Raises the last refusal when the mesh's grace time is over."""
+        """A leg that goes on after the last answer. Raises the last refusal when the mesh's grace time is over."""
         assert self._ready is not None
         now = asyncio.get_running_loop().time
         deadline = now() + min(self._ready.resume_grace_ms / 1000, self._resume_s)
@@ -237,6 +192,7 @@ class Conversation:
                 while (response := await leg.next()) is not None and response.WhichOneof("response") != "ready":
                     pass  # a place in the line
             except MeshError as error:
+                leg.cancel()
                 again = self._can_resume(error) or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
                 if not again or now() > deadline:
                     raise
@@ -268,4 +224,4 @@ class Conversation:
             if self._answered is not None:
                 config.answered_sequence = self._answered
             position = first * frame_bytes
-        return _Leg(self._stubs[self._gateway], config, self._sent, position, self._api_key)
+        return _Leg(self._stubs[self._gateway], config, self._sent, position, self._metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,13 +10,20 @@ import grpc
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
 
 class MeshError(Exception):
-    """A call that the mesh ended: gRPC code, reason from docs/protocol.md, and when to try again if that helps."""
+    """A call that the mesh ended: gRPC code, reason from docs/protocol.md, and when to try again if that helps.
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, retry_after_s: float | None) -> None:
+    `metadata` may name the field that is at fault and what is accepted.
+    """
+
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, retry_after_s: float | None,
+                 metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{code.name} {reason}: {message}" if reason else f"{code.name}: {message}")
         self.code, self.reason, self.message, self.retry_after_s = code, reason, message, retry_after_s
+        self.metadata = dict(metadata or {})
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class HopTiming:
 
 @dataclass(frozen=True)
 class Ready:
-    """The conversation is open. A live caller's frames had best be complete `frame_due_s` from now, and every frame's
-    length after.
+    """The conversation is open. A live caller's frames should be complete `frame_due_s` from now, and every frame's
+    length after that.
     """
 
     session_id: str
@@ -93,14 +100,22 @@ class Speech:
     capture_unix_nanos: int
     hops: Sequence[HopTiming]
 
+    def __repr__(self) -> str:
+        """Short: a frame's audio, codes and timings would fill a screen."""
+        return (f"Speech(sequence={self.sequence}, text={self.text!r}, text_token={self.text_token}, "
+                f"pcm=<{len(self.pcm)} bytes>, codes=<{len(self.codes)}>, frames_skipped={self.frames_skipped})")
+
 
 @dataclass(frozen=True)
 class Summary:
-    """The conversation ended well."""
+    """The conversation ended well: frames of the caller's audio that were heard, frames of speech that came, frames
+    that were skipped to keep time, and bytes of an unfinished sample at the end of the audio, which were left out.
+    """
 
     frames_in: int
     frames_out: int
     frames_skipped: int
+    bytes_dropped: int = 0
 
 
 Event: TypeAlias = "Queued | Ready | Speech | Resumed | ResumeStatus | Summary"
@@ -122,3 +137,9 @@ def mesh_error(error: grpc.aio.AioRpcError) -> MeshError:
     retry_after_ms = trailers.get("moshimesh-retry-after-ms")
     return MeshError(error.code(), trailers.get("moshimesh-reason", ""), error.details() or "",
                      float(retry_after_ms) / 1000 if retry_after_ms else None)
+
+
+def ended_error(ended: conversation_pb2.CallEnded) -> MeshError:
+    """What the mesh has said before it ends the call."""
+    return MeshError(_CODES.get(ended.code, grpc.StatusCode.UNKNOWN), ended.reason, ended.message,
+                     ended.retry_after_ms / 1000 if ended.HasField("retry_after_ms") else None, ended.metadata)

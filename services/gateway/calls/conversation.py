@@ -21,7 +21,7 @@ from services.gateway.sessions.sealing import Handle
 from services.gateway.sessions.sessions import Session
 from services.mesh import logs
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import CallTooLong, Draining, IdleCaller, SessionMoved
+from services.mesh.errors import CallTooLong, Draining, IdleCaller, MeshError, SessionMoved
 
 GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 
@@ -72,6 +72,11 @@ class Conversation:
         for session, pipeline in self._speaking:
             pipeline.tell(self._leaving[-1])
             session.flush_soon()
+
+    def end(self, error: MeshError) -> None:
+        """End the call with an error, after the answers that are there."""
+        for _, pipeline in self._speaking:
+            pipeline.fail(error)
 
     def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | Rows, None]:
         def check() -> None:

@@ -5,6 +5,7 @@ Draining, limits, the logs' context, trace and meter are seen to here, once for 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -81,6 +82,11 @@ class Desk:
         self._draining = True
         for conversation in self._conversations:
             conversation.go_away(self._drain_s)
+        asyncio.get_running_loop().call_later(self._drain_s, self._end_all)
+
+    def _end_all(self) -> None:
+        for conversation in self._conversations:
+            conversation.end(Draining("this gateway stops now; connect again to reach another one"))
 
     async def close(self) -> None:
         """Write the last records."""

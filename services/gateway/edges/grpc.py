@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
 from moshimesh.audio.v1 import audio_pb2
@@ -13,6 +14,7 @@ from services.gateway.calls import events
 from services.gateway.calls.callers import Audio, Caller, New, Opening, Resumed
 from services.gateway.calls.desk import Desk
 from services.gateway.edges import pcm
+from services.gateway.edges.farewell import Requests, with_farewell
 from services.mesh.errors import InvalidRequest, MeshError
 from services.mesh.serving import Context, read_config_message, read_payloads, stream
 
@@ -56,17 +58,21 @@ class GrpcEdge(conversation_pb2_grpc.ConversationServiceServicer):
     async def Converse(self, requests: AsyncIterator[conversation_pb2.ConverseRequest], context: Context
                        ) -> AsyncIterator[conversation_pb2.ConverseResponse]:
         """One conversation, new or resumed."""
+        async with Requests(requests) as inbox, contextlib.aclosing(
+                with_farewell(self._converse(inbox, context), inbox, "Converse")) as responses:
+            async for response in responses:
+                yield response
+
+    async def _converse(self, requests: AsyncIterator[conversation_pb2.ConverseRequest], context: Context
+                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
         encoding = config.encoding or audio_pb2.AUDIO_ENCODING_PCM_F32LE
         metadata = dict(context.invocation_metadata() or ())
         caller = Caller.with_key(str(metadata.get(KEY_HEADER, "")), context.peer(), "grpc")
         pieces = (Audio(pcm.decode(chunk.pcm, encoding)) async for chunk in read_payloads(requests, "audio"))
-        events_ = self._desk.hold(caller, _opening(config), pieces)
-        try:
-            async for event in events_:
+        async with contextlib.aclosing(self._desk.hold(caller, _opening(config), pieces)) as told:
+            async for event in told:
                 yield _response(event, encoding)
-        finally:
-            await events_.aclose()
 
 
 def _opening(config: conversation_pb2.ConverseConfig) -> Opening:

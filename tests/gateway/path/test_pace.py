@@ -80,7 +80,7 @@ def test_who_reads_one_window_every_8_s_is_too_slow() -> None:
     for live in (True, False):
         reading = Reading(0.08, live, stall_s=10)
         with pytest.raises(SlowCaller):
-            for window in range(5):
+            for _ in range(5):
                 reading.took(8.0)
                 for _ in range(7):
                     reading.took(0.0)

@@ -35,7 +35,7 @@ class GetInfoResponse(_message.Message):
     decode_slots_free: int
     draining: bool
     priming_frames: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: _Optional[bool] = ..., priming_frames: _Optional[int] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
     __slots__ = ("session_id", "reset_after_first_frame", "priming_pcm")
@@ -45,7 +45,7 @@ class EncodeConfig(_message.Message):
     session_id: str
     reset_after_first_frame: bool
     priming_pcm: bytes
-    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: _Optional[bool] = ..., priming_pcm: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: bool = ..., priming_pcm: _Optional[bytes] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("config", "frame")

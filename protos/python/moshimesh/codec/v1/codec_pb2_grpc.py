@@ -5,7 +5,7 @@ import warnings
 
 from moshimesh.codec.v1 import codec_pb2 as moshimesh_dot_codec_dot_v1_dot_codec__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class CodecServiceStub:
+class CodecServiceStub(object):
     """Turns audio into codes and codes into audio, one stream per session and direction.
     """
 
@@ -52,7 +52,7 @@ class CodecServiceStub:
                 _registered_method=True)
 
 
-class CodecServiceServicer:
+class CodecServiceServicer(object):
     """Turns audio into codes and codes into audio, one stream per session and direction.
     """
 
@@ -105,7 +105,7 @@ def add_CodecServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class CodecService:
+class CodecService(object):
     """Turns audio into codes and codes into audio, one stream per session and direction.
     """
 

@@ -116,7 +116,7 @@ class ResumeStatus(_message.Message):
     __slots__ = ("available",)
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     available: bool
-    def __init__(self, available: _Optional[bool] = ...) -> None: ...
+    def __init__(self, available: bool = ...) -> None: ...
 
 class SpeechFrame(_message.Message):
     __slots__ = ("context", "pcm", "text", "text_token", "codes", "frames_skipped")
@@ -144,18 +144,41 @@ class ConverseSummary(_message.Message):
     frames_skipped: int
     def __init__(self, frames_in: _Optional[int] = ..., frames_out: _Optional[int] = ..., frames_skipped: _Optional[int] = ...) -> None: ...
 
+class CallEnded(_message.Message):
+    __slots__ = ("code", "reason", "message", "metadata", "retry_after_ms")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    metadata: _containers.ScalarMap[str, str]
+    retry_after_ms: int
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+
 class ConverseResponse(_message.Message):
-    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status")
+    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status", "ended")
     READY_FIELD_NUMBER: _ClassVar[int]
     SPEECH_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     GO_AWAY_FIELD_NUMBER: _ClassVar[int]
     RESUME_STATUS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     ready: ConverseReady
     speech: SpeechFrame
     summary: ConverseSummary
     queued: Queued
     go_away: GoAway
     resume_status: ResumeStatus
-    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ...) -> None: ...
+    ended: CallEnded
+    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ..., ended: _Optional[_Union[CallEnded, _Mapping]] = ...) -> None: ...

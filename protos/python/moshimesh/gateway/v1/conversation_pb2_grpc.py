@@ -5,7 +5,7 @@ import warnings
 
 from moshimesh.gateway.v1 import conversation_pb2 as moshimesh_dot_gateway_dot_v1_dot_conversation__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class ConversationServiceStub:
+class ConversationServiceStub(object):
     """Full-duplex conversations: audio in, audio and text out, at the same time.
     """
 
@@ -47,7 +47,7 @@ class ConversationServiceStub:
                 _registered_method=True)
 
 
-class ConversationServiceServicer:
+class ConversationServiceServicer(object):
     """Full-duplex conversations: audio in, audio and text out, at the same time.
     """
 
@@ -89,7 +89,7 @@ def add_ConversationServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ConversationService:
+class ConversationService(object):
     """Full-duplex conversations: audio in, audio and text out, at the same time.
     """
 

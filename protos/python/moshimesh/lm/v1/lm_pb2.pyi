@@ -37,7 +37,7 @@ class GetInfoResponse(_message.Message):
     weights_bytes: int
     kv_bytes_per_frame: int
     draining: bool
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed")

@@ -5,7 +5,7 @@ import warnings
 
 from moshimesh.lm.v1 import lm_pb2 as moshimesh_dot_lm_dot_v1_dot_lm__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class LmServiceStub:
+class LmServiceStub(object):
     """Steps the model for many sessions at once, one stream per session.
     """
 
@@ -47,7 +47,7 @@ class LmServiceStub:
                 _registered_method=True)
 
 
-class LmServiceServicer:
+class LmServiceServicer(object):
     """Steps the model for many sessions at once, one stream per session.
     """
 
@@ -88,7 +88,7 @@ def add_LmServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class LmService:
+class LmService(object):
     """Steps the model for many sessions at once, one stream per session.
     """
 

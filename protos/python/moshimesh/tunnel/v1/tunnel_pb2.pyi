@@ -25,7 +25,7 @@ class Keep(_message.Message):
     began_unix_nanos: int
     clock_offset_nanos: int
     clock_uncertain: bool
-    def __init__(self, traceparent: _Optional[str] = ..., sequence: _Optional[int] = ..., hop: _Optional[_Union[_audio_pb2.Hop, str]] = ..., began_unix_nanos: _Optional[int] = ..., clock_offset_nanos: _Optional[int] = ..., clock_uncertain: _Optional[bool] = ...) -> None: ...
+    def __init__(self, traceparent: _Optional[str] = ..., sequence: _Optional[int] = ..., hop: _Optional[_Union[_audio_pb2.Hop, str]] = ..., began_unix_nanos: _Optional[int] = ..., clock_offset_nanos: _Optional[int] = ..., clock_uncertain: bool = ...) -> None: ...
 
 class RequestItem(_message.Message):
     __slots__ = ("call", "open", "message", "half_close", "cancel", "keep")
@@ -75,4 +75,4 @@ class TunnelResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[ResponseItem]
     draining: bool
-    def __init__(self, items: _Optional[_Iterable[_Union[ResponseItem, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, items: _Optional[_Iterable[_Union[ResponseItem, _Mapping]]] = ..., draining: bool = ...) -> None: ...

@@ -5,7 +5,7 @@ import warnings
 
 from moshimesh.tunnel.v1 import tunnel_pb2 as moshimesh_dot_tunnel_dot_v1_dot_tunnel__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class TunnelServiceStub:
+class TunnelServiceStub(object):
     """Carries bidi calls of the other services on the same port.
     """
 
@@ -42,7 +42,7 @@ class TunnelServiceStub:
                 _registered_method=True)
 
 
-class TunnelServiceServicer:
+class TunnelServiceServicer(object):
     """Carries bidi calls of the other services on the same port.
     """
 
@@ -69,7 +69,7 @@ def add_TunnelServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class TunnelService:
+class TunnelService(object):
     """Carries bidi calls of the other services on the same port.
     """
 
