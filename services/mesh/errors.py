@@ -10,7 +10,8 @@
     +-- CallTooLong         the call has lasted as long as a call may
     +-- LineFull            every slot is taken, and every place in the line, too
     +-- TooManyCalls        the caller's key has as many calls as it may have
-    +-- SessionMoved        the conversation was taken up elsewhere
+    +-- TooManyResumes      a conversation is resumed again and again
+    +-- SessionMoved        the conversation was resumed elsewhere
     +-- ResumeUnavailable   the store of the sessions does not answer
     +-- PeerLost            a service further down the mesh is unreachable or ended the call
     +-- PeerRefused         another service's refusal, passed on as it is
@@ -128,6 +129,16 @@ class TooManyCalls(MeshError):
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"
     retry_after_s = 5.0
+
+
+class TooManyResumes(MeshError):
+    """A conversation is resumed again and again, or too many are from one address."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_RESUMES"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SessionMoved(MeshError):

@@ -61,6 +61,40 @@ def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
     assert {path for path in both if not path.endswith("__main__.py")} == set()
 
 
+# Who may import whom inside of the gateway; services/mesh is everybody's. `watching` is imported by __main__ only: the
+# others don't know what listens to them.
+GATEWAY_ARROWS = {
+    "edges": {"calls", "path"}, "calls": {"path", "sessions", "peers", "store"}, "path": {"sessions", "peers"},
+    "peers": {"store"}, "sessions": {"store"}, "store": set[str](), "config": set[str](),
+    "watching": {"calls", "path", "sessions", "peers"}}
+
+
+def _gateway_arrows() -> dict[str, set[str]]:
+    """Which parts of the gateway each part imports, itself left out."""
+    arrows: dict[str, set[str]] = {}
+    for path in (SERVICES / "gateway").rglob("*.py"):
+        part = path.relative_to(SERVICES / "gateway").with_suffix("").parts[0]
+        used = {name.split(".")[2] for name in _imports(path) if name.startswith("services.gateway.")}
+        arrows.setdefault(part, set()).update(used - {part})
+    return arrows
+
+
+def test_arrows_between_the_gateway_s_folders_run_one_way() -> None:
+    for part, used in _gateway_arrows().items():
+        if part not in ("__main__", "__init__"):  # the one wires all of them
+            assert used <= GATEWAY_ARROWS[part], part
+
+
+def test_only_edges_know_a_caller_s_wire_format() -> None:
+    importers = _importers("moshimesh.gateway.v1")
+    assert importers and all(path.startswith("gateway/edges/") for path in importers)
+
+
+def test_telemetry_listens_to_the_path_and_is_not_called_by_it() -> None:
+    for module in ("services.gateway.watching", "services.mesh.telemetry", "services.mesh.metrics", "opentelemetry"):
+        assert not [path for path in _importers(module) if path.startswith(("gateway/calls/", "gateway/path/"))]
+
+
 # Run as `python -c`: import a module where some packages are not installed, and name every module that was loaded.
 IMPORT_WITHOUT = """
 import sys

@@ -16,14 +16,20 @@ from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
 from services.gateway.calls.limits import Limits
+from services.gateway.calls.rates import Rate
 from services.gateway.calls.resources import Resources
 from services.gateway.path.observer import Observer
 from services.gateway.peers.replicas import common_model
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
-from services.mesh.errors import Draining, InvalidRequest
+from services.mesh.errors import Draining, InvalidRequest, TooManyResumes
 
 MOST_FRAMES = 1 << 24  # of one conversation, 15 days; the language model's positions go no further
+INFO_AGE_S = 0.2  # of what `info` says: asking often must not cost the replicas anything
+# Resuming costs the rebuilding of three rows. A network that flaps needs some at once, and a client retries within
+# seconds. One address may be that of a proxy with many callers, who all come at once when a gateway stops.
+RESUMES_PER_HANDLE = (10, 1.0)  # at once, and per second
+RESUMES_PER_ADDRESS = (64, 8.0)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Desk:
         self._drain_s = drain_s
         self._draining = False
         self._conversations: set[Conversation] = set()
+        self._resumes_of_handle, self._resumes_from_address = Rate(*RESUMES_PER_HANDLE), Rate(*RESUMES_PER_ADDRESS)
 
     async def hold(self, caller: Caller, opening: Opening, inputs: AsyncIterator[Audio]) -> AsyncGenerator[Event, None]:
         """A conversation, new or resumed: the mesh's side of it. Raises MeshError."""
@@ -57,7 +64,7 @@ class Desk:
         logs.bind(call_id, opening.traceparent)
         observer = self._watch(call_id, opening)
         with reported(observer.ended):
-            handle = Handle(opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+            handle = self._handle(caller, opening)
             conversation = Conversation(self._resources, opening, handle, call_id, observer)
             self._conversations.add(conversation)
             try:
@@ -68,10 +75,21 @@ class Desk:
             finally:
                 self._conversations.discard(conversation)
 
+    def _handle(self, caller: Caller, opening: Opening) -> Handle:
+        """The conversation's handle. Raises UnknownSession, TooManyResumes."""
+        if not isinstance(opening.origin, Resumed):
+            return Handle.new()
+        handle = Handle(opening.origin.handle)
+        wait_s = max(self._resumes_of_handle.take(handle.name),
+                     self._resumes_from_address.take(caller.address.rpartition(":")[0]))
+        if wait_s:
+            raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
+        return handle
+
     async def info(self) -> MeshInfo:
         """What the mesh serves now. Raises PeerLost, ModelMismatch."""
         fleet = self._resources.fleet
-        await fleet.refresh()
+        await fleet.refresh(INFO_AGE_S)
         model_id = common_model((fleet.codec, fleet.lm))
         codec = fleet.codec.info(model_id)
         return MeshInfo(model_id, codec.sample_rate_hertz, codec.samples_per_frame, fleet.slots_total(model_id),

@@ -24,9 +24,9 @@ class Fleet:
             await self.refresh()
             return common_model((self.codec, self.lm))
 
-    async def refresh(self) -> None:
-        """Ask the replicas how they are now."""
-        await asyncio.gather(self.codec.refresh(), self.lm.refresh())
+    async def refresh(self, max_age_s: float = 0.0) -> None:
+        """Ask the replicas how they are now; answers that are `max_age_s` old will do."""
+        await asyncio.gather(self.codec.refresh(max_age_s), self.lm.refresh(max_age_s))
 
     def slots_total(self, model_id: str) -> int:
         """Conversations that this model's replicas can hold."""

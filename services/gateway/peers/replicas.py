@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -101,6 +102,9 @@ class Replicas:
         self._ask = ask
         self._replicas: dict[str, Replica] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refreshing.set_result(None)
+        self._refreshed_at = -math.inf
 
     async def connect(self, deadline: float) -> None:
         """Wait until one replica answers. Raises PeerLost at the deadline (time.monotonic), or for a wrong service."""
@@ -174,11 +178,23 @@ class Replicas:
             raise NoFreeSlot(f"all {total} slots of the {self.role} service are taken; try again later", slots=total)
         raise PeerLost(f"no {self.role} replica answers", peer=self.role)
 
-    async def refresh(self) -> None:
-        """Ask those that answer how they are now; all of them, a second for each that is down, if none does."""
+    async def refresh(self, max_age_s: float = 0.0) -> None:
+        """Ask those that answer how they are now; all of them, a second for each that is down, if none does.
+
+        Those who ask at the same time share the answers, and `max_age_s` old ones may do: however many callers want to
+        know, the replicas are asked once.
+        """
+        if self._refreshing.done():
+            if max_age_s and time.monotonic() - self._refreshed_at < max_age_s:
+                return
+            self._refreshing = asyncio.ensure_future(self._ask_answering())
+        await asyncio.shield(self._refreshing)
+
+    async def _ask_answering(self) -> None:
         await asyncio.gather(*(self._refresh(replica) for replica in self.answering))
         if not self.answering:
             await self._ask_all()
+        self._refreshed_at = time.monotonic()
 
     async def _ask_all(self) -> None:
         await self._resolve()
