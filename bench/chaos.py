@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import lifecycles
-from bench.load import FRAME_S, read_speech
-from scripts.local_mesh import LocalMesh
+from harness.load import FRAME_S, read_speech
+from harness.local_mesh import LocalMesh
 
 OUT = Path("out/chaos.json")
 REPORT = Path("docs/reliability.md")

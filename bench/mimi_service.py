@@ -24,7 +24,7 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 
 from bench.mimi_engine import COMPARED_BATCH, MODELS, cpu_ms, noise, rust_frame, spread, untrained
-from scripts.local_mesh import ROOT, LocalMesh
+from harness.local_mesh import ROOT, LocalMesh
 
 TALKER = ROOT / "checkpoints" / "talker"
 AHEAD = 2  # frames of a caller in the service: while one is decoded, the next is encoded, as in a mesh

@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.gateway import NullMesh
-from bench.load import DEADLINE_MS, Caller, load, read_speech
-from bench.receiver import Receiver, Span, receiving
 from bench.waterfall import HOPS, PARTS, Frame, bad_parents, frames_of
-from scripts.local_mesh import LocalMesh, MeshDown, free_port
+from harness.load import DEADLINE_MS, Caller, load, read_speech
+from harness.local_mesh import LocalMesh, MeshDown, free_port
+from harness.null_mesh import NullMesh
+from harness.receiver import Receiver, Span, receiving
 
 ONE_IN = 100
 OFF, ON, HUNG, GONE = "off", "on", "collector hangs", "collector gone"

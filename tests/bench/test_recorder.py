@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from bench.load import Caller
 from bench.recorder import Sample, calm, explained, growth, is_whole, kept, spread
 from bench.waterfall import frames_of
+from harness.load import Caller
 from tests.bench.test_waterfall import frame
 
 
