@@ -9,8 +9,8 @@ out/chaos.json and docs/reliability.md. Per fault:
 - calls lost: calls that ended with an error;
 - frames lost: frames of the callers' audio that were skipped or never answered;
 - gap: the longest time between two answers of a call, beyond the 80 ms that they are apart;
-- tokens equal after: the share of equal tokens behind the fault, beside an undisturbed call with the same audio. A call
-  within the model's context goes on exactly; in a longer one a rebuilt row is close, not identical.
+- tokens equal after: the share of equal tokens after the fault, compared with an undisturbed call with the same audio.
+  A call within the model's context goes on exactly; in a longer one a rebuilt row is close, not identical.
 """
 
 from __future__ import annotations

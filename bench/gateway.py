@@ -1,4 +1,4 @@
-"""What the gateway itself costs: CPU time per caller and frame, with null engines behind it.
+"""What the gateway itself costs: CPU time per caller and frame, over engines that compute nothing.
 
 CPU time, not latency, because the machine is shared: callers per core = 80 ms / CPU time of one frame.
 """
