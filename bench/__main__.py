@@ -14,8 +14,7 @@ import argparse
 import asyncio
 import functools
 import json
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import capacity, checkpoint_engines, gateway, lm_engine, mimi_engine, mimi_service, report
+from bench.spread import spread
 
 PARTS = ("engines", "gateway", "capacity")
 ON_DEVICE = "checkpoint"
 
 
-def spread(repeats: list[Mapping[str, Any]], key: str) -> dict[str, float]:
-    """Minimum, median and maximum of a figure over the repeats."""
-    values = [float(repeat[key]) for repeat in repeats]
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def repeated(run: Callable[[], Any], repeats: int, keys: tuple[str, ...], detail: str) -> dict[str, Any]:
     """A part's figures over its repeats, and the last repeat in full."""
     runs = [asyncio.run(run()) for _ in range(repeats)]
-    return {key: spread(runs, key) for key in keys} | {detail: runs[-1]}
+    return {key: spread(run[key] for run in runs) for key in keys} | {detail: runs[-1]}
 
 
 def main() -> None:

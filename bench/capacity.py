@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 from rich.progress import Progress
 
-from bench.load import FRAME_S, PIECE_S, Caller, Figures, load, read_speech
 from bench.reference_server import one_caller, reference_server
-from scripts.local_mesh import LocalMesh
+from harness.load import FRAME_S, PIECE_S, Caller, Figures, load, read_speech
+from harness.local_mesh import LocalMesh
 
 MOST_CALLERS = 192
 FRAME_MS = FRAME_S * 1000

@@ -9,8 +9,8 @@ out/chaos.json and docs/reliability.md. Per fault:
 - calls lost: calls that ended with an error;
 - frames lost: frames of the callers' audio that were skipped or never answered;
 - gap: the longest time between two answers of a call, beyond the 80 ms that they are apart;
-- tokens equal after: the share of equal tokens behind the fault, beside an undisturbed call with the same audio. A call
-  within the model's context goes on exactly; in a longer one a rebuilt row is close, not identical.
+- tokens equal after: the share of equal tokens after the fault, compared with an undisturbed call with the same audio.
+  A call within the model's context goes on exactly; in a longer one a rebuilt row is close, not identical.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import lifecycles
-from bench.load import FRAME_S, read_speech
-from scripts.local_mesh import LocalMesh
+from harness.load import FRAME_S, read_speech
+from harness.local_mesh import LocalMesh
 
 OUT = Path("out/chaos.json")
 REPORT = Path("docs/reliability.md")

@@ -16,8 +16,9 @@ import torch
 from rich.progress import Progress
 
 from bench.capacity import step_clock, step_times_ms
-from bench.lm_engine import BATCHES, PRECISIONS, Step, ours, reference, spread
+from bench.lm_engine import BATCHES, PRECISIONS, Step, ours, reference
 from bench.mimi_engine import our_frame, torch_frame
+from bench.spread import spread
 from services.codec.engine import build_engines
 from services.lm.engine import LmEngine
 from services.mesh.checkpoint import load_lm, load_mimi, resolve

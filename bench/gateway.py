@@ -1,35 +1,20 @@
-"""What the gateway itself costs: CPU time per caller and frame, with null engines behind it.
+"""What the gateway itself costs: CPU time per caller and frame, over engines that compute nothing.
 
 CPU time, not latency, because the machine is shared: callers per core = 80 ms / CPU time of one frame.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 from rich.progress import Progress
 
-from bench.load import FRAME_S, PIECE_S, Figures, load, read_speech
-from scripts.local_mesh import LocalMesh
+from harness.load import FRAME_S, PIECE_S, Figures, load, read_speech
+from harness.null_mesh import NullMesh
 
 CALLERS = 80  # about half of what one core is meant to carry, so that callers share messages as they would
-
-
-class NullMesh(LocalMesh):
-    """Gateways over null services; one process is a codec and an lm."""
-
-    async def start_replica(self, name: str) -> None:
-        service = name.partition("-")[0]
-        if service == "gateway":
-            await super().start_replica(name)
-        elif service == "codec":
-            lm = name.replace("codec", "lm")
-            await self.start_process(name, [
-                sys.executable, "-m", "bench.null_services", "--codec-port", str(self.ports[name]), "--lm-port",
-                str(self.ports[lm]), "--slots", str(self.slots), *self.metrics_flags(name)])
 
 
 async def measure(callers: int, seconds: float, wav: Path, progress: Progress | None = None, piece_s: float = FRAME_S

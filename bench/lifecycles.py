@@ -24,7 +24,7 @@ from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 from rich.progress import Progress
 
-from bench.gateway import NullMesh
+from harness.null_mesh import NullMesh
 
 SLOTS = 12  # of each replica: fewer than callers, so that some have to wait in line
 CALLERS_AT_ONCE = 32

@@ -9,7 +9,6 @@ and the dearest one.
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch.nn import functional
 
+from bench.spread import spread
 from services.lm.engine import LmEngine
 from services.lm.linear import Precision
 from services.lm.sampling import Sampling
@@ -135,11 +135,6 @@ def in_turns(steps: dict[str, Step], repeats: int, seconds: float) -> Iterator[d
         yield turn
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """What every number of the benchmark comes with."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def tokens_equal(lm: LMModel, frames: int) -> bool:
     """Whether 8 rows of the engine generate what a plain loop over LMGen does for each of their callers."""
     codes, engine = random_codes(frames, 8), LmEngine(lm, 8)
@@ -212,14 +207,14 @@ def run(quick: bool, progress: Progress | None = None) -> dict[str, Any]:
             for turn in in_turns(steps, repeats, seconds):
                 turns[batch].append(turn)
                 progress.advance(task)
-        result["ms"][f"b{batch}"] = {name: spread([turn[name] for turn in turns[batch]]) for name in steps}
-    speedups = {name: {batch: spread([turn["lmgen"] / turn[name] for turn in turns[batch]]) for batch in BATCHES}
+        result["ms"][f"b{batch}"] = {name: spread(turn[name] for turn in turns[batch]) for name in steps}
+    speedups = {name: {batch: spread(turn["lmgen"] / turn[name] for turn in turns[batch]) for batch in BATCHES}
                 for name in steps}
     for batch in BATCHES:
         result[f"lm_speedup_b{batch}"] = speedups["fp32"][batch]
-        result[f"lm_over_floor_b{batch}"] = spread([turn["fp32"] / turn["floor"] for turn in turns[batch]])
+        result[f"lm_over_floor_b{batch}"] = spread(turn["fp32"] / turn["floor"] for turn in turns[batch])
         result[f"lm_over_floor_and_attention_b{batch}"] = spread(
-            [turn["fp32"] / (turn["floor"] + turn["attention"]) for turn in turns[batch]])
+            turn["fp32"] / (turn["floor"] + turn["attention"]) for turn in turns[batch])
     result["lm_tokens_equal"] = tokens_equal(lm, 60 if quick else 250)
     progress.advance(task)
     for precision in PRECISIONS:

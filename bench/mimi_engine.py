@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
 
+from bench.spread import spread
 from services.codec.engine import build_engines
 
 SMALL: dict[str, Any] = loaders._mimi_config | {
@@ -44,7 +44,6 @@ COMPARED_BATCH = 8
 OURS, TORCH, RUST = "ours", "torch", "rustymimi"
 
 Frame = Callable[[], object]  # encodes and decodes one frame of every caller
-Spread = dict[str, float]
 
 
 def run(quick: bool, progress: Progress | None = None) -> dict[str, Any]:
@@ -160,10 +159,6 @@ def cpu_ms(frame: Frame) -> float:
 
 def ratios(over: list[float], under: list[float]) -> list[float]:
     return [a / b for a, b in zip(over, under, strict=True)]
-
-
-def spread(values: list[float]) -> Spread:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def print_table(results: dict[str, Any], console: Console) -> None:

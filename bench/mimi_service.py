@@ -23,8 +23,9 @@ from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from rich.progress import Progress
 from safetensors.torch import save_file
 
-from bench.mimi_engine import COMPARED_BATCH, MODELS, cpu_ms, noise, rust_frame, spread, untrained
-from scripts.local_mesh import ROOT, LocalMesh
+from bench.mimi_engine import COMPARED_BATCH, MODELS, cpu_ms, noise, rust_frame, untrained
+from bench.spread import spread
+from harness.local_mesh import ROOT, LocalMesh
 
 TALKER = ROOT / "checkpoints" / "talker"
 AHEAD = 2  # frames of a caller in the service: while one is decoded, the next is encoded, as in a mesh
@@ -49,7 +50,7 @@ def run(quick: bool, progress: Progress | None = None) -> dict[str, Any]:
         rust_ms.append((before + cpu_ms(rust)) / 2)
         if progress and task is not None:
             progress.advance(task)
-    return {"mimi_vs_rustymimi": spread([rust / ours for rust, ours in zip(rust_ms, service_ms, strict=True)]),
+    return {"mimi_vs_rustymimi": spread(rust / ours for rust, ours in zip(rust_ms, service_ms, strict=True)),
             "mimi_service": {"service_ms": spread(service_ms), "rustymimi_ms": spread(rust_ms)}}
 
 

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import torch
 
-from bench.lm_engine import GREEDY, random_codes, random_lm, spread
+from bench.lm_engine import GREEDY, random_codes, random_lm
+from bench.spread import spread
 from services.lm.engine import LmEngine
 
 FRAMES = 3000

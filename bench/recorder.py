@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,11 +31,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.gateway import NullMesh
-from bench.load import DEADLINE_MS, Caller, load, read_speech
-from bench.receiver import Receiver, Span, receiving
+from bench.spread import spread
 from bench.waterfall import HOPS, PARTS, Frame, bad_parents, frames_of
-from scripts.local_mesh import LocalMesh, MeshDown, free_port
+from harness.load import DEADLINE_MS, Caller, load, read_speech
+from harness.local_mesh import LocalMesh, MeshDown, free_port
+from harness.null_mesh import NullMesh
+from harness.receiver import Receiver, Span, receiving
 
 ONE_IN = 100
 OFF, ON, HUNG, GONE = "off", "on", "collector hangs", "collector gone"
@@ -79,12 +79,6 @@ class Kept:
     others_near_events: int
     beyond_rate: int
     """Sampled frames that are more than one in ONE_IN of their call's, rounded up."""
-
-
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """What every measure comes with."""
-    found = list(values)
-    return {"min": min(found), "median": statistics.median(found), "max": max(found)} if found else {}
 
 
 def growth(off: Sample, on: Sample, process: str = "") -> float:

@@ -20,8 +20,8 @@ import aiohttp
 import numpy as np
 import sphn
 
-from bench.load import FRAME_S, Caller, Figures, figures
-from scripts.local_mesh import free_port
+from harness.load import FRAME_S, Caller, Figures, figures
+from harness.local_mesh import free_port
 
 START_S = 120.0
 _RUN = """

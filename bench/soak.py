@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.load import PIECE_S, Figures, load, read_speech, seconds
-from scripts.local_mesh import LocalMesh
+from bench.load import seconds
+from harness.load import PIECE_S, Figures, load, read_speech
+from harness.local_mesh import LocalMesh
 
 OUT = Path("out/soak.json")
 SAMPLES = 300  # of each process's memory

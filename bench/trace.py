@@ -22,11 +22,11 @@ import moshimesh
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.load import Caller, read_speech, run_caller
-from bench.receiver import Receiver, Span, read, receiving, save
 from bench.waterfall import Frame, draw, frames_of, show
+from harness.load import Caller, read_speech, run_caller
+from harness.local_mesh import LocalMesh, MeshDown
+from harness.receiver import Receiver, Span, read, receiving, save
 from scripts.demo import at_pace, read_wav
-from scripts.local_mesh import LocalMesh, MeshDown
 
 OTLP_PORT = 4317
 # A frame's spans leave a service in batches; with a mesh of our own in quick ones, with another in its own (5 s).

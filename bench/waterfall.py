@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.receiver import Attributes, Span
+from harness.receiver import Attributes, Span
 
 HOPS = ("gateway.ingest", "codec.encode", "lm.step", "codec.decode", "gateway.emit")
 PARTS = ("transit", "queue", "compute")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from scripts.local_mesh import LocalMesh, MeshDown, mesh_at_or_started
+from harness.local_mesh import LocalMesh, MeshDown, mesh_at_or_started
 
 OUT = Path("out")
 HOPS = ("gateway.ingest", "codec.encode", "lm.step", "codec.decode", "gateway.emit")

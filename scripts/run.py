@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from scripts.local_mesh import LocalMesh, MeshDown
+from harness.local_mesh import LocalMesh, MeshDown
 
 COLOURS = {"redis": 31, "codec": 36, "lm": 35, "gateway": 32}
 

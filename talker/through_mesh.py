@@ -9,7 +9,7 @@ from types import TracebackType
 import moshimesh
 import numpy as np
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 from talker.config import FRAME_SAMPLES, PAD
 from talker.loop import Answer
 

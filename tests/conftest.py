@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOTS = 8

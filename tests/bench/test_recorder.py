@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from bench.load import Caller
-from bench.recorder import Sample, calm, explained, growth, is_whole, kept, spread
+from bench.recorder import Sample, calm, explained, growth, is_whole, kept
 from bench.waterfall import frames_of
+from harness.load import Caller
 from tests.bench.test_waterfall import frame
 
 
@@ -33,11 +33,6 @@ def test_turns_with_late_frames_only_count_when_there_are_no_others() -> None:
     good, bad = (sample(codec=1.0), sample(codec=1.0)), (sample(codec=1.0), sample(0.2, codec=1.0))
     assert calm([bad, good]) == [good]
     assert calm([bad]) == [bad]
-
-
-def test_measures_are_spreads() -> None:
-    assert spread([3.0, 1.0, 2.0]) == {"min": 1.0, "median": 2.0, "max": 3.0}
-    assert spread([]) == {}
 
 
 def test_misses_are_held_against_traces() -> None:

@@ -9,7 +9,7 @@ from moshimesh import HopTiming
 
 from bench import checkpoint_engines, report
 from bench.capacity import real_time_factor
-from bench.load import Caller
+from harness.load import Caller
 
 SPREAD = {"min": 1.0, "median": 2.0, "max": 4.0}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_mesh import ROOT
+from harness.local_mesh import ROOT
 
 
 async def trace(*flags: str) -> tuple[int, str]:

@@ -13,9 +13,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from rich.console import Console
 
-from bench.receiver import Event, Span, read, receiving, save
 from bench.trace import chosen
 from bench.waterfall import PARTS, axis, bad_parents, bar, draw, frames_of, show, verdict
+from harness.receiver import Event, Span, read, receiving, save
 
 MS = 1_000_000
 BEGIN = 1_700_000_000_000_000_000

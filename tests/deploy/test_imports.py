@@ -1,4 +1,4 @@
-"""Who imports what: the services stay apart, and each image has what its service needs and nothing heavier."""
+"""Which files import what: the services stay apart, and each image has what its service needs and nothing heavier."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _importers(module: str) -> set[str]:
-    """The files of services/ that import a module or a part of it."""
-    return {str(path.relative_to(SERVICES)) for path in SERVICES.rglob("*.py")
+def _importers(module: str, folder: Path = SERVICES) -> set[str]:
+    """The files of a folder that import a module or a part of it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.py")
             if any(name == module or name.startswith(f"{module}.") for name in _imports(path))}
 
 
@@ -93,6 +93,15 @@ def test_only_edges_know_a_caller_s_wire_format() -> None:
 def test_telemetry_listens_to_the_path_and_is_not_called_by_it() -> None:
     for module in ("services.gateway.watching", "services.mesh.telemetry", "services.mesh.metrics", "opentelemetry"):
         assert not [path for path in _importers(module) if path.startswith(("gateway/calls/", "gateway/path/"))]
+
+
+def test_harness_is_what_tests_and_benchmarks_share() -> None:
+    """Tests of a benchmark import it; all others, and the services, do without."""
+    assert {path for path in _importers("bench", ROOT / "tests") if not path.startswith("bench/")} == set()
+    for below in ("bench", "tests", "scripts", "talker"):
+        assert _importers(below, ROOT / "harness") == set()
+    assert _importers("harness") == _importers("bench") == set()
+    assert _importers("harness", ROOT / "tests") and _importers("harness", ROOT / "bench")
 
 
 # Run as `python -c`: import a module where some packages are not installed, and name every module that was loaded.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 
 GREEDY = {"text_temperature": 0.0, "audio_temperature": 0.0}
 SAMPLED = {"text_temperature": 0.8, "audio_temperature": 0.8, "seed": 7}

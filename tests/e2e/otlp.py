@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from bench import receiver as receiver_
-from bench.receiver import Span
+from harness import receiver as receiver_
+from harness.receiver import Span
 
 HOPS = {"gateway.ingest": "gateway", "codec.encode": "codec", "lm.step": "lm", "codec.decode": "codec",
         "gateway.emit": "gateway"}

@@ -12,7 +12,7 @@ import pytest
 from moshimesh.aligned import Aligned
 from moshimesh.gateway.v1 import conversation_pb2
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, slots_are_free
 
 FRAME_MS, PIECE_MS = 80.0, 20

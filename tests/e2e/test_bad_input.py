@@ -20,7 +20,7 @@ from moshimesh.gateway.v1 import conversation_pb2 as pb
 from moshimesh.gateway.v1 import conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, Call, call, slots_are_free
 
 Pcm = npt.NDArray[np.float32]

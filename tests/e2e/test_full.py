@@ -10,7 +10,7 @@ import moshimesh
 import pytest
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
-from bench.gateway import NullMesh
+from harness.null_mesh import NullMesh
 
 FRAME = bytes(1920 * 2)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, call, pieces, slots_are_free
 
 Pcm = npt.NDArray[np.float32]

@@ -25,9 +25,9 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metric
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.gateway import NullMesh
-from bench.load import Caller, Figures, load, read_speech
-from scripts.local_mesh import free_port
+from harness.load import Caller, Figures, load, read_speech
+from harness.local_mesh import free_port
+from harness.null_mesh import NullMesh
 from services.mesh.metrics import FRAME_BOUNDS_S
 from tests.e2e.calls import pieces
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, SAMPLED, call, pieces, slots_are_free
 
 Pcm = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, SAMPLED, Call, call, slots_are_free
 from tests.e2e.reference import Reference, reference_loop
 

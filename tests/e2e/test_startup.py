@@ -16,7 +16,7 @@ import grpc
 import pytest
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from scripts.local_mesh import LocalMesh, MeshDown, free_port
+from harness.local_mesh import LocalMesh, MeshDown, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

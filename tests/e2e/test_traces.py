@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pytest
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from bench.gateway import NullMesh
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
+from harness.null_mesh import NullMesh
 from services.mesh.clock import now_unix_nanos
 from services.mesh.telemetry import FinishedSpan, FrameTracer, new_trace
 from services.mesh.testhooks import CLOCK_SHIFT_MS, DELAY

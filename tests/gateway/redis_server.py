@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from scripts.local_mesh import free_port, redis_executable
+from harness.local_mesh import free_port, redis_executable
 
 
 class RedisServer:

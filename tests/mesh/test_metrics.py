@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from scripts.local_mesh import free_port
+from harness.local_mesh import free_port
 from services.mesh.config import ServiceConfig
 from services.mesh.device import device_memory
 from services.mesh.engine_metrics import watch

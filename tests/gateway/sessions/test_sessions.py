@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from moshimesh.lm.v1 import lm_pb2
 
-from scripts.local_mesh import free_port, redis_executable
+from harness.local_mesh import free_port, redis_executable
 from services.gateway.sessions.history import History
 from services.gateway.sessions.sealing import Handle
 from services.gateway.sessions.sessions import WRITE_EVERY_S, Session, Sessions

@@ -42,6 +42,7 @@ class Process:
     _pump: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Start it, and hand on what it prints line by line."""
         self.child = await asyncio.create_subprocess_exec(
             *self.command, cwd=ROOT, env={**os.environ, **self.environment}, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT, start_new_session=True)  # Ctrl-C is ours to hand on, in order
@@ -49,9 +50,11 @@ class Process:
 
     @property
     def running(self) -> bool:
+        """Whether it was started and has not ended."""
         return self.child is not None and self.child.returncode is None
 
     def send(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens when the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             if self.child is not None:
                 self.child.send_signal(number)

@@ -1,6 +1,6 @@
 """Codec and lm with engines that compute nothing, so that only the mesh itself is measured.
 
-`python -m bench.null_services --codec-port N --lm-port N`
+`python -m harness.null_services --codec-port N --lm-port N`
 """
 
 from __future__ import annotations
@@ -75,10 +75,12 @@ class NullTokenizer:
     """Never asked: the null model only pads."""
 
     def id_to_piece(self, token: int) -> str:
+        """No text."""
         return ""
 
 
 async def main() -> None:
+    """Serve both until a signal comes."""
     logging.basicConfig(level=logging.INFO)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codec-port", type=int, required=True)

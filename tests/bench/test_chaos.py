@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bench.chaos import run
-from scripts.local_mesh import LocalMesh
+from harness.local_mesh import LocalMesh
 
 # How long a gap each may leave at most (ms). The bounds of `make chaos` are tighter: CI machines are shared, and a
 # replica that starts beside the calls takes a core of theirs. One that hangs is noticed after two seconds.
