@@ -11,7 +11,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from scripts.local_mesh import free_port, redis_executable
+from scripts.local_mesh import free_port
+from scripts.redis_server import redis_executable
 
 
 class RedisServer:
