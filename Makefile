@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything runs from a virtual environment that `make env` makes on first use.
 PYTHON ?= python3
 VENV ?= .venv
-PY := PYTHONPATH=.:protos/python $(VENV)/bin/python
+TORCH ?=
 CHECKPOINT ?= checkpoints/talker
 WAV ?= samples/demo.wav
 TRACE ?=
@@ -12,79 +12,119 @@ QUICK ?=
 MINUTES ?= 30
 TARGET ?=
 FRAME ?=
-STAMP := $(VENV)/.installed
 
-.PHONY: help env run demo test lint talker talk-eval bench bench-gpu soak chaos trace profile \
-        bench-recorder stubs clean
+# In quotes for the shell, whatever is in it: a name of a file may have spaces.
+quoted = '$(subst ','\'',$(1))'
+PY := PYTHONPATH=.:protos/python $(VENV)/bin/python
+PIP := $(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+ifneq ($(words $(VENV)),1)
+$(error VENV is "$(VENV)": make's own files are in it, and their names can't have spaces)
+endif
+ifeq ($(filter $(TORCH),cpu),)
+ifneq ($(TORCH),)
+$(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
+endif
+endif
+
+.PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval bench bench-gpu soak chaos trace \
+        profile bench-recorder stubs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
-env: $(STAMP) ## make the virtual environment (about 7 GB, because torch comes with CUDA)
+env: $(VENV)/.run redis ## make the environment of run and demo: 7 GB, because torch brings CUDA; with TORCH=cpu 1 GB
 
-$(STAMP): requirements/gateway.txt requirements/engine.txt requirements/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo "moshi-mesh needs Python 3.10 to 3.12; name one with make PYTHON=..."; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "installing into $(VENV): about 7 GB, some minutes"
-	$(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/dev.txt
+dev: $(VENV)/.dev redis ## add what the tests, linters and benchmarks need, 0.5 GB
+
+# Each list has a stamp of its own: what is installed is not fetched again, and what is added to one list is added here.
+$(VENV)/.python:
+	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "moshi-mesh needs Python 3.10 to 3.14; name one with make PYTHON=..."; exit 1; }
+	@$(call quoted,$(PYTHON)) -m venv $(VENV) || { echo "no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 	@touch $@
 
+$(VENV)/.run: requirements/run.txt requirements/engine.txt requirements/gateway.txt requirements/torch.txt \
+              requirements/moshi.txt | $(VENV)/.python
+	@echo "installing into $(VENV): about $(if $(TORCH),1,7) GB, some minutes"
+	$(if $(TORCH),$(PIP) --index-url $(TORCH_CPU) -r requirements/torch.txt)
+	$(PIP) -r requirements/run.txt
+	$(PIP) --no-deps -r requirements/moshi.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/test.txt $(VENV)/.run
+	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.short: requirements/short.txt requirements/gateway.txt requirements/test.txt | $(VENV)/.python
+	$(PIP) -r requirements/short.txt
+	@touch $@
+
+redis: | $(VENV)/.python ## find a redis-server, or fetch one into the environment
+	@PYTHONPATH=. $(VENV)/bin/python -m harness.redis_server
+
 run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, TRACE, METRICS)
-	@$(PY) -m scripts.run --checkpoint $(CHECKPOINT) --device $(DEVICE) --slots $(SLOTS) --trace "$(TRACE)" --metrics $(METRICS)
+	@$(PY) -m scripts.run --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
+		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS))
 
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
-	@$(PY) -m scripts.demo --wav $(WAV) --checkpoint $(CHECKPOINT)
+	@$(PY) -m scripts.demo --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT))
 
-test: env ## run the tests
-	$(PY) -m pytest
+test: dev ## run the tests, but for the slow ones
+	$(PY) -m pytest -m "not slow"
 
-lint: env ## ruff, mypy, protos, stubs, manifests
+test-slow: dev ## run the slow tests: whole meshes, faults under load, installing
+	$(PY) -m pytest -m slow
+
+test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
+	$(PY) -m pytest -m "not slow" tests/gateway tests/stubs/test_wheel.py
+
+lint: dev ## ruff, mypy, protos, stubs, manifests
 	$(VENV)/bin/ruff check .
 	$(PY) -m mypy
-	cd protos && $(abspath $(VENV))/bin/buf lint
+	$(VENV)/bin/buf lint protos
 	$(PY) -m scripts.stubs --check
 	$(PY) -m scripts.check_manifests
 
-# Apart from `env`: only who trains or evaluates needs them.
-$(VENV)/.installed-talker: requirements/talker.txt $(STAMP)
+# Apart from `dev`: needed for training and evaluation alone.
+$(VENV)/.talker: requirements/talker.txt $(VENV)/.dev
 	@for tool in espeak-ng flite sox; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install espeak-ng flite sox"; exit 1; }; done
-	$(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/talker.txt
+	$(PIP) -r requirements/talker.txt
 	@touch $@
 
-talker: $(VENV)/.installed-talker ## rebuild the bundled checkpoint from nothing, in about 90 minutes; needs espeak-ng, flite and sox
+talker: $(VENV)/.talker ## rebuild the bundled checkpoint from nothing, in about 90 minutes; needs espeak-ng, flite and sox
 	$(PY) -m talker.build --out checkpoints/talker
 
-talk-eval: $(VENV)/.installed-talker ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
+talk-eval: $(VENV)/.talker ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
 	$(PY) -m talker.evaluate --through-mesh
 
-bench: env ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
+bench: dev ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
 	$(PY) -m bench $(if $(QUICK),--quick)
 
 bench-gpu: CHECKPOINT = kyutai/moshiko-pytorch-bf16
 bench-gpu: DEVICE = cuda
-bench-gpu: env ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
-	$(PY) -m bench --only checkpoint,gateway,capacity --checkpoint $(CHECKPOINT) --device $(DEVICE) \
+bench-gpu: dev ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
+	$(PY) -m bench --only checkpoint,gateway,capacity --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		--out out/bench-gpu.json $(if $(QUICK),--quick)
 
-soak: env ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
-	@$(PY) -m bench.soak --checkpoint $(CHECKPOINT) --device $(DEVICE) --duration $(MINUTES)m
+soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
+	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m)
 
-chaos: env ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
+chaos: dev ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
 	$(PY) -m bench.chaos $(if $(QUICK),--quick)
 
-trace: env ## make a call and show where its slowest frame's time went, also out/trace.png (WAV, CHECKPOINT, TARGET, FRAME)
-	@$(PY) -m bench.trace --wav $(WAV) --checkpoint $(CHECKPOINT) --device $(DEVICE) \
-		$(if $(TARGET),--target $(TARGET)) $(if $(FRAME),--frame $(FRAME))
+trace: dev ## make a call and show where its slowest frame's time went, also out/trace.png (WAV, CHECKPOINT, TARGET, FRAME)
+	@$(PY) -m bench.trace --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
+		$(if $(TARGET),--target $(call quoted,$(TARGET))) $(if $(FRAME),--frame $(call quoted,$(FRAME)))
 
-profile: env ## say what a tick's time goes to, and the bottleneck; writes out/profile.json (CHECKPOINT, DEVICE, QUICK=1)
-	@$(PY) -m bench.profile --checkpoint $(CHECKPOINT) --device $(DEVICE) $(if $(QUICK),--quick)
+profile: dev ## say what a tick's time goes to, and the bottleneck; writes out/profile.json (CHECKPOINT, DEVICE, QUICK=1)
+	@$(PY) -m bench.profile --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) $(if $(QUICK),--quick)
 
-bench-recorder: env ## measure what traces cost and whether they tell all; writes out/recorder.json (QUICK=1: 3 minutes)
+bench-recorder: dev ## measure what traces cost and whether they tell all; writes out/recorder.json (QUICK=1: 3 minutes)
 	@$(PY) -m bench.recorder $(if $(QUICK),--quick)
 
-stubs: env ## generate the Python stubs from the protos
+stubs: dev ## generate the Python stubs from the protos
 	$(PY) -m scripts.stubs
 
 clean: ## remove what was built, but not the environment

