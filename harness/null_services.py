@@ -41,6 +41,7 @@ class NullFacts:
     weights_bytes: int = 0
     kv_bytes_per_frame: int = 0
     priming_frames: int = 64
+    silent_text_tokens: tuple[int, int] = (3, 0)
 
 
 class NullEngine:

@@ -84,10 +84,16 @@ def _defaults(checkpoint: CheckpointInfo) -> Sampling:
     """The checkpoint's own sampling, where its lm_gen_config names one."""
     from services.lm.sampling import Sampling
 
+    generation = checkpoint.lm_gen_config
     names = {"temp_text": "text_temperature", "top_k_text": "text_top_k", "temp": "audio_temperature",
              "top_k": "audio_top_k"}
-    return Sampling(**{name: checkpoint.lm_gen_config[key] for key, name in names.items()
-                       if key in checkpoint.lm_gen_config})
+    defaults = {name: generation[key] for key, name in names.items() if key in generation}
+    if not generation.get("use_sampling", True):
+        defaults |= {"text_temperature": 0, "audio_temperature": 0}
+    try:
+        return Sampling(**defaults)
+    except ValueError as error:
+        raise ValueError(f"the checkpoint's lm_gen_config: {error}") from None
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class LmFacts:
     context_frames: int
     weights_bytes: int
     kv_bytes_per_frame: int
+    silent_text_tokens: tuple[int, int]
+    """Those of padding and of its end, which say nothing."""
 
     @property
     def kv_bytes_per_slot(self) -> int:
@@ -66,7 +68,8 @@ class LmEngine:
             user_codebooks=lm.n_q - lm.dep_q, own_codebooks=lm.dep_q, cardinality=lm.card,
             text_cardinality=self._network.cardinalities[0], delay_frames=max(lm.delays),
             context_frames=lm.context, weights_bytes=weights_bytes(self._network),
-            kv_bytes_per_frame=rings[:, :, 0, :, 0].numel() * rings.element_size())
+            kv_bytes_per_frame=rings[:, :, 0, :, 0].numel() * rings.element_size(),
+            silent_text_tokens=(lm.text_padding_token_id, lm.end_of_text_padding_id))
         self._line = DelayLine(
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self._draws = Draws(

@@ -92,6 +92,8 @@ class DepthLayer(nn.Module):
         attention = layer.self_attn
         if attention.kv_repeat != 1:
             raise Unsupported("depformer_kv_repeat must be 1")
+        if not isinstance(layer.gating, nn.ModuleList):
+            raise Unsupported("depformer_weights_per_step must be true and depformer_gating silu")
         schedule = attention.weights_per_step_schedule
         step = position if schedule is None else schedule[position]
         self.norm = Norm(layer.norm1, packing)

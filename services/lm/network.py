@@ -114,6 +114,10 @@ class Network(nn.Module):
             raise Unsupported("conditioned models are not supported")
         if lm.depformer.positional_embedding != "none":
             raise Unsupported(f"depformer_pos_emb must be none, got {lm.depformer.positional_embedding}")
+        if lm.context is None:
+            raise Unsupported("context must be a number of frames, got None")
+        if not all(layer.self_attn.causal for layer in (*lm.transformer.layers, *lm.depformer.layers)):
+            raise Unsupported("causal must be true, got false")
         self.temporal = Temporal(lm, packing)
         self.norm = Norm(lm.out_norm, packing)
         schedule = lm.depformer_weights_per_step_schedule or range(lm.dep_q)

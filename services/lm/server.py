@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -14,6 +14,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from services.lm.past import Past, read_past
 from services.lm.sampling import Sampling
+from services.lm.text import PieceTable, TextStream
 from services.mesh import logs
 from services.mesh.batching import Batcher
 from services.mesh.errors import InvalidRequest
@@ -34,15 +35,6 @@ if TYPE_CHECKING:  # this file speaks gRPC, that one torch
     from services.lm.engine import LmEngine
 
 DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
-# Moshi's text stream: the end of padding and padding say nothing.
-SILENT_TEXT_TOKENS = (0, 3)
-
-
-class PieceTable(Protocol):
-    """What the text tokenizer must do: turn one token into its piece."""
-
-    def id_to_piece(self, token: int) -> str:
-        """The piece, with U+2581 for a space."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +129,9 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         logs.bind(session_id)
         sampling = read_sampling(config.sampling, self._defaults)
         past = read_past(config.history, self.facts) if config.HasField("history") else None
+        text = TextStream(self._tokenizer, self.facts.silent_text_tokens)
+        if past is not None:
+            text.recall(past.tokens[:, 0].tolist())
         frames = 0
         with self._batcher.lease(session_id, Opening(sampling, past)) as slot:
             await slot.opened()
@@ -157,7 +152,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
                 if text_token >= 0:
                     step.frame.codes.extend(codes)
                     step.text_token = text_token
-                    step.text = self._text(text_token)
+                    step.text = text.say(text_token)
                 yield lm_pb2.StepResponse(step=step)
         yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))
 
@@ -165,11 +160,6 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         async for frame in read_payloads(requests, "frame"):
             check_frame_codes(frame.codes, self.facts.user_codebooks, self.facts.cardinality)
             yield CodesItem(frame.codes, frame.context)
-
-    def _text(self, token: int) -> str:
-        if token in SILENT_TEXT_TOKENS:
-            return ""
-        return self._tokenizer.id_to_piece(token).replace("▁", " ")
 
 
 def read_sampling(wire: lm_pb2.Sampling, defaults: Sampling) -> Sampling:

@@ -7,21 +7,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import sentencepiece
 import torch
+import yaml
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from moshi.models import loaders
 from moshi.models.compression import MimiModel
 from moshi.models.lm import LMModel
 from moshi.models.loaders import CheckpointInfo
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from services.mesh.checkpoint_config import ConfigRefused, check_generation, check_lm, check_mimi
 from services.mesh.fingerprint import safetensors_digest
+from services.mesh.quantised import dequantised
+
+log = logging.getLogger(__name__)
+
+# What moshi takes for safetensors; it would unpickle anything else.
+SAFETENSORS = (".safetensors", ".sft", ".sfts")
+# What moshi-finetune writes beside config.json: adapters, or a whole model.
+FINE_TUNED_ADAPTERS, FINE_TUNED_MODEL = "lora.safetensors", "consolidated.safetensors"
 
 Loaded = TypeVar("Loaded")
 
@@ -33,16 +46,35 @@ class CheckpointError(ValueError):
 def resolve(checkpoint: str) -> CheckpointInfo:
     """The files and configuration of `checkpoint`, a local folder or a hub id, once they fit together.
 
-    Local folders never ask the hub. No weights are read here. Raises CheckpointError.
+    A local folder asks the hub only for what it names as hf://, and for the base of a fine-tuning. No weights are read
+    here. Raises CheckpointError.
     """
     folder = Path(checkpoint).expanduser()
+    if folder.is_file():
+        raise CheckpointError(f"checkpoint {checkpoint}: that is a file; give the folder that holds it and config.json")
     info = _from_folder(folder) if folder.is_dir() else _from_hub(checkpoint)
     for path in (info.moshi_weights, info.mimi_weights, info.tokenizer, info.lora_weights):
         if path is not None and not path.is_file():
             raise CheckpointError(f"checkpoint {checkpoint}: {path.name} is missing; "
                                   "add the file, or correct its name in config.json")
+    for path in (info.moshi_weights, info.mimi_weights, info.lora_weights):
+        if path is not None and path.suffix not in SAFETENSORS:
+            raise CheckpointError(f"checkpoint {checkpoint}: {path.name} is no safetensors file, and reading another "
+                                  "kind can run code that it holds; save its tensors with safetensors.torch.save_file "
+                                  "and name that file in config.json")
+    info = _tidied(info)
+    try:
+        check_lm(lm_config(info))
+        check_mimi(mimi_config(info))
+        check_generation(info.lm_gen_config)
+        if info.tts_config.get("multistream"):
+            raise ConfigRefused("tts_config.multistream must be false, got true")
+    except ConfigRefused as error:
+        raise CheckpointError(f"checkpoint {checkpoint}: {error}") from None
+    _check_lora(checkpoint, info)
     _check_parts_fit(checkpoint, info)
-    return info
+    return replace(info, lm_config={key: value for key, value in lm_config(info).items()
+                                    if key not in ("conditioners", "fuser")})
 
 
 def codec_id(info: CheckpointInfo) -> str:
@@ -90,8 +122,19 @@ def load_mimi(info: CheckpointInfo, device: torch.device | str = "cpu") -> MimiM
 
 def load_lm(info: CheckpointInfo, device: torch.device | str = "cpu",
             dtype: torch.dtype = torch.bfloat16) -> LMModel:
-    """The language model, its weights converted to `dtype` whatever they are stored in. Raises CheckpointError."""
-    return _load("the language model", info.moshi_weights, lambda: info.get_moshi(device=device, dtype=dtype))
+    """The language model, its weights converted to `dtype` whatever they are stored in. Raises CheckpointError.
+
+    LoRA adapters are fused into them. Of weights in 8 bits each gets the number that it stands for: moshi's own product
+    rounds the activations, too, which here they are not.
+    """
+    def read() -> LMModel:
+        if not lm_config(info).get("quantize"):
+            return info.get_moshi(device=device, dtype=dtype, fuse_lora=True)
+        lm = loaders.get_moshi_lm(None, lm_config(info) | {"quantize": False}, device="meta", dtype=dtype)
+        lm.load_state_dict(dequantised(load_file(info.moshi_weights), dtype), assign=True)
+        return lm.to(device)
+
+    return _load("the language model", info.moshi_weights, read)
 
 
 def load_tokenizer(info: CheckpointInfo) -> sentencepiece.SentencePieceProcessor:
@@ -102,24 +145,94 @@ def load_tokenizer(info: CheckpointInfo) -> sentencepiece.SentencePieceProcessor
 
 def _from_folder(folder: Path) -> CheckpointInfo:
     config = _read_json(folder / "config.json")
+    adapters, merged = (folder / name for name in (FINE_TUNED_ADAPTERS, FINE_TUNED_MODEL))
+    base = None
+    if adapters.is_file() or merged.is_file():
+        base = _base_of(folder)
 
     def local(key: str, default: str | None = None) -> Path | None:
-        name = config.get(key, default)
-        return None if name is None else folder / str(name)
+        name = config.get(key)
+        name = default if name is None else str(name)
+        if name is None:
+            return None
+        if name.startswith("file://"):
+            return Path(name.removeprefix("file://"))
+        if name.startswith("hf://"):
+            return _download(folder, name)
+        if base is not None and not (folder / name).exists():
+            return _download(folder, base.get(key, f"hf://{base['repo']}/{name}"))
+        return folder / name
 
-    mimi_config = local("mimi_config_name")
-    if mimi_config is not None:
-        _read_json(mimi_config)
+    mimi = local("mimi_config_name")
+    if mimi is not None:
+        _read_json(mimi)
+    # moshi-finetune names its base's files in config.json, not those that it wrote.
+    is_merged = merged.is_file() and not (folder / str(config.get("moshi_name", loaders.MOSHI_NAME))).is_file()
+    lora = local("lora_name")
+    if lora is None and config.get("lora") and adapters.is_file():
+        lora = adapters
     # Paths, not strings: from_hf_repo takes a plain name for a file of the hub repository.
-    return CheckpointInfo.from_hf_repo(
+    info = CheckpointInfo.from_hf_repo(
         folder.name,
-        moshi_weights=local("moshi_name", loaders.MOSHI_NAME),
+        moshi_weights=merged if is_merged else local("moshi_name", loaders.MOSHI_NAME),
         mimi_weights=local("mimi_name", loaders.MIMI_NAME),
         tokenizer=local("tokenizer_name", loaders.TEXT_TOKENIZER_NAME),
         config_path=folder / "config.json",
-        mimi_config_path=mimi_config,
-        lora_weights=local("lora_name"),
+        mimi_config_path=mimi,
+        lora_weights=lora,
     )
+    if is_merged and lora is None and info.lm_config is not None:
+        info.lm_config["lora"] = False  # its adapters are in the weights already
+    return info
+
+
+def _base_of(folder: Path) -> dict[str, str]:
+    """Where the files of a fine-tuned model's base are: what moshi-finetune kept in args.yaml, else moshi's own base.
+
+    "repo" is the hub's, and keys of config.json are there if a file is named on its own.
+    """
+    base = {"repo": str(loaders.DEFAULT_REPO)}
+    # run_dir/args.yaml and run_dir/checkpoints/checkpoint_000500/consolidated/
+    arguments = folder.resolve().parent.parent.parent / "args.yaml"
+    if arguments.is_file():
+        try:
+            paths = yaml.safe_load(arguments.read_text())["moshi_paths"]
+            for key, argument in (("repo", "hf_repo_id"), ("moshi_name", "moshi_path"), ("mimi_name", "mimi_path"),
+                                  ("tokenizer_name", "tokenizer_path")):
+                if paths.get(argument):
+                    base[key] = str(paths[argument])
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+            raise CheckpointError(f"checkpoint {folder}: {arguments} names no moshi_paths; moshi-finetune writes them, "
+                                  "and the model's base is looked for there") from None
+    log.info("%s is a fine-tuned model; what it lacks comes from %s", folder, base["repo"])
+    return base
+
+
+def _download(folder: Path, name: str) -> Path:
+    """A file of the hub named hf://owner/repository/file, or a path."""
+    try:
+        path: Path = loaders.hf_get(name)
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, IndexError) as error:
+        raise CheckpointError(f"checkpoint {folder}: the hub did not provide {name} ({_first_line(error)}); check the "
+                              "name and the network, or put the file into the folder") from None
+    return path
+
+
+def _tidied(info: CheckpointInfo) -> CheckpointInfo:
+    """null where an object may be is as good as nothing there."""
+    return replace(info, lm_gen_config=info.lm_gen_config or {}, tts_config=info.tts_config or {},
+                   stt_config=info.stt_config or {}, lm_config=dict(lm_config(info)))
+
+
+def _check_lora(checkpoint: str, info: CheckpointInfo) -> None:
+    lora = bool(lm_config(info).get("lora"))
+    if lora and info.lora_weights is None:
+        raise CheckpointError(f"checkpoint {checkpoint}: config.json says lora, and there are no adapters; add "
+                              f"{FINE_TUNED_ADAPTERS}, name them as lora_name, or set lora to false if the weights "
+                              "hold them")
+    if info.lora_weights is not None and not lora:
+        raise CheckpointError(f"checkpoint {checkpoint}: config.json names lora_name and does not say lora; set lora "
+                              "to true, with its lora_rank and lora_scaling, or leave lora_name out")
 
 
 def _from_hub(checkpoint: str) -> CheckpointInfo:
@@ -156,13 +269,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_parts_fit(checkpoint: str, info: CheckpointInfo) -> None:
     """Mimi, the language model and the tokenizer agree on their sizes."""
     lm, mimi = lm_config(info), mimi_config(info)
-    try:
-        codebooks, own, card, text_card = (int(lm[key]) for key in ("n_q", "dep_q", "card", "text_card"))
-        entries, mimi_codebooks = int(mimi["quantizer"]["bins"]), int(mimi["quantizer"]["n_q"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {checkpoint}: its configuration lacks {error}; moshi-mesh needs "
-                              "n_q, dep_q, card, text_card and Mimi's quantizer n_q and bins") from None
-    if not 0 < own < codebooks:
+    codebooks, own, card, text_card = (int(lm[key]) for key in ("n_q", "dep_q", "card", "text_card"))
+    entries, mimi_codebooks = int(mimi["quantizer"]["bins"]), int(mimi["quantizer"]["n_q"])
+    if own >= codebooks:
         raise CheckpointError(f"checkpoint {checkpoint}: dep_q {own} of n_q {codebooks} leaves no codebooks for "
                               "the user; moshi-mesh serves models that listen and speak")
     if card != entries:

@@ -36,9 +36,9 @@ def random_lm(**changes: Any) -> LMModel:
     return lm
 
 
-def random_codes(frames: int, seed: int, card: int = 2048) -> Ints:
-    """A caller's codes [frames, 8]."""
-    return np.random.default_rng(seed).integers(0, card, (frames, N_Q - DEP_Q))
+def random_codes(frames: int, seed: int, card: int = 2048, codebooks: int = N_Q - DEP_Q) -> Ints:
+    """A caller's codes [frames, codebooks]."""
+    return np.random.default_rng(seed).integers(0, card, (frames, codebooks))
 
 
 def reference_tokens(lm: LMModel, codes: Ints) -> Ints:

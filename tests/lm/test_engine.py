@@ -109,10 +109,13 @@ def test_seeds_make_sessions_different(engine: LmEngine) -> None:
     {"depformer_low_rank_embeddings": 32, "depformer_norm": "rms_norm_f32"},
     {"depformer_weights_per_step_schedule": [0, 1, 2, 3, 4, 4, 5, 5]},
     {"delays": [0, 0, 2, 2, 2, 2, 2, 2, 3, 0, 2, 2, 2, 2, 2, 2, 2]},
+    {"text_card_out": 300}, {"depformer_multi_linear": False},
+    {"n_q": 12, "dep_q": 4, "delays": [0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1]},
+    {"n_q": 8, "dep_q": 5, "delays": [0, 0, 1, 1, 1, 1, 0, 1, 1]},
 ], ids=str)
 def test_other_configurations_get_the_reference_tokens(changes: dict[str, object]) -> None:
     lm = random_lm(**{"num_layers": 2, **changes})
-    codes = random_codes(60, 1, lm.card)
+    codes = random_codes(60, 1, lm.card, lm.n_q - lm.dep_q)
     engine = LmEngine(lm, slots=2)
     engine.open(1, GREEDY)
     assert np.array_equal(run(engine, 1, codes), reference_tokens(lm, codes))
@@ -121,6 +124,7 @@ def test_other_configurations_get_the_reference_tokens(changes: dict[str, object
 @pytest.mark.parametrize("changes", [
     {"norm": "layer_norm"}, {"gating": "none", "depformer_gating": "silu"}, {"gating": "gelu"}, {"bias_proj": True},
     {"positional_embedding": "sin"}, {"depformer_pos_emb": "sin"}, {"demux_second_text_stream": True},
+    {"causal": False}, {"kv_repeat": 2}, {"depformer_weights_per_step": False}, {"context": None},
 ], ids=str)
 def test_what_the_engine_does_not_compute_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(Unsupported):

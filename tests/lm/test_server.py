@@ -37,8 +37,10 @@ STEP = Method(f"/{DESCRIPTOR.full_name}/Step", lm_pb2.StepRequest, lm_pb2.StepRe
 
 
 class Tokenizer:
+    """Many of its tokens are bytes of a character of two."""
+
     def id_to_piece(self, token: int) -> str:
-        return str(token)
+        return ("<0xC3>", "<0xAF>", f"▁{token}")[token % 3]
 
 
 class Replica(Served):
@@ -69,6 +71,7 @@ class Session:
         self._tunnelled = tunnelled
         self._responses = aiter(self.call)
         self._config = lm_pb2.StepRequest(config=config)
+        self.text: list[str] = []
 
     async def open(self) -> lm_pb2.StepReady:
         await self._send(self._config)
@@ -77,6 +80,7 @@ class Session:
     async def step(self, codes: Iterable[int]) -> list[int]:
         await self._send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=codes)))
         step = (await anext(self._responses)).step
+        self.text.append(step.text)
         return [step.text_token, *step.frame.codes] if step.HasField("text_token") else [UNGENERATED] * 9
 
     async def steps(self, codes: Ints) -> Ints:
@@ -131,6 +135,7 @@ async def test_a_session_goes_on_at_another_replica_as_if_it_had_never_moved(
     moved = Session(two, ready.sampling, history_of(codes[:before], tokens[:before]), tunnelled)
     assert await moved.open() == ready
     assert np.array_equal(await moved.steps(codes[before:]), tokens[before:])
+    assert moved.text == uncut.text[before:]
     assert np.array_equal(await stepping, expected)
     moved.call.cancel()
     neighbour.call.cancel()
