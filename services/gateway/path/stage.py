@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import enum
 import functools
 import logging
@@ -87,6 +88,8 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         """
         self._pool, self._method, self._model_id, self._memory = pool, method, model_id, memory
         self._behind, self._on_change, self._on_server = behind, on_change, on_server
+        # A move begins where a replica's loss is noticed, in a task that all calls share; its log lines are this call's.
+        self._context = contextvars.copy_context()
         self._lease: _Lease[RequestMessage, ResponseMessage] | None = None
         # Sent, when, and not answered; bounded by the frames in the mesh.
         self._pending: deque[tuple[RequestMessage, int]] = deque()
@@ -225,7 +228,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         """The row is lost: open the session elsewhere."""
         lease.lost = error
         if self._failing_over is None or self._failing_over.done():
-            self._failing_over = asyncio.create_task(self._fail_over())
+            self._failing_over = self._context.run(asyncio.create_task, self._fail_over())
 
     async def _fail_over(self) -> None:
         try:
@@ -262,7 +265,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     def _drain(self) -> None:
         """The replica is about to stop: leave it while it still answers."""
         if self._relocating is None or self._relocating.done():
-            self._relocating = asyncio.create_task(self._relocate())
+            self._relocating = self._context.run(asyncio.create_task, self._relocate())
 
     async def _relocate(self) -> None:
         here = self._lease
