@@ -88,13 +88,13 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._tracer = tracer
-        self._recorders = {hop: HopRecorder(tracer, hop, engine.slots, model_id)
-                           for hop, engine in ((audio_pb2.HOP_CODEC_ENCODE, encoder),
-                                               (audio_pb2.HOP_CODEC_DECODE, decoder))}
         self._encode: Batcher[None, Item, tuple[Item, Frame]] = Batcher(
             "encode", CodecStepper(encoder),
             Gathering(self.facts.samples_per_frame * 1_000_000_000 // self.facts.sample_rate_hertz))
         self._decode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
+        self._recorders = {hop: HopRecorder(tracer, hop, batcher.total, model_id, batcher.recent)
+                           for hop, batcher in ((audio_pb2.HOP_CODEC_ENCODE, self._encode),
+                                                (audio_pb2.HOP_CODEC_DECODE, self._decode))}
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the handlers to a server."""

@@ -81,14 +81,14 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
     def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         self.stall_s = stall_s
-        self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id)
+        self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
+        self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id, self._batcher.recent)
         self._tunnel = TunnelServer(self, DESCRIPTOR, self._recorder.keep)
         self.facts = engine.facts
         self._model_id = model_id
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._tracer = tracer
-        self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the handlers to a server."""

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import Draining, EngineFailed, NoFreeSlot
@@ -38,6 +38,8 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 # Frames of one session that may be on their way through a service: 320 ms of audio. More would only hide a backlog;
 # the caller's stream is held back instead.
 IN_FLIGHT_FRAMES = 4
+# Steps and chunks that are remembered, to tell afterwards what a frame waited for: 10 s of an engine that never rests.
+RECENT_WORK = 1024
 
 
 class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
@@ -70,6 +72,18 @@ class Timing:
     def batch_size(self) -> int:
         """Frames in the batch."""
         return len(self.rows)
+
+
+class Work(NamedTuple):
+    """What the engine did for a while, in Unix nanoseconds: step number `tick` for some rows, or (tick 0) one chunk of
+    the opening of a session's row.
+    """
+
+    started: int
+    finished: int
+    tick: int
+    rows: Sequence[int]
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         self._wake = asyncio.Event()
         self.on_tick: Callable[[float, int], None] = _ignore  # hears how long each step took (s), and of how many rows
         self.on_rebuilt: Callable[[float], None] = _ignore  # hears how long it took (s) until a past was in its row
+        self.recent: deque[Work] = deque(maxlen=RECENT_WORK)  # oldest first
         self._ticks = 0
         self._delays = TickDelay.of(name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine", initializer=_give_way)
@@ -240,12 +255,14 @@ class Batcher(Generic[Settings, Payload, Result]):
             frames = [slot.waiting.popleft() for slot in served]
             dequeued = now_unix_nanos()
             rows = [slot.row for slot in served]
-            opened, outcome = await loop.run_in_executor(
+            opened, chunk, outcome = await loop.run_in_executor(
                 self._thread, self._tick, opening.chunks if opening else None, rows, [payload for payload, _ in frames])
-            if opening is not None and opened:
-                self._end_opening(opening, opened)
-            elif opening is not None:
-                opening.rebuilt = True
+            if opening is not None:
+                self.recent.append(Work(*chunk, 0, (opening.row,), opening.tenant))
+                if opened:
+                    self._end_opening(opening, opened)
+                else:
+                    opening.rebuilt = True
             if isinstance(outcome, Exception):
                 log.error("a step of %s for sessions %s failed", self.name, [slot.tenant for slot in served],
                           exc_info=outcome)
@@ -254,6 +271,7 @@ class Batcher(Generic[Settings, Payload, Result]):
             else:
                 results, started, finished = outcome
                 if served:
+                    self.recent.append(Work(started, finished, self._ticks, rows))
                     self.on_tick((finished - started) / 1e9, len(served))
                 for slot, (_, received), result in zip(served, frames, results, strict=True):
                     if slot.past:
@@ -296,14 +314,20 @@ class Batcher(Generic[Settings, Payload, Result]):
             self.on_rebuilt((now_unix_nanos() - slot.leased) / 1e9)
 
     def _tick(self, chunks: Iterator[None] | None, rows: list[int], payloads: list[Payload]
-              ) -> tuple[Exception | bool, tuple[Sequence[Result], int, int] | Exception]:
+              ) -> tuple[Exception | bool, tuple[int, int], tuple[Sequence[Result], int, int] | Exception]:
         """One chunk of an opening, and one step.
 
-        Whether the row is open then or why it can't be; and the step's results, start and end, or what it failed with.
+        Whether the row is open then or why it can't be; the chunk's start and end; and the step's results, start and
+        end, or what it failed with.
         """
-        opened = chunks is None or _advance(chunks)
+        opened: Exception | bool = True
+        chunk = 0, 0
+        if chunks is not None:
+            began = now_unix_nanos()
+            opened = _advance(chunks)
+            chunk = began, now_unix_nanos()
         if not rows:
-            return opened, ([], 0, 0)
+            return opened, chunk, ([], 0, 0)
         self._ticks += 1
         for delay in self._delays:
             delay.at("queue", self._ticks)
@@ -313,8 +337,8 @@ class Batcher(Generic[Settings, Payload, Result]):
                 delay.at("compute", self._ticks)
             results = self._stepper.step(rows, payloads)
         except Exception as error:
-            return opened, error
-        return opened, (results, started, now_unix_nanos())
+            return opened, chunk, error
+        return opened, chunk, (results, started, now_unix_nanos())
 
 
 def _advance(chunks: Iterator[None]) -> Exception | bool:

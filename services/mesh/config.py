@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class ServiceConfig(BaseSettings):
-    """What every service has. Flags beat environment variables (MOSHIMESH_ + the name), which beat defaults."""
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
-    model_config = SettingsConfigDict(env_prefix="MOSHIMESH_", frozen=True, cli_kebab_case=True,
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]  # others write INFO
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
+
+
+class ServiceConfig(BaseSettings):
+    """What every service has. Flags beat environment variables (MOSHIMESH_ + the name), which beat defaults.
+
+    A variable that is empty counts as unset: compose files write `${X:-}`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="MOSHIMESH_", env_ignore_empty=True, frozen=True, cli_kebab_case=True,
                                       cli_hide_none_type=True, cli_avoid_json=True, extra="ignore")
 
     host: str = Field("0.0.0.0", description="address to listen on")
@@ -22,10 +33,12 @@ class ServiceConfig(BaseSettings):
     drain_s: float = Field(25.0, ge=0, le=3600, description="how long running calls may go on after SIGTERM")
     stall_s: float = Field(10.0, gt=0, le=600, description="end a call whose caller has not read for this long")
     otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint for traces and metrics, such as "
-                                               "http://localhost:4317; empty: they are not sent")
+                                               "http://localhost:4317; empty: OTEL_EXPORTER_OTLP_ENDPOINT, else they "
+                                               "are not sent")
     metrics_port: Port = Field(0, description="port of /metrics for Prometheus; 0: none")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
-    log_format: Literal["text", "json"] = Field("text", description="of log lines: for people, or one JSON object each")
+    metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0 lets other machines read it")
+    log_level: LogLevel = Field("info", description="least severe lines to log")
+    log_format: LogFormat = Field("text", description="of log lines: for people, or one JSON object each")
 
 
 Config = TypeVar("Config", bound=ServiceConfig)

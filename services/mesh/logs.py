@@ -1,7 +1,9 @@
 """Log lines for people (`--log-format text`) or for machines (`json`, one object a line).
 
 A line of a call carries the call's session, and its trace if it has one: handlers `bind` them, and the tasks that they
-start inherit them. Neither text nor audio is ever logged; what identifies a line are these ids.
+start inherit them. A task that outlives the call which happened to start it, such as the reader of a connection that
+many calls share, must start in an empty context (`unbound`). What it does later for one call, it does in that call's
+own context (`contextvars.copy_context()` where the call is set up). Neither text nor audio is ever logged.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import logging
 import sys
 import time
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 
 from services.mesh.config import ServiceConfig
 
@@ -20,10 +22,18 @@ EXTRAS = ("session", "sessions", "trace_id", "span_id")  # what a line may be gi
 
 
 def bind(session: str, traceparent: str = "") -> None:
-    """Let the lines of this task, and of those that it starts, carry a call's session and its W3C trace context."""
+    """Let the lines of this task, and of those that it starts, carry a call's session and its W3C trace context.
+
+    A later `bind` in the same task replaces both: a call that turns out to resume a session is bound to that one.
+    """
     _session.set(session)
     parts = traceparent.split("-")
     _trace_id.set(parts[1] if len(parts) == 4 else "")
+
+
+def unbound() -> Context:
+    """A context without a call: `unbound().run(asyncio.create_task, work())` starts a task that belongs to nobody."""
+    return Context()
 
 
 class JsonLines(logging.Formatter):

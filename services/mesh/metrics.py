@@ -1,9 +1,10 @@
 """Metrics: instruments that cost next to nothing to record, and the two ways out of the process.
 
-Beside telemetry.py the only file that imports the OpenTelemetry SDK. A frame is counted in some fifteen places, and the
-SDK's own `record` takes 2 to 5 microseconds in each, once more for every reader. So the instruments here are plain
-numbers in plain lists, on one thread; the SDK's readers ask for them when somebody scrapes (`--metrics-port`,
-Prometheus and OpenMetrics) or when it is time to push (`--otlp-endpoint`). docs/telemetry.md lists all metrics.
+Beside telemetry.py the only file that imports the OpenTelemetry SDK. A frame is counted in 16 places, and the SDK's own
+`record` would cost as much there as a third of all that the gateway does for a frame (measured in docs/decisions.md).
+So the instruments here are plain numbers in plain lists, written by one thread; the SDK's readers ask for them when
+somebody scrapes (`--metrics-port`, Prometheus and OpenMetrics) or when it is time to push (`--otlp-endpoint`).
+docs/telemetry.md lists all metrics.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import Exemplar, MeterProvider
+from opentelemetry.proto.metrics.v1 import metrics_pb2
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.trace import SpanContext
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar as OpenMetricsExemplar
 from prometheus_client.core import HistogramMetricFamily
 
+from services.mesh import otel_environment
 from services.mesh.config import ServiceConfig
+from services.mesh.metrics_page import MetricsPage
+from services.mesh.metrics_push import PUSH_MS, MetricsPush
+from services.mesh.otlp import wire_attributes
 from services.mesh.telemetry import service_resource
 
 log = logging.getLogger(__name__)
@@ -132,31 +136,34 @@ class Metrics:
         self._started_nanos = time.time_ns()
         self._histograms: list[Histogram] = []
         self._provider: MeterProvider | None = None
+        self._page: MetricsPage | None = None
 
     @classmethod
     def start(cls, config: ServiceConfig, service: str) -> Metrics:
-        """The metrics of a service, readable where its config says. Raises OSError when the port is taken."""
+        """The metrics of a service, readable where its config and OpenTelemetry's variables say.
+
+        Raises OSError when the port is taken. What prevents a push is only a line in the log.
+        """
         metrics = cls()
         readers: list[sdk.MetricReader] = []
-        if config.metrics_port:
+        if config.metrics_port and not otel_environment.disabled():
             registry = CollectorRegistry()
             readers.append(PrometheusMetricReader(scope_info_enabled=False, registry=registry))
             registry.register(_Collector(metrics))
+            metrics._page = _page(registry, config)
+            metrics.port = metrics._page.port
+        if endpoint := otel_environment.otlp_endpoint(config.otlp_endpoint, "metrics"):
             try:
-                start_http_server(config.metrics_port, config.host, registry)
-            except OSError as error:
-                raise OSError(f"can't serve metrics on {config.host}:{config.metrics_port} ({error.strerror}); choose "
-                              "another port with --metrics-port") from None
-            metrics.port = config.metrics_port
-        if config.otlp_endpoint:
-            exporter = _Push(metrics, OTLPMetricExporter(
-                endpoint=config.otlp_endpoint, insecure=not config.otlp_endpoint.startswith("https")))
-            every_ms = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", PUSH_EVERY_MS))
-            readers.append(sdk.PeriodicExportingMetricReader(exporter, export_interval_millis=every_ms))
+                readers.append(sdk.PeriodicExportingMetricReader(
+                    MetricsPush(endpoint, metrics.to_otlp),
+                    otel_environment.milliseconds("OTEL_METRIC_EXPORT_INTERVAL", PUSH_EVERY_MS),
+                    otel_environment.milliseconds("OTEL_METRIC_EXPORT_TIMEOUT", PUSH_MS)))
+            except Exception as error:
+                log.warning("metrics can't be pushed to %s, so none are: %s", endpoint, error)
         if readers:
             metrics.enabled = True
-            metrics._provider = MeterProvider(readers, service_resource(service),
-                                              shutdown_on_exit=False)
+            metrics._provider = MeterProvider(readers, service_resource(service), exemplar_filter=
+                                              AlwaysOffExemplarFilter(), shutdown_on_exit=False)
             _watch_process(metrics)
         return metrics
 
@@ -194,13 +201,18 @@ class Metrics:
                 self._provider.shutdown(CLOSE_MS)
             except Exception as error:  # the SDK's own kind, for a reader that did not end in time
                 log.debug("the last metrics were not pushed: %s", error)
+        if self._page is not None:
+            self._page.close()
 
-    def to_sdk(self) -> list[sdk.Metric]:
-        """The histograms as the SDK's exporters take them."""
+    def to_otlp(self) -> list[metrics_pb2.Metric]:
+        """The histograms as they are pushed."""
         now = time.time_ns()
-        return [sdk.Metric(histogram.name, histogram.description, histogram.unit, sdk.Histogram(
-                    [self._point(series, now) for series in histogram.all()], sdk.AggregationTemporality.CUMULATIVE))
-                for histogram in self._histograms]
+        return [metrics_pb2.Metric(
+            name=histogram.name, description=histogram.description, unit=histogram.unit,
+            histogram=metrics_pb2.Histogram(
+                aggregation_temporality=metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE,
+                data_points=[self._point(series, now) for series in histogram.all()]))
+            for histogram in self._histograms]
 
     def to_families(self) -> Iterator[HistogramMetricFamily]:
         """The histograms as prometheus_client takes them, named as the SDK's exporter names what it exports."""
@@ -214,14 +226,18 @@ class Metrics:
                                   series.total)
             yield family
 
-    def _point(self, series: Series, now: int) -> sdk.HistogramDataPoint:
+    def _point(self, series: Series, now: int) -> metrics_pb2.HistogramDataPoint:
         counts = list(series.counts)  # the others go on counting; the number must be the sum of these
-        seen = any(counts)
-        exemplars = [Exemplar({}, value, when, kept.span_id, kept.trace_id)
-                     for value, when, kept in list(series.exemplars.values())]
-        return sdk.HistogramDataPoint(series.attributes, self._started_nanos, now, sum(counts), series.total, counts,
-                                      series.bounds, series.lowest if seen else 0.0, series.highest if seen else 0.0,
-                                      exemplars)
+        point = metrics_pb2.HistogramDataPoint(
+            attributes=wire_attributes(series.attributes), start_time_unix_nano=self._started_nanos,
+            time_unix_nano=now, count=sum(counts), sum=series.total, bucket_counts=counts,
+            explicit_bounds=series.bounds)
+        if point.count:
+            point.min, point.max = series.lowest, series.highest
+        for value, when, kept in list(series.exemplars.values()):
+            point.exemplars.add(as_double=value, time_unix_nano=when, trace_id=kept.trace_id.to_bytes(16, "big"),
+                                span_id=kept.span_id.to_bytes(8, "big"))
+        return point
 
 
 class _Collector:
@@ -239,42 +255,19 @@ class _Collector:
         return self._metrics.to_families()
 
 
-class _Push(sdk.MetricExporter):
-    """Adds our histograms to what the SDK pushes."""
-
-    def __init__(self, metrics: Metrics, exporter: OTLPMetricExporter) -> None:
-        super().__init__()
-        self._metrics, self._exporter = metrics, exporter
-        self._refused = False
-        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").addFilter(self._hear)
-
-    def export(self, metrics_data: sdk.MetricsData, timeout_millis: float = 10_000, **kwargs: Any
-               ) -> sdk.MetricExportResult:
-        """See MetricExporter."""
-        if self._refused:
-            return sdk.MetricExportResult.FAILURE
-        resource, *others = metrics_data.resource_metrics
-        scope, *scopes = resource.scope_metrics
-        scope = replace(scope, metrics=[*scope.metrics, *self._metrics.to_sdk()])
-        return self._exporter.export(sdk.MetricsData([replace(resource, scope_metrics=[scope, *scopes]), *others]),
-                                     timeout_millis=timeout_millis, **kwargs)
-
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """See MetricExporter."""
-        return self._exporter.force_flush(timeout_millis)
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """See MetricExporter."""
-        self._exporter.shutdown(timeout_millis, **kwargs)
-
-    def _hear(self, record: logging.LogRecord) -> bool:
-        """Stop pushing to who takes no metrics, such as Jaeger, instead of an error in the log every 15 s."""
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        if "metrics" in arguments and any("UNIMPLEMENTED" in str(argument) for argument in arguments):
-            self._refused = True
-            log.info("the OTLP endpoint takes no metrics, only traces; they are at --metrics-port")
-            return False
-        return True
+def _page(registry: CollectorRegistry, config: ServiceConfig) -> MetricsPage:
+    host, port = config.metrics_host, config.metrics_port
+    try:
+        page = MetricsPage(registry, host, port)
+    except OSError as error:
+        raise OSError(f"can't serve metrics on {host}:{port} ({error.strerror}); choose another port with "
+                      "--metrics-port, or another address with --metrics-host") from None
+    if host in ("127.0.0.1", "::1", "localhost"):
+        log.info("metrics at http://%s:%d/metrics, for this machine only; --metrics-host 0.0.0.0 shows them to others",
+                 host, port)
+    else:
+        log.info("metrics at http://%s:%d/metrics, for all who can reach that address", host, port)
+    return page
 
 
 def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, OpenMetricsExemplar]]:

@@ -2,44 +2,55 @@
 
 Whether a frame is worth a trace is only known when it has left the mesh, so a hop remembers each for a while. When the
 gateway says so (see `Keep` in tunnel.proto), or at once for a frame whose caller has sampled it, the timings become
-spans: the hop with its children transit, queue and compute, and the tick that served it, in a trace of its own.
+spans: the hop with its children transit, queue and compute; and, in traces of their own, the tick that served it and
+whatever else the engine did while it waited.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 from opentelemetry.trace import SpanContext, SpanKind
 
-from services.mesh.batching import Timing
+from services.mesh.batching import RECENT_WORK, Timing, Work
 from services.mesh.telemetry import Attributes, FinishedSpan, FrameTracer, child_of, new_trace, read_traceparent
 
 # Frames that a hop remembers, per slot: 10 s of Moshi's, or more while some slots are free. The gateway decides when a
 # frame has left the mesh, within a second even under overload; but some are only asked for when their call has an
 # event, and a frame may wait for a lost replica for most of a restart. 500 B each: 4 MB for 64 slots.
 FRAMES_PER_SLOT = 125
-# Ticks whose span has been sent, so that all of its frames link to the same one: more than run in FRAMES_PER_SLOT.
-TICKS = 1024
+# What else the engine did while a frame waited is linked if it took this much of the wait, the longest first. A wait
+# has one or two causes, a chunk of a history and the step after it; a frame that waited for seconds has many alike.
+WORTH_NANOS = 1_000_000
+MOST_CAUSES = 4
+# Jaeger draws its critical path through spans that end before the next one starts, in whole microseconds: of two that
+# touch it skips the earlier one. So a hop and a part end this much early.
+GAP_NANOS = 1_000
+SHORTEST_NANOS = 1_000  # of what is left; shorter ones are not sent, since Jaeger warns of spans without a length
 
 HOP_NAMES = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_CODEC_ENCODE: "codec.encode",
              audio_pb2.HOP_LM_STEP: "lm.step", audio_pb2.HOP_CODEC_DECODE: "codec.decode",
              audio_pb2.HOP_GATEWAY_EMIT: "gateway.emit"}
 TRACEPARENT_CHARACTERS = 55
+_NOTHING: Attributes = {}
 _SAMPLED = frozenset("13579bdf")  # last digit of a traceparent whose lowest flag, "sampled", is set
 
 
 class HopRecorder:
     """Remembers one hop's frames."""
 
-    def __init__(self, tracer: FrameTracer, hop: audio_pb2.Hop, slots: int, model_id: str) -> None:
+    def __init__(self, tracer: FrameTracer, hop: audio_pb2.Hop, slots: int, model_id: str, recent: deque[Work]) -> None:
+        """`recent` is what the hop's engine did lately, oldest first (`Batcher.recent`)."""
         self._tracer, self._enabled, self._name = tracer, tracer.enabled, HOP_NAMES[hop]
-        self._slots, self._model_id = slots, model_id
+        self._slots, self._model_id, self._recent = slots, model_id, recent
         self._frames: OrderedDict[str, tuple[Timing, int, str]] = OrderedDict()
         self._most_frames = slots * FRAMES_PER_SLOT
-        self._ticks: OrderedDict[int, SpanContext] = OrderedDict()
+        # Work whose span has been sent, by its start, so that all frames that it served or held up link to one span.
+        self._sent: OrderedDict[int, SpanContext] = OrderedDict()
 
     def record(self, context: audio_pb2.FrameContext, timing: Timing, row: int, session: str) -> None:
         """Remember a frame that has been answered."""
@@ -66,42 +77,89 @@ class HopRecorder:
         if frame is None:
             return
         offset = keep.clock_offset_nanos
-        batch = {"moshimesh.tick": timing.tick, "moshimesh.batch_size": timing.batch_size,
-                 "moshimesh.batch_fill": timing.batch_size / self._slots, "moshimesh.model_id": self._model_id,
-                 **clock_attributes(offset, keep.clock_uncertain)}
-        send_hop(self._tracer, self._name, frame, timing, {
-            "moshimesh.session": session, "moshimesh.sequence": keep.sequence, "moshimesh.slot": row, **batch},
-            began=keep.began_unix_nanos, offset=offset, links=(self._tick(timing, offset, batch),),
+        clock = clock_attributes(offset, keep.clock_uncertain)
+        tick = Work(timing.started, timing.finished, timing.tick, timing.rows)
+        times = HopTimes.of(timing, keep.began_unix_nanos, offset)
+        send_hop(self._tracer, self._name, frame, times, {
+            "moshimesh.session": session, "moshimesh.sequence": keep.sequence, "moshimesh.slot": row,
+            **self._batch(tick), **clock},
+            links=[self._span_of(work, offset, clock) for work in (tick, *self._meanwhile(timing))],
             kind=SpanKind.SERVER)
 
-    def _tick(self, timing: Timing, offset: int, attributes: Attributes) -> SpanContext:
-        """The span of a tick, sent with the first of its frames that is kept."""
-        span = self._ticks.get(timing.tick)
+    def _meanwhile(self, timing: Timing) -> list[Work]:
+        """What the engine did while a frame waited for it, besides the frame's own step: the longest first."""
+        found = []
+        for work in reversed(self._recent):
+            if work.finished <= timing.received:
+                break
+            nanos = min(work.finished, timing.started) - max(work.started, timing.received)
+            if nanos >= WORTH_NANOS:
+                found.append((nanos, work))
+        found.sort(key=lambda one: one[0], reverse=True)
+        return [work for _, work in found[:MOST_CAUSES]]
+
+    def _span_of(self, work: Work, offset: int, clock: Attributes) -> SpanContext:
+        """The span of a step or chunk, sent with the first kept frame that it served or held up."""
+        span = self._sent.get(work.started)
         if span is None:
-            span = self._ticks[timing.tick] = new_trace()
-            if len(self._ticks) > TICKS:
-                self._ticks.popitem(last=False)
+            span = self._sent[work.started] = new_trace()
+            if len(self._sent) > RECENT_WORK:
+                self._sent.popitem(last=False)
+            kind = "tick" if work.tick else "rebuild"
+            about: Attributes = self._batch(work) if work.tick else {
+                "moshimesh.session": work.session, "moshimesh.model_id": self._model_id}
             self._tracer.send(FinishedSpan(
-                f"{self._name}.tick", span, None, timing.started - offset, timing.finished - offset,
-                {**attributes, "moshimesh.rows": tuple(timing.rows)}))
+                f"{self._name}.{kind}", span, None, work.started - offset, work.finished - offset,
+                {**about, "moshimesh.rows": tuple(work.rows), **clock}))
         return span
 
+    def _batch(self, tick: Work) -> dict[str, str | int | float]:
+        size = len(tick.rows)
+        return {"moshimesh.tick": tick.tick, "moshimesh.batch_size": size, "moshimesh.batch_fill": size / self._slots,
+                "moshimesh.model_id": self._model_id}
 
-def send_hop(tracer: FrameTracer, name: str, frame: SpanContext, timing: Timing, attributes: Attributes, *,
-             began: int = 0, offset: int = 0, links: Sequence[SpanContext] = (), kind: SpanKind = SpanKind.INTERNAL
-             ) -> None:
-    """Send a hop's span, below the frame's, and its parts.
 
-    `began` is when the frame left the hop before; from then until it was received it was on its way. Unset: nobody
-    knows of a way. `offset` is how far the clock of `timing` is ahead of the one of `began`.
-    """
-    received, started, finished = timing.received - offset, timing.started - offset, timing.finished - offset
+class HopTimes(NamedTuple):
+    """When a frame was where at a hop, in Unix nanoseconds on the gateway's clock."""
+
+    began: int  # it left the hop before; 0 where no way leads there
+    received: int
+    started: int
+    finished: int
+
+    @classmethod
+    def of(cls, timing: Timing, began: int = 0, offset: int = 0) -> HopTimes:
+        """`offset` is how far the clock of `timing` is ahead of the one of `began`."""
+        return cls(began, timing.received - offset, timing.started - offset, timing.finished - offset)
+
+    @property
+    def start(self) -> int:
+        """The hop's beginning: its frame's end at the hop before."""
+        return self.began or self.received
+
+    def parts(self) -> Iterator[tuple[str, int, int]]:
+        """Each part with its start and end; together they are the hop."""
+        if self.began:
+            yield "transit", self.began, self.received
+        yield "queue", self.received, self.started
+        yield "compute", self.started, self.finished
+
+
+def send_hop(tracer: FrameTracer, name: str, frame: SpanContext, times: HopTimes, attributes: Attributes, *,
+             links: Sequence[SpanContext] = (), kind: SpanKind = SpanKind.INTERNAL) -> None:
+    """Send a hop's span, below the frame's, and its parts, but for those that took no time."""
     hop = child_of(frame)
-    tracer.send(FinishedSpan(name, hop, frame, began or received, finished, attributes, links=links, kind=kind))
-    if began:
-        tracer.send(FinishedSpan(f"{name}.transit", child_of(hop), hop, began, received, {}))
-    tracer.send(FinishedSpan(f"{name}.queue", child_of(hop), hop, received, started, {}))
-    tracer.send(FinishedSpan(f"{name}.compute", child_of(hop), hop, started, finished, {}))
+    _send_part(tracer, name, hop, frame, times.start, times.finished, attributes, links, kind)
+    for part, start, end in times.parts():
+        _send_part(tracer, f"{name}.{part}", child_of(hop), hop, start, end)
+
+
+def _send_part(tracer: FrameTracer, name: str, span: SpanContext, parent: SpanContext, start: int, end: int,
+               attributes: Attributes = _NOTHING, links: Sequence[SpanContext] = (),
+               kind: SpanKind = SpanKind.INTERNAL) -> None:
+    end -= GAP_NANOS
+    if end - start >= SHORTEST_NANOS:
+        tracer.send(FinishedSpan(name, span, parent, start, end, attributes, links, kind))
 
 
 def clock_attributes(offset: int, uncertain: bool) -> dict[str, float | bool]:

@@ -32,6 +32,7 @@ CONFIG_WAIT_S = 10.0
 FAREWELL_S = 1.0
 # Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
+CLEAN_UP_S = 2.0  # for the handlers of calls that have ended to run to their own end; usually milliseconds
 
 SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -120,7 +121,8 @@ class _Watch:
         self._context = context
         self._ended = False
         self._wake = asyncio.Event()
-        self._task = asyncio.create_task(self._close())  # kept alive by `running`: the event loop does not
+        self.task = asyncio.create_task(self._close())  # kept alive by `running`: the event loop does not
+        self.task.add_done_callback(lambda _: self.running.discard(self))
         self.running.add(self)
         context.add_done_callback(lambda _: self._on_end())
 
@@ -140,7 +142,6 @@ class _Watch:
                 await asyncio.wait_for(self._wake.wait(), self._stall_s / 4)
             if self.writing_since is not None and self.now() - self.writing_since > self._stall_s:
                 self.end_with(SlowCaller(f"no answer was read for {self._stall_s:.0f} s"))
-        self.running.discard(self)
         if self.writing_since is not None:  # the generator rests while its answer is written
             await _close(self._responses)
         if self.failure is not None and not self._ended:
@@ -259,6 +260,9 @@ class MeshServer:
         for watch in list(_Watch.running):
             watch.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
         await stopping
+        # gRPC waits for its calls' ends, not for what their handlers still have to say: the last record, a span.
+        if left := [watch.task for watch in _Watch.running]:
+            await asyncio.wait(left, timeout=CLEAN_UP_S)
         await self._service.close()
 
     async def run_until_signal(self) -> None:

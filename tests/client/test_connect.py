@@ -11,7 +11,7 @@ import grpc
 import moshimesh
 import pytest
 
-from scripts.local_mesh import free_port
+from harness.local_mesh import free_port
 from tests.client.gateway import Gateway, serving
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -12,8 +13,14 @@ import grpc
 from google.protobuf.message import Message
 from moshimesh.tunnel.v1 import tunnel_pb2, tunnel_pb2_grpc
 
+from services.mesh import logs
 from services.mesh.errors import MeshError, PeerLost, from_rpc_error, from_status
-from services.mesh.tunnel import Outbox
+from services.mesh.tunnel import LAZY_S, Outbox
+
+# A service has sent a frame's spans by then, once it has been asked for them: it sends them once a second.
+SPANS_SENT_S = LAZY_S + 1.5
+# Frames whose spans a service may not have sent yet: two seconds of 64 calls whose frames are all late.
+ASKED_FRAMES = 2048
 
 RequestMessage = TypeVar("RequestMessage", bound=Message)
 ResponseMessage = TypeVar("ResponseMessage", bound=Message)
@@ -35,12 +42,12 @@ class Tunnel:
         """`peer` names the service in errors."""
         self._peer = peer
         self._stub = tunnel_pb2_grpc.TunnelServiceStub(channel)
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
 
     def call(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
         """Begin a call."""
         if self._stream is None or self._stream.broken:
-            self._stream = _Stream(self._peer, self._stub)
+            self._stream = Stream(self._peer, self._stub)
         return self._stream.open(method)
 
     @property
@@ -48,9 +55,10 @@ class Tunnel:
         """Whether calls are going on here."""
         return self._stream is not None and self._stream.busy
 
-    def keep(self, keep: tunnel_pb2.Keep) -> bool:
-        """Ask for the spans of a frame that was answered here; whether somebody is there, and stays, to be asked."""
-        return self._stream is not None and self._stream.keep(keep)
+    @property
+    def stream(self) -> Stream | None:
+        """The present stream. Whoever answers through it is one process, and remembers what it has answered."""
+        return self._stream
 
 
 class Call(Generic[RequestMessage, ResponseMessage]):
@@ -125,7 +133,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self._deliver(from_status(end.code, end.message, end.details, peer) if end.code else None)
 
 
-class _Stream:
+class Stream:
     """One stream and the calls in it."""
 
     def __init__(self, peer: str, stub: tunnel_pb2_grpc.TunnelServiceStub) -> None:
@@ -134,23 +142,42 @@ class _Stream:
         self._outbox: Outbox[tunnel_pb2.RequestItem] = Outbox()
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call[Any, Any]] = {}
-        self._reader = asyncio.create_task(self._read(stub.Tunnel(self._requests())))
+        self._now = asyncio.get_running_loop().time
+        self._heard = self._now()  # when something came last
+        # Frames whose spans were asked for, when, and what to do should the service be lost before it has sent them.
+        self._asked: deque[tuple[float, Callable[[], None]]] = deque(maxlen=ASKED_FRAMES)
+        # The stream serves many calls, and outlives the one that happened to open it.
+        self._reader = logs.unbound().run(self._start, stub)
 
     @property
     def busy(self) -> bool:
+        """Whether calls are going on in it."""
         return not self.broken and bool(self._calls)
 
     def open(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
+        """Begin a call."""
         number = next(self._numbers)
         call = self._calls[number] = Call(number, self._outbox, method)
         call.draining = self._draining
         return call
 
-    def keep(self, keep: tunnel_pb2.Keep) -> bool:
+    def keep(self, keep: tunnel_pb2.Keep, lost: Callable[[], None]) -> None:
+        """Ask for the spans of a frame that was answered here. `lost` is called when they will not come: now if nobody
+        is there to be asked, or stays; later if the service is lost before it can have sent them.
+        """
         if self.broken or self._draining:
-            return False
+            lost()
+            return
         self._outbox.put_lazily(tunnel_pb2.RequestItem(keep=keep))
-        return True
+        self._forget_sent()
+        self._asked.append((self._now(), lost))
+
+    def _forget_sent(self) -> None:
+        while self._asked and self._asked[0][0] < self._heard - SPANS_SENT_S:
+            self._asked.popleft()
+
+    def _start(self, stub: tunnel_pb2_grpc.TunnelServiceStub) -> asyncio.Task[None]:
+        return asyncio.create_task(self._read(stub.Tunnel(self._requests())))
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
         while True:
@@ -161,6 +188,7 @@ class _Stream:
         failure: MeshError = PeerLost(f"{self._peer} closed its tunnel", peer=self._peer)
         try:
             async for response in responses:
+                self._heard = self._now()
                 if response.draining:
                     self._draining = True
                     for call in list(self._calls.values()):
@@ -173,6 +201,11 @@ class _Stream:
                             del self._calls[item.call]
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, self._peer)
+            if not self._draining:  # one that drains sends its spans before it ends
+                self._forget_sent()
+                asked, self._asked = self._asked, deque()
+                for _, lost in asked:
+                    lost()
         finally:
             self.broken = True
             for call in self._calls.values():

@@ -2,13 +2,16 @@
 
 Every frame carries the ids of a trace, but nothing is made of them until it has left the mesh. Then it is kept if it is
 one in so many, if a live caller had to wait for it longer than a frame lasts, or if something happened to its session
-just before or after. The gateway sends its own spans of a kept frame, and tells the services to send theirs.
+just before or after. The gateway sends its own spans of a kept frame, and tells the services to send theirs. It can do
+without: an answer brings the timings of all hops, so a service that is lost leaves no hole.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
+from typing import NamedTuple
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
@@ -16,9 +19,10 @@ from opentelemetry.trace import SpanContext, SpanKind
 
 from services.gateway.path.observer import Change
 from services.gateway.peers.replicas import Replica
+from services.gateway.peers.tunnel import Stream
 from services.mesh.batching import Timing
 from services.mesh.clock import now_unix_nanos
-from services.mesh.recorder import HOP_NAMES, clock_attributes, send_hop
+from services.mesh.recorder import HOP_NAMES, HopTimes, clock_attributes, send_hop
 from services.mesh.telemetry import (
     Attributes,
     FinishedSpan,
@@ -43,6 +47,14 @@ _MASK = (1 << 64) - 1
 _NEVER = -1
 
 
+class Server(NamedTuple):
+    """Who answers a stage's frames from a number on."""
+
+    first_sequence: int
+    replica: Replica
+    stream: Stream | None  # a replica that was restarted has a new one, and has forgotten the frames
+
+
 class CallTrace:
     """Decides about one call's frames. Does nothing when traces go nowhere."""
 
@@ -56,19 +68,25 @@ class CallTrace:
         self._began = now_unix_nanos()
         self._events: deque[SpanEvent] = deque(maxlen=EVENTS)
         self._error = ""
-        self._head = f"00-{random.getrandbits(64):016x}"
-        self._ids, self._span_ids = random.getrandbits(64), random.getrandbits(64)
+        # What the frames' ids are made of: all digits differ from frame to frame. Jaeger shows the first seven of a
+        # trace's id, and samplers look at the last ones.
+        self._ids, self._low_ids, self._span_ids = (random.getrandbits(64) for _ in range(3))
         self._deadline_nanos: int | None = None
         self._begun = _NEVER  # the last frame that was sent into the mesh
         self._around = (0, _NEVER)  # the frames that an event asks for, first and last
-        self._servers: dict[int, deque[tuple[int, Replica]]] = {}  # by hop: from which frame on who has answered
+        self._servers: dict[int, deque[Server]] = {}  # by hop, latest last
         # The last frames that have left; None for one that was kept already.
         self._recent: deque[audio_pb2.FrameContext | None] = deque(maxlen=AROUND_FRAMES)
         self._recent_wanted = False
 
     def opened(self, session_id: str, model_id: str, deadline_nanos: int | None) -> None:
-        """The session's facts; frames of a call without a deadline are only sampled."""
+        """The session's facts; frames of a call without a deadline are only sampled.
+
+        Sends a first span of the session: the frames of a call link to it, and its own comes when the call ends.
+        """
         self._session_id, self._model_id, self._deadline_nanos = session_id, model_id, deadline_nanos
+        self._tracer.send(FinishedSpan("session.open", child_of(self._session), self._session, self._began,
+                                       now_unix_nanos(), self._session_attributes()))
 
     def begin(self, sequence: int) -> str:
         """The traceparent of a frame that enters the mesh."""
@@ -78,11 +96,12 @@ class CallTrace:
         if sequence > last + 1 and last != _NEVER:
             self.event("skipped", {"moshimesh.frames": sequence - last - 1})
         number = (self._ids + sequence * _STRIDE) & _MASK
-        return f"{self._head}{number:016x}-{number ^ self._span_ids:016x}-00"
+        return f"00-{number:016x}{number ^ self._low_ids:016x}-{number ^ self._span_ids:016x}-00"
 
     def served_by(self, hop: audio_pb2.Hop, replica: Replica, sequence: int) -> None:
         """Who answers a hop's frames, from a number on."""
-        self._servers.setdefault(hop, deque(maxlen=SERVERS)).append((sequence, replica))
+        servers = self._servers.setdefault(hop, deque(maxlen=SERVERS))
+        servers.append(Server(sequence, replica, replica.tunnel.stream))
 
     def end(self, context: audio_pb2.FrameContext) -> SpanContext | None:
         """A frame has left the mesh; its span if it is kept."""
@@ -114,7 +133,7 @@ class CallTrace:
         self.event(change.value, {"moshimesh.service": service})
 
     def resumed(self, next_sequence: int) -> None:
-        """The call goes on behind a cut; the frames before `next_sequence` only bring the codec back to it."""
+        """The call goes on after a cut; the frames before `next_sequence` only bring the codec back to it."""
         self._note("resumed", {"moshimesh.sequence": next_sequence})
         self._around = (next_sequence, next_sequence + AROUND_FRAMES)
 
@@ -126,9 +145,13 @@ class CallTrace:
     def close(self) -> None:
         """Send the session's span."""
         self._keep_recent()
-        self._tracer.send(FinishedSpan("session", self._session, self._caller, self._began, now_unix_nanos(), {
-            "moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id, **_RPC},
-            kind=SpanKind.SERVER, events=tuple(self._events), error=self._error))
+        self._tracer.send(FinishedSpan(
+            "session", self._session, self._caller, self._began, now_unix_nanos(),
+            {**self._session_attributes(), **_RPC}, kind=SpanKind.SERVER, events=tuple(self._events),
+            error=self._error))
+
+    def _session_attributes(self) -> Attributes:
+        return {"moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id}
 
     def _note(self, name: str, attributes: Attributes) -> None:
         self._events.append((name, now_unix_nanos(), attributes))
@@ -155,50 +178,61 @@ class CallTrace:
         if frame is None:
             return None
         first, last = context.hops[0], context.hops[-1]
-        end = last.returned_unix_nanos or last.finished_unix_nanos  # without an answer, it ends where it came back
         attributes: dict[str, str | int | float | bool] = {
             "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
             "moshimesh.model_id": self._model_id, "moshimesh.kept_because": because}
         if (slack_nanos := self._slack_nanos(context)) is not None:
             attributes["moshimesh.deadline_slack_ms"] = slack_nanos / 1e6
+        began = longest_nanos = 0
+        for hop in context.hops:
+            server = self._server(hop.hop, context.sequence)
+            if server is not None:
+                times = self._keep_hop(context, frame, hop, server, began)
+            else:
+                times = HopTimes.of(_timing(hop), began)
+                send_hop(self._tracer, HOP_NAMES[hop.hop], frame, times, {})
+            began = times.finished
+            if times.finished - times.start > longest_nanos:
+                longest_nanos = times.finished - times.start
+                attributes["moshimesh.slowest_hop"] = HOP_NAMES[hop.hop]
+                part_nanos, attributes["moshimesh.slowest_part"] = max(
+                    (end - start, part) for part, start, end in times.parts())
+                attributes["moshimesh.slowest_part_ms"] = part_nanos / 1e6
+        end = last.returned_unix_nanos or last.finished_unix_nanos  # without an answer, it ends where it came back
         self._tracer.send(FinishedSpan("frame", frame, None, first.received_unix_nanos, end, attributes,
                                        links=(self._session,)))
-        send_hop(self._tracer, HOP_NAMES[first.hop], frame, _timing(first), {})
-        began = first.finished_unix_nanos
-        for hop in context.hops:
-            replica = self._server(hop.hop, context.sequence)
-            if replica is not None:
-                began = self._keep_hop(context, frame, hop, replica, began)
-        if last.hop == audio_pb2.HOP_GATEWAY_EMIT:
-            send_hop(self._tracer, HOP_NAMES[last.hop], frame, _timing(last), {}, began=began)
         return frame
 
-    def _server(self, hop: audio_pb2.Hop, sequence: int) -> Replica | None:
-        """The replica that answered a frame; None for the gateway's own hops."""
-        for first, replica in reversed(self._servers.get(hop, ())):
-            if first <= sequence:
-                return replica
+    def _server(self, hop: audio_pb2.Hop, sequence: int) -> Server | None:
+        """Who answered a frame; None for the gateway's own hops."""
+        for server in reversed(self._servers.get(hop, ())):
+            if server.first_sequence <= sequence:
+                return server
         return None
 
-    def _keep_hop(self, context: audio_pb2.FrameContext, frame: SpanContext, hop: audio_pb2.HopTiming, replica: Replica,
-                  began: int) -> int:
-        """Have a service send its spans of a frame, which left the hop before at `began`; when it left this one.
+    def _keep_hop(self, context: audio_pb2.FrameContext, frame: SpanContext, hop: audio_pb2.HopTiming, server: Server,
+                  began: int) -> HopTimes:
+        """Have a service send its spans of a frame, which left the hop before at `began`; when it was at this one.
 
         The estimate of its clock must not contradict this very frame: it can't have been there before it was sent, nor
         after it had returned.
         """
-        offset, uncertain = replica.clock.offset()
+        offset, uncertain = server.replica.clock.offset()
         offset = max(hop.finished_unix_nanos - hop.returned_unix_nanos,
                      min(hop.received_unix_nanos - hop.sent_unix_nanos, offset))
-        if not replica.tunnel.keep(tunnel_pb2.Keep(
+        times = HopTimes.of(_timing(hop), began, offset)
+        # What the gateway can say itself, from the timings that have come with the frame, should the service be lost.
+        tell = functools.partial(send_hop, self._tracer, HOP_NAMES[hop.hop], frame, times, {
+            "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
+            "moshimesh.tick": hop.tick, "moshimesh.batch_size": hop.batch_size,
+            "server.address": server.replica.address, **clock_attributes(offset, uncertain)}, kind=SpanKind.CLIENT)
+        if server.stream is None:
+            tell()
+        else:
+            server.stream.keep(tunnel_pb2.Keep(
                 traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop, began_unix_nanos=began,
-                clock_offset_nanos=offset, clock_uncertain=uncertain)):
-            # It is gone, or on its way, and so are its timings, but for those that have come with the frame.
-            send_hop(self._tracer, HOP_NAMES[hop.hop], frame, _timing(hop), {
-                "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
-                "moshimesh.tick": hop.tick, "moshimesh.batch_size": hop.batch_size, "server.address": replica.address,
-                **clock_attributes(offset, uncertain)}, began=began, offset=offset, kind=SpanKind.CLIENT)
-        return hop.finished_unix_nanos - offset
+                clock_offset_nanos=offset, clock_uncertain=uncertain), tell)
+        return times
 
 
 def _timing(hop: audio_pb2.HopTiming) -> Timing:
