@@ -21,7 +21,7 @@ from services.lm.sampling import Sampling
 from services.lm.server import LmServer
 from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
-from services.mesh.serving import MeshServer
+from services.mesh.process import MeshServer
 from services.mesh.telemetry import FrameTracer
 
 

@@ -9,7 +9,8 @@ import grpc
 from typing_extensions import Self
 
 from services.gateway.peers.tunnel import Tunnel
-from services.mesh.serving import Servable
+from services.mesh.process import Servable
+from services.mesh.serving import RunningStreams, register
 
 
 class Served:
@@ -20,7 +21,8 @@ class Served:
 
     async def __aenter__(self) -> Self:
         self._server = grpc.aio.server()
-        self.service.register(self._server)
+        for service in self.service.services:
+            register(self._server, service, RunningStreams())
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")

@@ -9,7 +9,7 @@ from services.codec.config import CodecConfig
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
-from services.mesh.serving import MeshServer, run
+from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
 log = logging.getLogger("codec")

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 from moshimesh.audio.v1 import audio_pb2
-from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
+from moshimesh.codec.v1 import codec_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.mesh import logs
-from services.mesh.batching import Batcher, Slot, Timing
+from services.mesh.batching import Batcher, Slot
 from services.mesh.errors import InvalidRequest
 from services.mesh.gathering import Gathering
+from services.mesh.incoming import Incoming, read_config_message, read_payloads
 from services.mesh.recorder import HopRecorder
-from services.mesh.samples import check_samples
-from services.mesh.serving import (
-    Context,
-    check_frame_codes,
-    check_session_id,
-    read_config_message,
-    read_payloads,
-    stream,
-)
+from services.mesh.samples import check_frame_codes, check_samples, check_session_id
+from services.mesh.serving import Service
 from services.mesh.telemetry import FrameTracer
-from services.mesh.timings import answer_context
+from services.mesh.timings import Timing, answer_context
 from services.mesh.tunnel import TunnelServer
 
 if TYPE_CHECKING:  # this file speaks gRPC, that one torch
@@ -71,15 +64,14 @@ class CodecStepper:
         return list(zip(items, answers, strict=True))
 
 
-class CodecServer(codec_pb2_grpc.CodecServiceServicer):
+class CodecServer:
     """Encode and Decode, each over an engine of its own."""
-
-    full_name = DESCRIPTOR.full_name
 
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
-        self.stall_s = stall_s
-        self._tunnel = TunnelServer(self, DESCRIPTOR, self._keep)
+        service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s)
+        self._tunnel = TunnelServer(service, self._keep)
+        self.services = (service, self._tunnel.service)
         # One number for both halves: theirs differ by a frame or two.
         priming_frames = max(encoder.facts.priming_frames, decoder.facts.priming_frames)
         self.facts: CodecFacts = replace(encoder.facts, priming_frames=priming_frames)
@@ -95,11 +87,6 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         self._recorders = {hop: HopRecorder(tracer, hop, batcher.total, model_id, batcher.recent)
                            for hop, batcher in ((audio_pb2.HOP_CODEC_ENCODE, self._encode),
                                                 (audio_pb2.HOP_CODEC_DECODE, self._decode))}
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the handlers to a server."""
-        codec_pb2_grpc.add_CodecServiceServicer_to_server(self, server)
-        self._tunnel.register(server)
 
     @property
     def batchers(self) -> Sequence[Batcher[Any, Any, Any]]:
@@ -117,16 +104,15 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
         await self._decode.close()
         self._tracer.close()
 
-    async def GetInfo(self, request: codec_pb2.GetInfoRequest, context: Context) -> codec_pb2.GetInfoResponse:
+    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
         """Facts about the codec, and its room."""
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self._encode.total, encode_slots_free=self._encode.free,
             decode_slots_total=self._decode.total, decode_slots_free=self._decode.free,
             draining=self._encode.draining, **self._announced)
 
-    @stream
-    async def Encode(self, requests: AsyncIterator[codec_pb2.EncodeRequest], context: Context
-                     ) -> AsyncIterator[codec_pb2.EncodeResponse]:
+    async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]
+                     ) -> AsyncGenerator[codec_pb2.EncodeResponse, None]:
         """One session's audio to codes."""
         config: codec_pb2.EncodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
@@ -147,9 +133,8 @@ class CodecServer(codec_pb2_grpc.CodecServiceServicer):
                     codes=codes.tolist()))
         yield codec_pb2.EncodeResponse(summary=codec_pb2.EncodeSummary(frames=frames))
 
-    @stream
-    async def Decode(self, requests: AsyncIterator[codec_pb2.DecodeRequest], context: Context
-                     ) -> AsyncIterator[codec_pb2.DecodeResponse]:
+    async def decode(self, requests: Incoming[codec_pb2.DecodeRequest]
+                     ) -> AsyncGenerator[codec_pb2.DecodeResponse, None]:
         """One session's codes to audio."""
         config: codec_pb2.DecodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)

@@ -23,7 +23,7 @@ from services.gateway.watching.metering import GatewayMetrics
 from services.gateway.watching.watcher import watcher
 from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
-from services.mesh.serving import MeshServer, run
+from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
 log = logging.getLogger("gateway")

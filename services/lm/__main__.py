@@ -11,7 +11,7 @@ from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
-from services.mesh.serving import MeshServer, run
+from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
 
 if TYPE_CHECKING:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import numpy as np
 from moshimesh.audio.v1 import audio_pb2
-from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+from moshimesh.lm.v1 import lm_pb2
 
 from services.lm.past import Past, read_past
 from services.lm.sampling import Sampling
@@ -18,15 +17,10 @@ from services.lm.text import PieceTable, TextStream
 from services.mesh import logs
 from services.mesh.batching import Batcher
 from services.mesh.errors import InvalidRequest
+from services.mesh.incoming import Incoming, read_config_message, read_payloads
 from services.mesh.recorder import HopRecorder
-from services.mesh.serving import (
-    Context,
-    check_frame_codes,
-    check_session_id,
-    read_config_message,
-    read_payloads,
-    stream,
-)
+from services.mesh.samples import check_frame_codes, check_session_id
+from services.mesh.serving import Service
 from services.mesh.telemetry import FrameTracer
 from services.mesh.timings import answer_context
 from services.mesh.tunnel import TunnelServer
@@ -73,27 +67,21 @@ class LmStepper:
         return list(zip(items, tokens, strict=True))
 
 
-class LmServer(lm_pb2_grpc.LmServiceServicer):
+class LmServer:
     """Step over one engine."""
-
-    full_name = DESCRIPTOR.full_name
 
     def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
-        self.stall_s = stall_s
         self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
         self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id, self._batcher.recent)
-        self._tunnel = TunnelServer(self, DESCRIPTOR, self._recorder.keep)
+        service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Step": self.step}, stall_s)
+        self._tunnel = TunnelServer(service, self._recorder.keep)
+        self.services = (service, self._tunnel.service)
         self.facts = engine.facts
         self._model_id = model_id
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._tracer = tracer
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the handlers to a server."""
-        lm_pb2_grpc.add_LmServiceServicer_to_server(self, server)
-        self._tunnel.register(server)
 
     @property
     def batchers(self) -> Sequence[Batcher[Any, Any, Any]]:
@@ -110,7 +98,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
         await self._batcher.close()
         self._tracer.close()
 
-    async def GetInfo(self, request: lm_pb2.GetInfoRequest, context: Context) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
         """Facts about the model, and its room."""
         facts = self.facts
         return lm_pb2.GetInfoResponse(
@@ -120,9 +108,7 @@ class LmServer(lm_pb2_grpc.LmServiceServicer):
             weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame,
             draining=self._batcher.draining)
 
-    @stream
-    async def Step(self, requests: AsyncIterator[lm_pb2.StepRequest], context: Context
-                   ) -> AsyncIterator[lm_pb2.StepResponse]:
+    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
         """One session's steps."""
         config: lm_pb2.StepConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)

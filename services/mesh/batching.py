@@ -25,6 +25,7 @@ from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import Draining, EngineFailed, NoFreeSlot
 from services.mesh.gathering import Gathering
 from services.mesh.testhooks import TickDelay
+from services.mesh.timings import Timing
 
 log = logging.getLogger(__name__)
 
@@ -55,23 +56,6 @@ class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
 
     def step(self, rows: Sequence[int], payloads: Sequence[PayloadIn]) -> Sequence[ResultOut]:
         """One result for each named row, in their order; other rows are untouched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """When a frame was where, in Unix nanoseconds, and the batch that served it: its number and its rows."""
-
-    received: int
-    dequeued: int
-    started: int
-    finished: int
-    tick: int
-    rows: Sequence[int]
-
-    @property
-    def batch_size(self) -> int:
-        """Frames in the batch."""
-        return len(self.rows)
 
 
 class Work(NamedTuple):

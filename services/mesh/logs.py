@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from contextvars import Context, ContextVar
 
 from services.mesh.config import ServiceConfig
@@ -62,3 +63,22 @@ def configure(config: ServiceConfig, program: str) -> None:
     handler.setFormatter(JsonLines(program) if config.log_format == "json" else logging.Formatter(
         f"%(asctime)s.%(msecs)03d {program:<8} %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
+
+
+class Sparing:
+    """Logs at most one line in `every_s`, since a caller could ask for any number; the next line counts the others."""
+
+    def __init__(self, log: logging.Logger, every_s: float = 10.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._every_s, self._now = log, every_s, now
+        self._next = float("-inf")
+        self._left_out = 0
+
+    def warning(self, message: str, *arguments: object) -> None:
+        """Log a warning, or count it."""
+        if self._now() < self._next:
+            self._left_out += 1
+            return
+        if self._left_out:
+            message, arguments = f"{message} (and %d lines like this one before)", (*arguments, self._left_out)
+        self._next, self._left_out = self._now() + self._every_s, 0
+        self._log.warning(message, *arguments)

@@ -1,6 +1,8 @@
-"""What samples of audio may be."""
+"""What a caller may send: samples of audio, frames of codes, names."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,3 +20,21 @@ def check_samples(pcm: npt.NDArray[np.float32], field: str) -> None:
         raise InvalidRequest("BAD_PCM", f"samples must be between -{LOUDEST:.0f} and {LOUDEST:.0f} (nominally -1 to "
                              "1), got a louder one, infinity or NaN", field=field,
                              accepted=f"-{LOUDEST:.0f}..{LOUDEST:.0f}")
+
+
+def check_frame_codes(codes: Sequence[int], codebooks: int, cardinality: int, field: str = "frame.codes") -> None:
+    """Refuse a frame of codes that the model can't take."""
+    if len(codes) != codebooks:
+        raise InvalidRequest("BAD_CODES", f"a frame must have {codebooks} codes, got {len(codes)}",
+                             field=field, accepted=codebooks)
+    if max(codes) >= cardinality:
+        raise InvalidRequest("BAD_CODES", f"codes must be between 0 and {cardinality - 1}, got {max(codes)}",
+                             field=field, accepted=f"0..{cardinality - 1}")
+
+
+def check_session_id(session_id: str) -> str:
+    """Refuse an id that would not do in a log line or a key."""
+    if not 1 <= len(session_id) <= 128 or not session_id.isprintable():
+        raise InvalidRequest("BAD_SESSION_ID", "session_id must have 1 to 128 printable characters, got "
+                             f"{len(session_id)}", field="config.session_id")
+    return session_id

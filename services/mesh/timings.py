@@ -1,10 +1,28 @@
-"""Timings of a frame, as they travel in its context."""
+"""When a frame was where: as a service measures it, and as it travels in the frame's context."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from moshimesh.audio.v1 import audio_pb2
 
-from services.mesh.batching import Timing
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a frame was where, in Unix nanoseconds, and the batch that served it: its number and its rows."""
+
+    received: int
+    dequeued: int
+    started: int
+    finished: int
+    tick: int
+    rows: Sequence[int]
+
+    @property
+    def batch_size(self) -> int:
+        """Frames in the batch."""
+        return len(self.rows)
 
 
 def answer_context(context: audio_pb2.FrameContext, hop: audio_pb2.Hop, timing: Timing) -> audio_pb2.FrameContext:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf import message_factory
-from google.protobuf.descriptor import ServiceDescriptor
-from moshimesh.tunnel.v1 import tunnel_pb2, tunnel_pb2_grpc
+from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.mesh.errors import InvalidRequest, MeshError
-from services.mesh.serving import Context, internal_error, stream
+from services.mesh.incoming import Incoming
+from services.mesh.serving import Service, internal_error
 
+DESCRIPTOR = tunnel_pb2.DESCRIPTOR.services_by_name["TunnelService"]
 # Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
 # moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/path/stage.py).
 WAITING_REQUESTS = 160
@@ -75,27 +75,16 @@ class Outbox(list[Item]):
         return messages
 
 
-class TunnelServer(tunnel_pb2_grpc.TunnelServiceServicer):
+class TunnelServer:
     """Tunnels to the bidi methods of one service."""
 
-    def __init__(self, service: Any, descriptor: ServiceDescriptor,
-                 keep: Callable[[tunnel_pb2.Keep], None] = lambda keep: None) -> None:
+    def __init__(self, service: Service, keep: Callable[[tunnel_pb2.Keep], None] = lambda keep: None) -> None:
         """`keep` hears which frames are to have their spans sent."""
-        self.stall_s: float = service.stall_s
+        self.service = Service(DESCRIPTOR, {"Tunnel": self.tunnel}, service.stall_s)
         self.keep = keep
         self.draining = False
         self._tunnels: set[_Tunnel] = set()
-        self._service = service
-        self._methods = {
-            f"/{descriptor.full_name}/{method.name}": (
-                # Below @stream, which speaks to a gRPC context; a tunnelled call has none.
-                getattr(type(service), method.name).__wrapped__,
-                message_factory.GetMessageClass(method.input_type).FromString)
-            for method in descriptor.methods if method.client_streaming and method.server_streaming}
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the handler to a server."""
-        tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(self, server)
+        self._methods = service.bidi
 
     def drain(self) -> None:
         """Let each tunnel end with its last call."""
@@ -103,9 +92,8 @@ class TunnelServer(tunnel_pb2_grpc.TunnelServiceServicer):
         for tunnel in self._tunnels:
             tunnel.outbox.wake()
 
-    @stream
-    async def Tunnel(self, requests: AsyncIterator[tunnel_pb2.TunnelRequest], context: Context
-                     ) -> AsyncIterator[tunnel_pb2.TunnelResponse]:
+    async def tunnel(self, requests: Incoming[tunnel_pb2.TunnelRequest]
+                     ) -> AsyncGenerator[tunnel_pb2.TunnelResponse, None]:
         """One tunnel."""
         tunnel = _Tunnel(self)
         self._tunnels.add(tunnel)
@@ -119,18 +107,19 @@ class TunnelServer(tunnel_pb2_grpc.TunnelServiceServicer):
                         yield tunnel_pb2.TunnelResponse(draining=True)
                     if items:
                         yield tunnel_pb2.TunnelResponse(items=items)
+                if reader.done():
+                    reader.result()  # raises what it has met
         finally:
             self._tunnels.discard(tunnel)
             reader.cancel()
             await tunnel.close()
 
-    def start(self, method: str, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    def start(self, method: str, requests: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
         """Begin a call. Raises InvalidRequest for a method that the service does not have."""
         if method not in self._methods:
             raise InvalidRequest("UNKNOWN_METHOD", f"no bidi method {method} here", field="open")
         handler, parse = self._methods[method]
-        responses: AsyncIterator[Any] = handler(self._service, _parsed(requests, parse), None)
-        return responses
+        return handler(Incoming(requests, parse))
 
 
 class _Tunnel:
@@ -148,12 +137,14 @@ class _Tunnel:
         return not self._calls and not self.outbox and (self._half_closed or self._server.draining)
 
     async def read(self, requests: AsyncIterator[tunnel_pb2.TunnelRequest]) -> None:
-        """Hand every item to its call."""
-        async for request in requests:
-            for item in request.items:
-                self._receive(item)
-        self._half_closed = True
-        self.outbox.wake()
+        """Hand every item to its call. Raises InvalidRequest at what is no message of a tunnel."""
+        try:
+            async for request in requests:
+                for item in request.items:
+                    self._receive(item)
+            self._half_closed = True
+        finally:
+            self.outbox.wake()
 
     def _receive(self, item: tunnel_pb2.RequestItem) -> None:
         kind = item.WhichOneof("item")
@@ -183,7 +174,7 @@ class _Tunnel:
                 async for response in responses:
                     self.outbox.put(tunnel_pb2.ResponseItem(call=call, message=response.SerializeToString()))
             finally:
-                await responses.aclose()  # type: ignore[attr-defined]
+                await responses.aclose()
         except MeshError as error:
             return _end_with(error)
         except Exception as error:
@@ -207,11 +198,6 @@ class _Tunnel:
 async def _until_none(waiting: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
     while (data := await waiting.get()) is not None:
         yield data
-
-
-async def _parsed(requests: AsyncIterator[bytes], parse: Any) -> AsyncIterator[Any]:
-    async for data in requests:
-        yield parse(data)
 
 
 def _end_with(error: MeshError) -> tunnel_pb2.CallEnd:

@@ -6,15 +6,15 @@ Served through real gRPC on real ports, so that stages move between real replica
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import grpc
 from moshimesh.audio.v1 import audio_pb2
-from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+from moshimesh.lm.v1 import lm_pb2
 
 from services.mesh.errors import Draining, NoFreeSlot
-from services.mesh.serving import read_config_message, read_payloads, stream
+from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import TunnelServer
 
 USER, OWN, DELAY, CONTEXT = 2, 2, 1, 1000
@@ -34,10 +34,8 @@ class Checksum:
         return None if self.steps <= DELAY else [self._state % 500, self._state % 64, self._state // 64 % 64]
 
 
-class FakeLm(lm_pb2_grpc.LmServiceServicer):
+class FakeLm:
     """One replica."""
-
-    stall_s = 5.0
 
     def __init__(self, slots: int = 8) -> None:
         self.slots, self.held = slots, 0
@@ -48,12 +46,15 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
         self.opening_until.set()
         self.answering = asyncio.Event()  # cleared: it hangs with its connections alive
         self.answering.set()
-        self._tunnel = TunnelServer(self, lm_pb2.DESCRIPTOR.services_by_name["LmService"])
+        service = Service(lm_pb2.DESCRIPTOR.services_by_name["LmService"],
+                          {"GetInfo": self.get_info, "Step": self.step}, stall_s=5.0)
+        self._tunnel = TunnelServer(service)
+        self._services = (service, self._tunnel.service)
 
     async def start(self, port: int = 0) -> str:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        lm_pb2_grpc.add_LmServiceServicer_to_server(self, self._server)
-        self._tunnel.register(self._server)
+        for service in self._services:
+            register(self._server, service, RunningStreams())
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         await self._server.start()
         return f"127.0.0.1:{self.port}"
@@ -65,15 +66,13 @@ class FakeLm(lm_pb2_grpc.LmServiceServicer):
         self.draining = True
         self._tunnel.drain()
 
-    async def GetInfo(self, request: lm_pb2.GetInfoRequest, context: Any) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
         return lm_pb2.GetInfoResponse(model_id="checksum", user_codebooks=USER, own_codebooks=OWN, delay_frames=DELAY,
                                       context_frames=CONTEXT, slots_total=self.slots,
                                       slots_free=self.slots - self.held, draining=self.draining)
 
-    @stream
-    async def Step(self, requests: AsyncIterator[lm_pb2.StepRequest], context: Any
-                   ) -> AsyncIterator[lm_pb2.StepResponse]:
+    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
         config = await read_config_message(requests)
         if self.draining:
             raise Draining("this replica is stopping")

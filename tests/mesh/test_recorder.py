@@ -5,9 +5,9 @@ from __future__ import annotations
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
-from services.mesh.batching import Timing
 from services.mesh.recorder import FRAMES_PER_SLOT, HopRecorder
 from services.mesh.telemetry import FinishedSpan, FrameTracer
+from services.mesh.timings import Timing
 
 MS = 1_000_000
 SLOTS = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
 import pytest
@@ -12,7 +12,8 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.gateway.peers.tunnel import Call, Method, Tunnel
 from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, PeerRefused
-from services.mesh.serving import Context, stream
+from services.mesh.incoming import Incoming
+from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import LAZY_S, WAITING_REQUESTS, TunnelServer
 
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
@@ -23,16 +24,18 @@ DECODE = Method(f"/{DESCRIPTOR.full_name}/Decode", codec_pb2.DecodeRequest, code
 class Echo:
     """Encode answers each frame with its number as a code; Decode refuses in several ways."""
 
-    stall_s = 10.0
-
     def __init__(self) -> None:
+        self.service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode},
+                               stall_s=10.0)
         self.running = 0
         self.release = asyncio.Event()
         self.release.set()
 
-    @stream
-    async def Encode(self, requests: AsyncIterator[codec_pb2.EncodeRequest], context: Context
-                     ) -> AsyncIterator[codec_pb2.EncodeResponse]:
+    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
+        return codec_pb2.GetInfoResponse()
+
+    async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]
+                     ) -> AsyncGenerator[codec_pb2.EncodeResponse, None]:
         self.running += 1
         try:
             async for request in requests:
@@ -43,9 +46,8 @@ class Echo:
         finally:
             self.running -= 1
 
-    @stream
-    async def Decode(self, requests: AsyncIterator[codec_pb2.DecodeRequest], context: Context
-                     ) -> AsyncIterator[codec_pb2.DecodeResponse]:
+    async def decode(self, requests: Incoming[codec_pb2.DecodeRequest]
+                     ) -> AsyncGenerator[codec_pb2.DecodeResponse, None]:
         async for request in requests:
             if request.config.session_id == "full":
                 raise NoFreeSlot("no room", slots=3)
@@ -56,9 +58,9 @@ class Echo:
 @pytest.fixture
 async def served() -> AsyncIterator[tuple[Echo, TunnelServer, Tunnel, grpc.aio.Server]]:
     echo = Echo()
-    tunnels = TunnelServer(echo, DESCRIPTOR)
+    tunnels = TunnelServer(echo.service)
     server = grpc.aio.server()
-    tunnels.register(server)
+    register(server, tunnels.service, RunningStreams())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

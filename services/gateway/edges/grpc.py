@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
-import grpc
 from moshimesh.audio.v1 import audio_pb2
-from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
+from moshimesh.gateway.v1 import conversation_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls import events
@@ -15,25 +14,20 @@ from services.gateway.calls.callers import Audio, Caller, New, Opening, Resumed
 from services.gateway.calls.desk import Desk
 from services.gateway.edges import pcm
 from services.gateway.edges.farewell import Requests, with_farewell
-from services.mesh.errors import InvalidRequest, MeshError
-from services.mesh.serving import Context, read_config_message, read_payloads, stream
+from services.mesh.errors import InvalidRequest
+from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.serving import Service
 
-FULL_NAME = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name
+DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
 KEY_HEADER = "x-api-key"
 
 
-class GrpcEdge(conversation_pb2_grpc.ConversationServiceServicer):
+class GrpcEdge:
     """ConversationService over one desk."""
 
-    full_name = FULL_NAME
-
     def __init__(self, desk: Desk, stall_s: float) -> None:
-        self.stall_s = stall_s
+        self.services = (Service(DESCRIPTOR, {"GetInfo": self.get_info, "Converse": self.converse}, stall_s),)
         self._desk = desk
-
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the handlers to a server."""
-        conversation_pb2_grpc.add_ConversationServiceServicer_to_server(self, server)
 
     def drain(self) -> None:
         """Take nobody new."""
@@ -43,32 +37,26 @@ class GrpcEdge(conversation_pb2_grpc.ConversationServiceServicer):
         """Give back what the desk holds."""
         await self._desk.close()
 
-    async def GetInfo(self, request: conversation_pb2.GetInfoRequest, context: Context
-                      ) -> conversation_pb2.GetInfoResponse:
+    async def get_info(self, request: conversation_pb2.GetInfoRequest) -> conversation_pb2.GetInfoResponse:
         """Facts about the mesh, and its room."""
-        try:
-            info = await self._desk.info()
-        except MeshError as error:
-            await error.abort(context)
+        info = await self._desk.info()
         return conversation_pb2.GetInfoResponse(
             model_id=info.model_id, sample_rate_hertz=info.sample_rate_hertz, samples_per_frame=info.samples_per_frame,
             slots_total=info.slots_total, slots_free=info.slots_free)
 
-    @stream
-    async def Converse(self, requests: AsyncIterator[conversation_pb2.ConverseRequest], context: Context
-                       ) -> AsyncIterator[conversation_pb2.ConverseResponse]:
+    async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
+                       ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         """One conversation, new or resumed."""
+        caller = Caller.with_key(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
         async with Requests(requests) as inbox, contextlib.aclosing(
-                with_farewell(self._converse(inbox, context), inbox, "Converse")) as responses:
+                with_farewell(self._converse(inbox, caller), inbox, "Converse")) as responses:
             async for response in responses:
                 yield response
 
-    async def _converse(self, requests: AsyncIterator[conversation_pb2.ConverseRequest], context: Context
+    async def _converse(self, requests: Requests, caller: Caller
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
         encoding = config.encoding or audio_pb2.AUDIO_ENCODING_PCM_F32LE
-        metadata = dict(context.invocation_metadata() or ())
-        caller = Caller.with_key(str(metadata.get(KEY_HEADER, "")), context.peer(), "grpc")
         pieces = (Audio(pcm.decode(chunk.pcm, encoding)) async for chunk in read_payloads(requests, "audio"))
         async with contextlib.aclosing(self._desk.hold(caller, _opening(config), pieces)) as told:
             async for event in told:

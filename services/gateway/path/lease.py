@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol
 from services.gateway.peers.replicas import Replica, Replicas, movable
 from services.gateway.peers.tunnel import Call, Method, RequestMessage, ResponseMessage
 from services.mesh.errors import MeshError, PeerLost
-from services.mesh.serving import next_within
+from services.mesh.incoming import next_within
 
 OPEN_S = 10.0  # to clear a row, or to rebuild some from minutes of history; a lost replica is noticed at once
 

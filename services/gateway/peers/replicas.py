@@ -24,7 +24,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 from services.gateway.peers.clocks import PeerClock
 from services.gateway.peers.tunnel import Method, Tunnel
 from services.mesh.errors import MeshError, ModelMismatch, NoFreeSlot, PeerLost, from_rpc_error
-from services.mesh.serving import CHANNEL_OPTIONS
+from services.mesh.transport import CHANNEL_OPTIONS
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from opentelemetry.trace import SpanContext, SpanKind
 from services.gateway.path.observer import Change
 from services.gateway.peers.replicas import Replica
 from services.gateway.peers.tunnel import Stream
-from services.mesh.batching import Timing
 from services.mesh.clock import now_unix_nanos
 from services.mesh.recorder import HOP_NAMES, HopTimes, clock_attributes, send_hop
 from services.mesh.telemetry import (
@@ -32,6 +31,7 @@ from services.mesh.telemetry import (
     new_trace,
     read_traceparent,
 )
+from services.mesh.timings import Timing
 
 # Frames that are kept before and after an event of their session: half a second, what one would look at.
 AROUND_FRAMES = 6

@@ -1,0 +1,135 @@
+"""A service as a process: one port with health and reflection, a start that says why it fails, a stop that drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.mesh import logs
+from services.mesh.config import ServiceConfig
+from services.mesh.errors import Draining
+from services.mesh.serving import RunningStreams, Service, register
+from services.mesh.transport import SERVER_OPTIONS
+
+log = logging.getLogger(__name__)
+
+# After the grace of a drain a service ends its calls itself, and may say so in-band; the rest are ended from here.
+FAREWELL_S = 1.0
+# Calls that were ended with a reason: this long their last message has to get out.
+CUT_S = 1.0
+CLEAN_UP_S = 2.0  # for the handlers of calls that have ended to run to their own end; usually milliseconds
+
+
+class Servable(Protocol):
+    """What a process serves."""
+
+    @property
+    def services(self) -> Sequence[Service]:
+        """Its gRPC services."""
+
+    def drain(self) -> None:
+        """Take nobody new."""
+
+    async def close(self) -> None:
+        """Give back what it holds, after the last call has ended."""
+
+
+class MeshServer:
+    """A bound port that becomes ready when its service is."""
+
+    def __init__(self, config: ServiceConfig, program: str) -> None:
+        """Bind at once, so that a busy port is known before a model is loaded."""
+        self.program = program
+        self._drain_s = config.drain_s
+        try:
+            _probe(config.host, config.port)  # gRPC would say it in several lines of its own
+        except OSError as error:
+            raise SystemExit(f"{program}: can't listen on {config.host}:{config.port} ({error.strerror}); choose "
+                             "another port with --port") from None
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self._running = RunningStreams()
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
+        self.address = f"{host}:{self.port}"
+
+    async def start(self, served: Servable) -> None:
+        """Serve, and say that it is ready."""
+        self._served = served
+        for service in served.services:
+            register(self._server, service, self._running)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [service.name for service in served.services]
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._server.start()
+        # What is there by now stays. Looking through all of it again, with torch 200 000 objects, would stall every
+        # call for 0.1 s about once a minute; from here on only what calls leave behind is looked at.
+        gc.collect()
+        gc.freeze()
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nobody new, let running calls end for `grace_s`, then end them."""
+        self._served.drain()
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(grace_s + FAREWELL_S + CUT_S))
+        await asyncio.wait((stopping,), timeout=grace_s + FAREWELL_S)
+        self._running.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
+        await stopping
+        # gRPC waits for its calls' ends, not for what their handlers still have to say: the last record, a span.
+        await self._running.cleaned_up(CLEAN_UP_S)
+        await self._served.close()
+
+    async def run_until_signal(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(1)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await stop.wait()
+        log.info("draining for at most %.0f s; a second signal ends at once", self._drain_s)
+        await self.stop(self._drain_s)
+        log.info("stopped")
+
+
+def _probe(host: str, port: int) -> None:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
+    """Run a service's main coroutine with logs set up; known failures end with one line and exit code 1."""
+    logs.configure(config, program)
+    # Until run_until_signal takes over: as process 1 of a container, SIGTERM would be ignored while a model loads.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{program}: stopped while it was starting"))
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(main())
+        except Exception as error:
+            log.debug("ended by an error", exc_info=True)  # --log-level debug shows it
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            if config.log_format == "json":
+                log.error("%s", lines[0])
+                raise SystemExit(1) from None
+            raise SystemExit(f"{program}: {lines[0]}") from None

@@ -1,0 +1,139 @@
+"""A service as a process has it: its health, its reflection, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
+
+from services.mesh.config import ServiceConfig
+from services.mesh.incoming import Incoming
+from services.mesh.process import MeshServer
+from services.mesh.serving import Service
+
+DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
+
+
+class Waiting:
+    """A service whose calls are ready at once and then never end by themselves."""
+
+    def __init__(self) -> None:
+        self.services = (Service(DESCRIPTOR, {"GetInfo": self.get_info, "Step": self.step}, stall_s=5.0),)
+        self.running, self.closed = 0, False
+
+    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+        return lm_pb2.GetInfoResponse()
+
+    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
+        self.running += 1
+        try:
+            yield lm_pb2.StepResponse(ready=lm_pb2.StepReady())
+            await asyncio.Event().wait()
+        finally:
+            self.running -= 1
+
+    def drain(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[Waiting, MeshServer]]:
+    waiting = Waiting()
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(waiting)
+    yield waiting, server
+    gc.unfreeze()
+    await server.stop(0)
+
+
+async def test_what_is_loaded_is_not_looked_through_again() -> None:
+    loaded = [[number] for number in range(1000)]
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(Waiting())
+    try:
+        looked_through = {id(one) for one in gc.get_objects()}
+        assert gc.get_freeze_count() > len(loaded)
+        assert not any(id(one) in looked_through for one in loaded)
+    finally:
+        gc.unfreeze()
+        await server.stop(0)
+
+
+async def test_reflection_lists_and_describes_the_services(served) -> None:
+    _, server = served
+
+    def ask() -> None:
+        with grpc.insecure_channel(server.address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            assert {"moshimesh.lm.v1.LmService", "grpc.health.v1.Health"} <= set(database.get_services())
+            described = database.FindFileContainingSymbol("moshimesh.lm.v1.LmService")
+            assert [method.name for service in described.service for method in service.method] == ["GetInfo", "Step"]
+
+    await asyncio.to_thread(ask)
+
+
+async def test_health_is_said_by_name_and_of_all(served) -> None:
+    _, server = served
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        for name in ("", "moshimesh.lm.v1.LmService"):
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_calls_that_outlast_a_drain_are_ended_with_a_reason() -> None:
+    waiting = Waiting()
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(waiting)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = lm_pb2_grpc.LmServiceStub(channel).Step()
+        await call.read()
+        stopping = asyncio.create_task(server.stop(0.1))
+        with pytest.raises(grpc.aio.AioRpcError, match="test stops now"):
+            await call.read()
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        await stopping
+    gc.unfreeze()
+    assert (waiting.running, waiting.closed) == (0, True)
+
+
+class Leaving(Waiting):
+    """A service whose handler has something to write when its caller has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happened: list[str] = []
+
+    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
+        try:
+            yield lm_pb2.StepResponse(ready=lm_pb2.StepReady())
+            await asyncio.Event().wait()
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.3)
+            self.happened.append("said")
+
+    async def close(self) -> None:
+        self.happened.append("closed")
+
+
+async def test_a_service_is_closed_after_its_last_handler_has_ended() -> None:
+    """Else what a handler says in the end, such as its session's span, comes to a sender that has stopped."""
+    server, leaving = MeshServer(ServiceConfig(host="127.0.0.1"), "test"), Leaving()
+    await server.start(leaving)
+    gc.unfreeze()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = lm_pb2_grpc.LmServiceStub(channel).Step()
+        await call.read()
+        call.cancel()
+        await server.stop(5)
+    assert leaving.happened == ["said", "closed"]
