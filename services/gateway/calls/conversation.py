@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from services.gateway.calls.admission import rows_in_turn
 from services.gateway.calls.callers import Audio, Opening, Resumed
@@ -54,9 +54,9 @@ class Conversation:
         ingest = self._ingest(rows, origin)
         pipeline = Pipeline(rows, ingest, self._observer)
         with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
-                contextlib.closing(pipeline):
+                contextlib.closing(pipeline), self._told(session, pipeline):
             yield self._announce(rows, session, ingest)
-            async with self._in_conversation(session, pipeline, ingest, inputs):
+            async with self._heard(session, pipeline, ingest, inputs):
                 frames_out = 0
                 reading = Reading(rows.audio.frame_nanos / 1e9, self._opening.live, self._resources.stall_s)
                 async for event in pipeline.converse():
@@ -109,15 +109,23 @@ class Conversation:
             next_sequence=ingest.next_sequence, priming_frames=codec.priming_frames,
             frame_due_us=(codec.frame_phase_us - now_unix_nanos() // 1000) % (audio.frame_nanos // 1000))
 
-    @contextlib.asynccontextmanager
-    async def _in_conversation(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Audio]
-                               ) -> AsyncIterator[None]:
-        """Feed the pipeline with what the caller says, and with what befalls the call from elsewhere."""
+    @contextlib.contextmanager
+    def _told(self, session: Session, pipeline: Pipeline) -> Iterator[None]:
+        """Tell the caller what happens to the call from elsewhere."""
         session.on_lost = pipeline.fail
         session.on_available = lambda available: pipeline.tell(ResumeStatus(available))
         self._speaking.append((session, pipeline))
         for notice in self._first_notices():
             pipeline.tell(notice)
+        try:
+            yield
+        finally:
+            self._speaking.clear()
+
+    @contextlib.asynccontextmanager
+    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Audio]
+                     ) -> AsyncIterator[None]:
+        """Hear what the caller says, as long as it talks and a call may last."""
         longest_s = self._resources.longest_call_s
         last_call = asyncio.get_running_loop().call_later(
             max(session.began + longest_s - time.time(), 0), pipeline.fail,
@@ -127,7 +135,6 @@ class Conversation:
         try:
             yield
         finally:
-            self._speaking.clear()
             last_call.cancel()
             for task in tasks:
                 task.cancel()

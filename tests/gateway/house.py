@@ -1,0 +1,69 @@
+"""A gateway's desk in this process, with all that it needs: a real Redis, and replicas that compute little."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from services.gateway.calls.callers import Audio, Caller, Opening
+from services.gateway.calls.desk import Desk
+from services.gateway.calls.events import Event
+from services.gateway.calls.limits import Limits
+from services.gateway.calls.resources import Resources
+from services.gateway.calls.waiting import Line
+from services.gateway.peers.fleet import Fleet
+from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
+from services.gateway.sessions.sessions import Sessions
+from services.gateway.store import Store
+from tests.gateway.fake_codec import FRAME, FakeCodec
+from tests.gateway.fake_lm import FakeLm
+from tests.gateway.fake_observer import Heard
+
+CALLER = Caller.with_key("", "127.0.0.1:1", "test")
+
+
+class House:
+    """`async with` opens it. Several may share a Redis and replicas, as gateways do."""
+
+    def __init__(self, redis_url: str, *, codec: FakeCodec | None = None, lm: FakeLm | None = None,
+                 calls_per_key: int = 0, idle_s: float = 60.0, longest_call_s: float = 3600.0) -> None:
+        self.codec, self.lm = codec or FakeCodec(), lm or FakeLm()
+        self.store = Store(redis_url)
+        self.observers: list[Heard] = []
+        self._calls_per_key, self._idle_s, self._longest_call_s = calls_per_key, idle_s, longest_call_s
+
+    async def __aenter__(self) -> House:
+        await self.store.connect()
+        pools = (Replicas("codec", await self.codec.start(), codec_facts),
+                 Replicas("lm", await self.lm.start(), lm_facts))
+        for pool in pools:
+            await pool.connect(time.monotonic() + 5)
+        self.fleet = Fleet(*pools)
+        self.sessions = Sessions(self.store, f"gateway {id(self)}", grace_s=60)
+        self.desk = Desk(
+            Resources(self.fleet, self.sessions, Line(self.store, most_waiting=1), longest_call_s=self._longest_call_s,
+                      idle_s=self._idle_s, stall_s=5.0),
+            Limits(self.store, self._calls_per_key), self._watch, drain_s=5.0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.desk.close()
+        for pool in (self.fleet.codec, self.fleet.lm):
+            await pool.close()
+        await self.codec.kill()
+        await self.lm.kill()
+        await self.store.close()
+
+    def hold(self, opening: Opening, inputs: AsyncIterator[Audio]) -> AsyncIterator[Event]:
+        return self.desk.hold(CALLER, opening, inputs)
+
+    def _watch(self, call_id: str, opening: Opening) -> Heard:
+        self.observers.append(Heard())
+        return self.observers[-1]
+
+
+def frame(number: int) -> np.ndarray:
+    """The caller's frame of this number, float32 [FRAME]."""
+    return np.arange(number, number + FRAME, dtype=np.float32)
