@@ -19,13 +19,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import Draining, EngineFailed, NoFreeSlot
 from services.mesh.gathering import Gathering
 from services.mesh.testhooks import TickDelay
-from services.mesh.timings import Timing
+from services.mesh.timings import Timing, Work
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +56,6 @@ class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
 
     def step(self, rows: Sequence[int], payloads: Sequence[PayloadIn]) -> Sequence[ResultOut]:
         """One result for each named row, in their order; other rows are untouched."""
-
-
-class Work(NamedTuple):
-    """What the engine did for a while, in Unix nanoseconds: step number `tick` for some rows, or (tick 0) one chunk of
-    the opening of a session's row.
-    """
-
-    started: int
-    finished: int
-    tick: int
-    rows: Sequence[int]
-    session: str = ""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class MeshServer:
         self._running.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
         await stopping
         # gRPC waits for its calls' ends, not for what their handlers still have to say: the last record, a span.
-        await self._running.cleaned_up(CLEAN_UP_S)
+        await self._running.ended(CLEAN_UP_S)
         await self._served.close()
 
     async def run_until_signal(self) -> None:

@@ -16,9 +16,9 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 from opentelemetry.trace import SpanContext, SpanKind
 
-from services.mesh.batching import RECENT_WORK, Work
+from services.mesh.batching import RECENT_WORK
 from services.mesh.telemetry import Attributes, FinishedSpan, FrameTracer, child_of, new_trace, read_traceparent
-from services.mesh.timings import Timing
+from services.mesh.timings import Timing, Work
 
 # Frames that a hop remembers, per slot: 10 s of Moshi's, or more while some slots are free. The gateway decides when a
 # frame has left the mesh, within a second even under overload; but some are only asked for when their call has an

@@ -78,8 +78,8 @@ class RunningStreams:
         for watch in list(self._watches):
             watch.end_with(failure)
 
-    async def cleaned_up(self, within_s: float) -> None:
-        """Wait for the handlers of calls that have ended to run to their own end."""
+    async def ended(self, within_s: float) -> None:
+        """Wait until the handlers of all have run to their end, for `within_s` at the most."""
         if left := [watch.task for watch in self._watches]:
             await asyncio.wait(left, timeout=within_s)
 
@@ -189,9 +189,9 @@ class _Watch:
         if self.failure is not None and not self._ended:
             with contextlib.suppress(grpc.aio.AbortError, Exception):
                 await self.failure.abort(self._context)  # waits for a write that may never end
-            if self._handling is not None:  # the handler may wait for something else than its caller
-                self._handling.cancel()
-        await _close(self._responses)
+        if not await _close(self._responses) and self._handling is not None:
+            self._handling.cancel()  # it waits for something else than its caller
+            await _close(self._responses)
 
 
 def internal_error(where: str, error: Exception) -> MeshError:
@@ -200,10 +200,12 @@ def internal_error(where: str, error: Exception) -> MeshError:
     return MeshError(f"internal error ({type(error).__name__}); the service's log has the details")
 
 
-async def _close(responses: AsyncGenerator[Any, None]) -> None:
-    for _ in range(100):  # 1 s: a cancelled handler may still be in its own `finally`
+async def _close(responses: AsyncGenerator[Any, None]) -> bool:
+    """Whether it is closed; not if it still runs after a second."""
+    for _ in range(100):  # a cancelled handler may still be in its own `finally`
         try:
             await responses.aclose()
-            return
+            return True
         except RuntimeError:  # it is running
             await asyncio.sleep(0.01)
+    return False

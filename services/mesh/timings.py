@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moshimesh.audio.v1 import audio_pb2
 
@@ -23,6 +24,18 @@ class Timing:
     def batch_size(self) -> int:
         """Frames in the batch."""
         return len(self.rows)
+
+
+class Work(NamedTuple):
+    """What the engine did for a while, in Unix nanoseconds: step number `tick` for some rows, or (tick 0) one chunk of
+    the opening of a session's row.
+    """
+
+    started: int
+    finished: int
+    tick: int
+    rows: Sequence[int]
+    session: str = ""
 
 
 def answer_context(context: audio_pb2.FrameContext, hop: audio_pb2.Hop, timing: Timing) -> audio_pb2.FrameContext:

@@ -69,6 +69,39 @@ async def test_what_is_loaded_is_not_looked_through_again() -> None:
         await server.stop(0)
 
 
+class Leaving(Waiting):
+    """A handler that has something to write when its caller has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happened: list[str] = []
+
+    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
+        try:
+            yield lm_pb2.StepResponse(ready=lm_pb2.StepReady())
+            await asyncio.Event().wait()
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.3)
+            self.happened.append("said")
+
+    async def close(self) -> None:
+        self.happened.append("closed")
+
+
+async def test_a_service_is_closed_after_its_last_handler_has_ended() -> None:
+    """Else what a handler says in the end, such as its session's span, comes to a sender that has stopped."""
+    server, leaving = MeshServer(ServiceConfig(host="127.0.0.1"), "test"), Leaving()
+    await server.start(leaving)
+    gc.unfreeze()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = lm_pb2_grpc.LmServiceStub(channel).Step()
+        await call.read()
+        call.cancel()
+        await server.stop(5)
+    assert leaving.happened == ["said", "closed"]
+
+
 async def test_reflection_lists_and_describes_the_services(served) -> None:
     _, server = served
 
@@ -104,36 +137,3 @@ async def test_calls_that_outlast_a_drain_are_ended_with_a_reason() -> None:
         await stopping
     gc.unfreeze()
     assert (waiting.running, waiting.closed) == (0, True)
-
-
-class Leaving(Waiting):
-    """A service whose handler has something to write when its caller has left."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.happened: list[str] = []
-
-    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
-        try:
-            yield lm_pb2.StepResponse(ready=lm_pb2.StepReady())
-            await asyncio.Event().wait()
-        finally:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.3)
-            self.happened.append("said")
-
-    async def close(self) -> None:
-        self.happened.append("closed")
-
-
-async def test_a_service_is_closed_after_its_last_handler_has_ended() -> None:
-    """Else what a handler says in the end, such as its session's span, comes to a sender that has stopped."""
-    server, leaving = MeshServer(ServiceConfig(host="127.0.0.1"), "test"), Leaving()
-    await server.start(leaving)
-    gc.unfreeze()
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        call = lm_pb2_grpc.LmServiceStub(channel).Step()
-        await call.read()
-        call.cancel()
-        await server.stop(5)
-    assert leaving.happened == ["said", "closed"]

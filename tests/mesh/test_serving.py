@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -15,6 +14,7 @@ from services.mesh.errors import REASON_KEY, NoFreeSlot
 from services.mesh.incoming import Incoming
 from services.mesh.logs import Sparing
 from services.mesh.serving import RunningStreams, Service, register
+from tests.until import until
 
 DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
 GARBAGE = b"\xff"
@@ -70,12 +70,6 @@ def raw_step(channel: grpc.aio.Channel, **options: Any) -> Any:
 def config(session_id: str) -> bytes:
     data: bytes = lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id=session_id)).SerializeToString()
     return data
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:

@@ -14,7 +14,8 @@ from services.gateway.peers.tunnel import Call, Method, Tunnel
 from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, PeerRefused
 from services.mesh.incoming import Incoming
 from services.mesh.serving import RunningStreams, Service, register
-from services.mesh.tunnel import LAZY_S, WAITING_REQUESTS, TunnelServer
+from services.mesh.tunnel import WAITING_REQUESTS, TunnelServer
+from tests.until import until
 
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 ENCODE = Method(f"/{DESCRIPTOR.full_name}/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
@@ -179,20 +180,25 @@ async def test_a_lost_service_is_told_to_every_call(served) -> None:
 async def test_what_is_to_be_kept_arrives_soon_and_not_at_a_service_that_drains(served) -> None:
     _, tunnels, tunnel, _ = served
     kept: list[int] = []
+    lost: list[int] = []
+
+    def keep(sequence: int) -> None:
+        tunnel.stream.keep(tunnel_pb2.Keep(sequence=sequence), lambda: lost.append(sequence))
+
     tunnels.keep = lambda keep: kept.append(keep.sequence)
-    assert not tunnel.keep(tunnel_pb2.Keep(sequence=1))  # nobody is there yet
+    assert tunnel.stream is None  # nobody is there yet
     call = tunnel.call(ENCODE)
     call.send(frame(1))
     await anext(call)
-    assert tunnel.keep(tunnel_pb2.Keep(sequence=2))
+    keep(2)
     call.send(frame(2))  # takes it along
     await anext(call)
     assert kept == [2]
-    assert tunnel.keep(tunnel_pb2.Keep(sequence=3))
-    await asyncio.sleep(10 * LAZY_S)  # with nothing else to send, it goes alone
-    assert kept == [2, 3]
+    keep(3)
+    await until(lambda: kept == [2, 3])  # with nothing else to send, it goes alone
     told = asyncio.Event()
     call.on_draining = told.set
     tunnels.drain()
     await asyncio.wait_for(told.wait(), 2)
-    assert not tunnel.keep(tunnel_pb2.Keep(sequence=4))
+    keep(4)
+    assert (kept, lost) == ([2, 3], [4])
