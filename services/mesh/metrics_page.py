@@ -49,12 +49,15 @@ class MetricsPage:
 
     def _run(self) -> None:
         self._loop.run_forever()
+        self._loop.run_until_complete(self._leave())
+        self._loop.close()
+
+    async def _leave(self) -> None:
         self._server.close()
-        serving = asyncio.all_tasks(self._loop)
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
         for task in serving:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*serving, return_exceptions=True))
-        self._loop.close()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, for one request."""

@@ -84,7 +84,7 @@ class HopRecorder:
         send_hop(self._tracer, self._name, frame, times, {
             "moshimesh.session": session, "moshimesh.sequence": keep.sequence, "moshimesh.slot": row,
             **self._batch(tick), **clock},
-            links=[self._span_of(work, offset, clock) for work in (tick, *self._meanwhile(timing))],
+            links=tuple(self._span_of(work, offset, clock) for work in (tick, *self._meanwhile(timing))),
             kind=SpanKind.SERVER)
 
     def _meanwhile(self, timing: Timing) -> list[Work]:

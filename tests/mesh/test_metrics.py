@@ -21,7 +21,7 @@ KEPT = SpanContext(0xAB << 120, 0xCD << 56, False, TraceFlags(1))
 
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
-    started = Metrics.start(ServiceConfig(host="127.0.0.1", metrics_port=free_port()), "test")
+    started = Metrics.start(ServiceConfig(metrics_port=free_port()), "test")
     yield started
     started.close()
 
@@ -42,8 +42,8 @@ async def test_a_bucket_holds_what_is_at_most_its_bound(metrics: Metrics) -> Non
     assert 'moshimesh_thing_seconds_bucket{kind="a",le="0.1"} 3.0' in text
     assert 'moshimesh_thing_seconds_bucket{kind="a",le="+Inf"} 4.0' in text
     assert 'moshimesh_thing_seconds_count{kind="a"} 4.0' in text
-    (point,) = metrics.to_sdk()[0].data.data_points  # type: ignore[union-attr]
-    assert (point.count, point.bucket_counts, point.min, point.max) == (4, [1, 1, 1, 1], 0.01, 5.0)  # type: ignore
+    (point,) = metrics.to_otlp()[0].histogram.data_points
+    assert (point.count, list(point.bucket_counts), point.min, point.max) == (4, [1, 1, 1, 1], 0.01, 5.0)
 
 
 async def test_an_exemplar_names_the_trace_that_was_kept(metrics: Metrics) -> None:
@@ -54,9 +54,10 @@ async def test_an_exemplar_names_the_trace_that_was_kept(metrics: Metrics) -> No
     late = next(line for line in text.splitlines() if 'thing_seconds_bucket{le="+Inf"}' in line)
     assert f'trace_id="{KEPT.trace_id:032x}"' in late and f'span_id="{KEPT.span_id:016x}"' in late
     assert "#" not in next(line for line in text.splitlines() if 'thing_seconds_bucket{le="0.08"}' in line)
-    (point,) = metrics.to_sdk()[0].data.data_points
+    (point,) = metrics.to_otlp()[0].histogram.data_points
     (exemplar,) = point.exemplars
-    assert (exemplar.value, exemplar.trace_id, exemplar.span_id) == (0.3, KEPT.trace_id, KEPT.span_id)
+    assert (exemplar.as_double, int.from_bytes(exemplar.trace_id, "big"), int.from_bytes(exemplar.span_id, "big")) == (
+        0.3, KEPT.trace_id, KEPT.span_id)
 
 
 async def test_series_are_bounded(metrics: Metrics) -> None:
@@ -91,4 +92,27 @@ def test_a_taken_port_is_named() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(OSError, match=f"can't serve metrics on 127.0.0.1:{port} .*--metrics-port"):
-            Metrics.start(ServiceConfig(host="127.0.0.1", metrics_port=port), "test")
+            Metrics.start(ServiceConfig(metrics_port=port), "test")
+
+
+def test_metrics_are_for_this_machine_unless_it_is_said_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for host, said in (("127.0.0.1", "for this machine only; --metrics-host 0.0.0.0"), ("0.0.0.0", "for all who can")):
+        port = free_port()
+        metrics = Metrics.start(ServiceConfig(metrics_port=port, metrics_host=host), "test")
+        try:
+            assert said in caplog.messages[-1]
+            with socket.socket() as other:  # a port that is bound to everything leaves no room for another address
+                if host == "127.0.0.1":
+                    other.bind(("127.0.0.2", port))
+                else:
+                    with pytest.raises(OSError, match="in use"):
+                        other.bind(("127.0.0.2", port))
+        finally:
+            metrics.close()
+
+
+def test_a_collector_that_is_not_there_prevents_nothing() -> None:
+    metrics = Metrics.start(ServiceConfig(otlp_endpoint="not a url, nor a host:port"), "test")
+    assert metrics.enabled
+    metrics.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
@@ -15,7 +16,6 @@ from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, PeerRefused
 from services.mesh.incoming import Incoming
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import WAITING_REQUESTS, TunnelServer
-from tests.until import until
 
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 ENCODE = Method(f"/{DESCRIPTOR.full_name}/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
@@ -179,13 +179,13 @@ async def test_a_lost_service_is_told_to_every_call(served) -> None:
 
 async def test_what_is_to_be_kept_arrives_soon_and_not_at_a_service_that_drains(served) -> None:
     _, tunnels, tunnel, _ = served
-    kept: list[int] = []
+    kept: asyncio.Queue[int] = asyncio.Queue()
     lost: list[int] = []
+    tunnels.keep = lambda keep: kept.put_nowait(keep.sequence)
 
     def keep(sequence: int) -> None:
         tunnel.stream.keep(tunnel_pb2.Keep(sequence=sequence), lambda: lost.append(sequence))
 
-    tunnels.keep = lambda keep: kept.append(keep.sequence)
     assert tunnel.stream is None  # nobody is there yet
     call = tunnel.call(ENCODE)
     call.send(frame(1))
@@ -193,12 +193,44 @@ async def test_what_is_to_be_kept_arrives_soon_and_not_at_a_service_that_drains(
     keep(2)
     call.send(frame(2))  # takes it along
     await anext(call)
-    assert kept == [2]
-    keep(3)
-    await until(lambda: kept == [2, 3])  # with nothing else to send, it goes alone
+    assert kept.get_nowait() == 2
+    keep(3)  # with nothing else to send, it goes alone
+    assert await asyncio.wait_for(kept.get(), 10) == 3
     told = asyncio.Event()
     call.on_draining = told.set
     tunnels.drain()
     await asyncio.wait_for(told.wait(), 2)
     keep(4)
-    assert (kept, lost) == ([2, 3], [4])
+    assert kept.empty() and lost == [4]
+
+
+async def test_what_a_lost_service_can_not_have_sent_is_heard_of() -> None:
+    """A service sends its spans once a second: what it was asked for just before it was killed, it takes with it."""
+    responses: asyncio.Queue[tunnel_pb2.TunnelResponse | None] = asyncio.Queue()
+
+    class Stub:
+        async def Tunnel(self, requests: object) -> AsyncIterator[tunnel_pb2.TunnelResponse]:
+            while (response := await responses.get()) is not None:
+                yield response
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+    tunnel = Tunnel("lm", grpc.aio.insecure_channel("127.0.0.1:9"))
+    tunnel._stub = Stub()  # type: ignore[assignment]
+    call = tunnel.call(ENCODE)
+    stream, clock, lost = tunnel.stream, [100.0], []
+    assert stream is not None
+    stream._now = lambda: clock[0]  # type: ignore[method-assign, assignment]
+    for sequence in range(3):
+        stream.keep(tunnel_pb2.Keep(sequence=sequence), functools.partial(lost.append, sequence))
+        clock[0] += 1.0
+        responses.put_nowait(tunnel_pb2.TunnelResponse())
+        while not responses.empty():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    # It was heard at 103 s: what it was asked for at 100 and 101 s has been sent, unlike that of 102 s.
+    responses.put_nowait(None)
+    with pytest.raises(PeerLost):
+        await anext(call)
+    assert lost == [2]
+    stream.keep(tunnel_pb2.Keep(sequence=3), functools.partial(lost.append, 3))
+    assert lost == [2, 3]

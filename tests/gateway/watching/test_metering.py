@@ -88,9 +88,10 @@ def test_a_kept_frame_is_an_exemplar_everywhere(metrics: Metrics) -> None:
     meter.frame(context(1), KEPT)
     assert all(next(iter(part.exemplars.values()))[2] is KEPT
                for part in seconds(metrics, "moshimesh.hop.duration").values())
-    points = [point for metric in metrics.to_sdk() if metric.name == "moshimesh.frame.duration"
-              for point in metric.data.data_points]
-    assert [exemplar.trace_id for point in points for exemplar in point.exemplars] == [KEPT.trace_id]
+    points = [point for metric in metrics.to_otlp() if metric.name == "moshimesh.frame.duration"
+              for point in metric.histogram.data_points]
+    assert [exemplar.trace_id for point in points for exemplar in point.exemplars] == [
+        KEPT.trace_id.to_bytes(16, "big")]
 
 
 def test_how_a_call_ends(metrics: Metrics) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.gateway.peers.clocks import PeerClock
 from services.gateway.watching.tracing import AROUND_FRAMES, CallTrace
+from services.mesh.recorder import GAP_NANOS
 from services.mesh.telemetry import FinishedSpan, FrameTracer
+from tests import jaeger
 
 MS = 1_000_000
 FRAME = 80 * MS
@@ -46,10 +51,14 @@ class FakeReplica:
     def __init__(self, alive: bool = True) -> None:
         self.asked: list[tunnel_pb2.Keep] = []
         self.alive, self.clock, self.tunnel = alive, PeerClock(), self
+        self.stream: FakeReplica | None = self
+        self.lost: list[Callable[[], None]] = []
 
-    def keep(self, keep: tunnel_pb2.Keep) -> bool:
+    def keep(self, keep: tunnel_pb2.Keep, lost: Callable[[], None]) -> None:
         self.asked.append(keep)
-        return self.alive
+        self.lost.append(lost)
+        if not self.alive:
+            lost()
 
 
 class Caller:
@@ -97,12 +106,28 @@ def test_every_frame_has_a_trace_of_its_own_that_is_not_sampled() -> None:
     found = [caller.trace.begin(sequence) for sequence in range(1000)]
     assert all(len(text) == 55 and text.startswith("00-") and text.endswith("-00") for text in found)
     assert len({text[3:35] for text in found}) == len({text[36:52] for text in found}) == 1000
+    assert len({text[3:10] for text in found}) == 1000  # what Jaeger shows of them
+    assert len({text[28:35] for text in found}) == 1000  # what samplers look at
 
 
 def test_nothing_is_kept_of_a_call_that_runs_well() -> None:
     caller = Caller()
     caller.talk(range(50))
-    assert caller.out.spans == [] and all(not replica.asked for replica in caller.replicas)
+    assert [span.name for span in caller.out.spans] == ["session.open"]
+    assert all(not replica.asked for replica in caller.replicas)
+
+
+def test_a_session_can_be_found_from_its_start() -> None:
+    """A frame links to its session's span, which comes when the call ends: until then its trace must not be empty."""
+    caller = Caller(one_in=1)
+    (opened,) = caller.out.spans
+    assert opened.attributes == {"moshimesh.session": "a session", "moshimesh.model_id": "a model"}
+    caller.talk(range(1))
+    caller.trace.close()
+    (frame,) = (span for span in caller.out.spans if span.name == "frame")
+    session = caller.out.spans[-1]
+    assert frame.links == (session.context,) and opened.parent == session.context
+    assert opened.context.trace_id == session.context.trace_id and session.start == opened.start
 
 
 def test_one_in_so_many_is_kept() -> None:
@@ -210,7 +235,69 @@ def test_the_gateway_tells_what_a_lost_replica_can_not() -> None:
     lost = spans["lm.step"]
     assert lost.attributes["server.address"] == "codec:50051"
     begin = 10**18
-    assert (lost.start - begin, lost.end - begin) == (24 * MS, 49 * MS)
+    assert (lost.start - begin, lost.end - begin) == (24 * MS, 49 * MS - GAP_NANOS)
+
+
+def test_the_gateway_tells_what_a_replica_was_asked_for_and_could_not_send() -> None:
+    caller = Caller()
+    caller.talk(range(1), took_ms=100)
+    assert not any(span.name == "lm.step" for span in caller.out.spans)
+    caller.replicas[1].lost[0]()  # it is killed before its next batch
+    assert {"lm.step", "lm.step.transit", "lm.step.queue", "lm.step.compute"} <= {s.name for s in caller.out.spans}
+
+
+def test_a_replica_that_came_back_is_not_asked_for_what_it_has_forgotten() -> None:
+    caller = Caller()
+    caller.begin(0)
+    gone, caller.replicas[1].stream = caller.replicas[1], FakeReplica()
+    gone.alive = False
+    caller.end(0, took_ms=100)
+    assert not caller.replicas[1].stream.asked and "lm.step" in {span.name for span in caller.out.spans}
+
+
+def hops(caller: Caller, context: audio_pb2.FrameContext, parts: Sequence[tuple[int, int, int]]) -> None:
+    """Send a frame on: how long it was on the way to, waited for, and was in each hop, in nanoseconds."""
+    at = context.capture_unix_nanos
+    for hop, (transit, queue, compute) in zip((*REMOTE, audio_pb2.HOP_GATEWAY_EMIT), parts, strict=True):
+        remote = hop in REMOTE
+        context.hops.add(hop=hop, received_unix_nanos=at + transit, started_unix_nanos=at + transit + queue,
+                         finished_unix_nanos=at + transit + queue + compute, sent_unix_nanos=at * remote,
+                         returned_unix_nanos=(at + transit + queue + compute) * remote)
+        at += transit + queue + compute
+    caller.trace.end(context)
+
+
+def test_the_root_names_the_cause() -> None:
+    caller = Caller(one_in=1)
+    caller.begin(0)
+    hops(caller, caller.in_mesh[0], [(MS, MS, 30 * MS), (2 * MS, 90 * MS, 5 * MS), (MS, MS, 40 * MS), (MS, 0, 5000)])
+    (frame,) = (span.attributes for span in caller.out.spans if span.name == "frame")
+    assert (frame["moshimesh.slowest_hop"], frame["moshimesh.slowest_part"]) == ("lm.step", "queue")
+    assert frame["moshimesh.slowest_part_ms"] == 90
+
+
+def test_jaeger_draws_its_critical_path_through_the_longest_hop_and_part() -> None:
+    caller, draw = Caller(), random.Random(1)
+    for replica in caller.replicas:
+        replica.alive = False  # so that the gateway tells everything
+    for sequence in range(240):
+        caller.begin(sequence)
+        context = caller.in_mesh.pop(sequence)
+        context.capture_unix_nanos += draw.randrange(1000)
+        context.hops[0].received_unix_nanos = context.capture_unix_nanos - draw.randrange(3_000, 2 * MS)
+        context.hops[0].started_unix_nanos = context.capture_unix_nanos - draw.randrange(3_000)
+        context.hops[0].finished_unix_nanos = context.capture_unix_nanos
+        # Each part may be empty or a few microseconds long; nearly all frames are late.
+        hops(caller, context, [*((int(draw.expovariate(1) * 8 * MS) + 500, draw.choice((0, 1, 1500, 20 * MS)),
+                                  int(draw.expovariate(1) * 20 * MS)) for _ in REMOTE), (30_000, 0, 3_500)])
+    traces: dict[int, list[FinishedSpan]] = defaultdict(list)
+    for span in caller.out.spans:
+        traces[span.context.trace_id].append(span)
+    late = [spans for spans in traces.values() if any(span.name == "frame" for span in spans)]
+    assert len(late) > 100
+    for spans in late:
+        jaeger.check(jaeger.tree((span.name, span.context.span_id, span.parent and span.parent.span_id, span.start,
+                                  span.end) for span in spans))
 
 
 def test_no_estimate_of_a_clock_may_put_a_hop_outside_of_its_own_way() -> None:

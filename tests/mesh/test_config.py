@@ -1,0 +1,30 @@
+"""Settings as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.gateway.config import GatewayConfig
+from services.mesh.config import ServiceConfig, read_config
+
+
+@pytest.mark.parametrize("level", ["INFO", "Info", "info"])
+def test_a_log_level_in_any_case(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSHIMESH_LOG_LEVEL", level)
+    monkeypatch.setattr("sys.argv", ["gateway", "--log-format", "JSON"])
+    config = read_config(GatewayConfig, "gateway")
+    assert (config.log_level, config.log_format) == ("info", "json")
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files hand over `${PORT:-}`."""
+    unset = GatewayConfig()
+    for name in GatewayConfig.model_fields:
+        monkeypatch.setenv(f"MOSHIMESH_{name.upper()}", "")
+    assert GatewayConfig() == unset
+
+
+def test_a_wrong_level_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["gateway", "--log-level", "loud"])
+    with pytest.raises(SystemExit, match="gateway: --log-level: .*'loud'"):
+        read_config(ServiceConfig, "gateway")
