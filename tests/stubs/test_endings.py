@@ -25,8 +25,8 @@ from moshimesh.gateway.v1 import conversation_pb2_grpc
 from moshimesh.sent import Sent
 from moshimesh.source import PcmFormat, Source
 
-from bench.gateway import NullMesh
-from scripts.local_mesh import free_port
+from harness.local_mesh import free_port
+from harness.null_mesh import NullMesh
 
 FRAME = bytes(3840)
 CONFIG = pb.ConverseConfig(sample_rate_hertz=24_000, encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE)
@@ -207,7 +207,7 @@ async def take_over(target: str, handle: str) -> None:
                 if response is not grpc.aio.EOF and response.HasField("ready"):
                     call.cancel()
                     return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)  # a gateway bounds how often an address may resume
 
 
 async def round_of(mesh: Mesh, way: Way, node: str) -> dict[str, list[str]]:
