@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.waterfall import Frame, draw, frames_of, show
-from harness.load import Caller, read_speech, run_caller
+from harness.load import Caller, run_caller
 from harness.local_mesh import LocalMesh, MeshDown
 from harness.receiver import Receiver, Span, read, receiving, save
-from scripts.demo import at_pace, read_wav
+from harness.recordings import FRAME_BYTES, RATE_HZ, UnreadableRecording, read_recording
 
 OTLP_PORT = 4317
 # A frame's spans leave a service in batches; with a mesh of our own in quick ones, with another in its own (5 s).
@@ -37,8 +37,8 @@ SETTLE_S = 0.5  # the gateway asks the services for the last frames' spans when 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wav", type=Path, default=Path("samples/demo.wav"), help="mono 16 bit speech")
-    parser.add_argument("--seconds", type=float, help="use only so much of the WAV")
+    parser.add_argument("--wav", type=Path, default=Path("samples/demo.wav"), help="a recording of speech, of any kind")
+    parser.add_argument("--seconds", type=float, help="use only so much of the recording")
     parser.add_argument("--checkpoint", default="checkpoints/talker", help="for the mesh that is started")
     parser.add_argument("--device", default="cpu", help="for the mesh that is started")
     parser.add_argument("--target", default="", help="a running gateway instead; its services must export to --port")
@@ -57,17 +57,13 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-async def converse(target: str, options: argparse.Namespace, progress: Progress) -> str:
+async def converse(target: str, pcm: bytes, options: argparse.Namespace, progress: Progress) -> str:
     """The call; its session id. The other callers talk as long as it lasts. Raises moshimesh.MeshError."""
-    pcm, rate = read_wav(options.wav, "trace")
-    if options.seconds:
-        pcm = pcm[:int(options.seconds * rate) * 2]
-    frames = -(-len(pcm) // (rate * 2 * 80 // 1000))
+    frames = -(-len(pcm) // FRAME_BYTES)
     task = progress.add_task(f"a call, {options.pacing}", total=frames)
     session = ""
-    async with moshimesh.connect(target) as mesh, company(mesh, options, frames):
-        async for event in mesh.converse(at_pace(pcm, rate, options.pacing == "live"), pacing=options.pacing,
-                                         sample_rate_hertz=rate, seed=7):
+    async with moshimesh.connect(target) as mesh, company(mesh, pcm, options, frames):
+        async for event in mesh.converse(pcm, pacing=options.pacing, seed=7):
             if isinstance(event, moshimesh.Ready):
                 session = event.session_id
             elif isinstance(event, moshimesh.Speech):
@@ -77,11 +73,10 @@ async def converse(target: str, options: argparse.Namespace, progress: Progress)
 
 
 @contextlib.asynccontextmanager
-async def company(mesh: moshimesh.Mesh, options: argparse.Namespace, frames: int) -> AsyncIterator[None]:
+async def company(mesh: moshimesh.Mesh, speech: bytes, options: argparse.Namespace, frames: int) -> AsyncIterator[None]:
     """Other callers, each at a phase of its own, for as long as the block lasts."""
     talking: list[asyncio.Task[None]] = []
     if options.callers > 1:
-        speech = read_speech(options.wav)[0]
         talking = [asyncio.create_task(run_caller(mesh, Caller(number), speech, 0.08 * number / options.callers,
                                                   frames + 25)) for number in range(1, options.callers)]
         await asyncio.sleep(0.5)  # until they are in
@@ -121,14 +116,14 @@ def chosen(frames: Sequence[Frame], number: int | None, median: bool = False) ->
     raise ValueError(f"frame {number} was not kept; there are {len(numbers)} from {numbers[0]} to {numbers[-1]}")
 
 
-async def record(options: argparse.Namespace, console: Console) -> tuple[list[Span], list[Frame]]:
+async def record(pcm: bytes, options: argparse.Namespace, console: Console) -> tuple[list[Span], list[Frame]]:
     """Every span that came, and the frames of the call."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     port = options.port if options.port is not None else OTLP_PORT if options.target else 0
     with Progress(*columns, console=console, transient=True) as progress:
         async with receiving(port) as receiver:
             if options.target:
-                session = await converse(options.target, options, progress)
+                session = await converse(options.target, pcm, options, progress)
                 await arrived(receiver, session, progress)
             else:
                 starting = progress.add_task("starting a mesh", total=None)
@@ -137,7 +132,7 @@ async def record(options: argparse.Namespace, console: Console) -> tuple[list[Sp
                 async with LocalMesh(options.checkpoint, options.device, slots=max(8, options.callers),
                                      environment=environment) as mesh:
                     progress.remove_task(starting)
-                    session = await converse(mesh.target, options, progress)
+                    session = await converse(mesh.target, pcm, options, progress)
                     await asyncio.sleep(SETTLE_S)
                     progress.add_task("stopping the mesh: it sends its last spans", total=None)
             return list(receiver.spans), of_session(receiver.spans, session)
@@ -160,9 +155,14 @@ async def main() -> None:
                        "out/trace.json of an earlier run") from None
         frames = frames_of(spans)
     else:
-        read_wav(options.wav, "trace")  # before a mesh is started for it
         try:
-            spans, frames = await record(options, console)
+            pcm = read_recording(options.wav)  # before a mesh is started for it
+        except UnreadableRecording as error:
+            raise fail(str(error)) from None
+        if options.seconds:
+            pcm = pcm[:int(options.seconds * RATE_HZ) * 2]
+        try:
+            spans, frames = await record(pcm, options, console)
         except moshimesh.MeshError as error:
             where = f"at {options.target}; is a mesh running there?" if options.target else "of this machine"
             raise fail(f"the call failed: {error} (mesh {where})") from None

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import sys
 import time
-import wave
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from pathlib import Path
 import moshimesh
 import numpy as np
 from rich.progress import Progress
+
+from harness.recordings import FRAME_BYTES, UnreadableRecording, read_recording
 
 FRAME_S = 0.08
 # A microphone's, for benchmarks of callers who let frames end when the mesh would like them to.
@@ -69,23 +71,26 @@ class Figures:
 
 
 def read_speech(path: Path) -> list[bytes]:
-    """24 kHz mono 16 bit speech from one WAV or a folder of them."""
-    files = sorted(path.glob("*.wav")) if path.is_dir() else [path]
-    speech = []
-    for file in files:
-        with wave.open(str(file)) as wav:
-            if (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) == (24_000, 1, 2):
-                speech.append(wav.readframes(wav.getnframes()))
+    """24 kHz mono 16 bit speech from one sound file or a folder of WAVs, where those that can't be read are named and
+    left out. Ends the program when there is none.
+    """
+    speech, reasons = [], []
+    for file in sorted(path.glob("*.wav")) if path.is_dir() else [path]:
+        try:
+            speech.append(read_recording(file))
+        except UnreadableRecording as error:
+            reasons.append(str(error))
     if not speech:
-        raise SystemExit(f"load: no 24 kHz mono 16 bit WAV at {path}; convert yours, for example with "
-                         "sox in.wav -r 24000 -c 1 -b 16 out.wav")
+        raise SystemExit("load: " + ("; ".join(reasons) or f"no *.wav in the folder {path}"))
+    for reason in reasons:
+        sys.stderr.write(f"left out: {reason}\n")
     return speech
 
 
 async def speak(caller: Caller, speech: bytes, frames: int, piece_s: float, due: asyncio.Future[float]
                 ) -> AsyncIterator[bytes]:
     """One frame every 80 ms, in a loop over the speech, as soon as it is known when the mesh would like one."""
-    size = int(24_000 * FRAME_S) * 2
+    size = FRAME_BYTES
     pieces = len(speech) // size
     offset = random.randrange(pieces)
     end = await due + (random.random() - 0.5) * piece_s

@@ -8,7 +8,7 @@ import json
 import signal
 import time
 import wave
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import moshimesh
@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness.local_mesh import LocalMesh, MeshDown, mesh_at_or_started
+from harness.recordings import FRAME_BYTES, RATE_HZ, UnreadableRecording, read_recording
 
 OUT = Path("out")
 HOPS = ("gateway.ingest", "codec.encode", "lm.step", "codec.decode", "gateway.emit")
@@ -27,7 +28,7 @@ console = Console()
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--wav", type=Path, default=Path("samples/demo.wav"), help="mono 16 bit speech")
+    parser.add_argument("--wav", type=Path, default=Path("samples/demo.wav"), help="a recording of speech, of any kind")
     parser.add_argument("--target", default="localhost:50050", help="a running gateway; if none, a mesh is started")
     parser.add_argument("--checkpoint", default="checkpoints/talker", help="for a mesh that has to be started")
     parser.add_argument("--seed", type=int, default=7)
@@ -36,40 +37,25 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_wav(path: Path, program: str = "demo") -> tuple[bytes, int]:
-    """16 bit mono samples and their rate; ends `program` with one line when there are none."""
+def recording(path: Path) -> bytes:
+    """Ends the program with one line when there is none."""
     try:
-        with wave.open(str(path)) as wav:
-            if wav.getnchannels() != 1 or wav.getsampwidth() != 2:
-                raise SystemExit(f"{program}: {path} must be mono with 16 bit samples; convert it, for example with "
-                                 f"sox {path} -c 1 -b 16 -r 24000 out.wav")
-            return wav.readframes(wav.getnframes()), wav.getframerate()
-    except (OSError, wave.Error, EOFError) as error:
-        raise SystemExit(f"{program}: {path} can't be read as a WAV file: {error}") from None
+        return read_recording(path)
+    except UnreadableRecording as error:
+        raise SystemExit(f"demo: {error}") from None
 
 
-async def at_pace(pcm: bytes, rate: int, live: bool) -> AsyncIterator[bytes]:
-    """80 ms pieces, at the pace of speech when live."""
-    piece = rate * 2 * 80 // 1000
-    began = time.monotonic()
-    for index, begin in enumerate(range(0, len(pcm), piece)):
-        if live:
-            await asyncio.sleep(max(0.0, began + (index + 1) * 0.08 - time.monotonic()))
-        yield pcm[begin:begin + piece]
-
-
-async def converse(target: str, options: argparse.Namespace) -> tuple[list[moshimesh.Speech], moshimesh.Summary, float]:
-    """The answers to the WAV."""
-    pcm, rate = read_wav(options.wav)
-    frames = -(-len(pcm) // (rate * 2 * 80 // 1000))
+async def converse(target: str, pcm: bytes, options: argparse.Namespace
+                   ) -> tuple[list[moshimesh.Speech], moshimesh.Summary, float]:
+    """The answers to the recording."""
+    frames = -(-len(pcm) // FRAME_BYTES)
     speech: list[moshimesh.Speech] = []
     summary = moshimesh.Summary(0, 0, 0)
     began = time.monotonic()
     async with moshimesh.connect(target) as mesh:
         with Progress(console=console) as progress:
             task = progress.add_task(f"conversing ({options.pacing})", total=frames)
-            pieces = at_pace(pcm, rate, options.pacing == "live")
-            async for event in mesh.converse(pieces, pacing=options.pacing, sample_rate_hertz=rate, seed=options.seed):
+            async for event in mesh.converse(pcm, pacing=options.pacing, seed=options.seed):
                 if isinstance(event, moshimesh.Speech):
                     speech.append(event)
                     progress.update(task, advance=1, description=f"conversing ({options.pacing}) "
@@ -127,11 +113,11 @@ def draw(speech: Sequence[moshimesh.Speech], path: Path) -> None:
     plt.close(figure)
 
 
-def report(speech: Sequence[moshimesh.Speech], summary: moshimesh.Summary, seconds: float, rate: int) -> None:
+def report(speech: Sequence[moshimesh.Speech], summary: moshimesh.Summary, seconds: float) -> None:
     """Files in out/ and a table on the terminal."""
     OUT.mkdir(exist_ok=True)
     with wave.open(str(OUT / "reply.wav"), "wb") as wav:
-        wav.setparams((1, 2, rate, 0, "NONE", ""))
+        wav.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
         wav.writeframes(b"".join(frame.pcm for frame in speech))
     times = {hop: {part: percentiles(values) for part, values in parts.items()}
              for hop, parts in hop_times(speech).items()}
@@ -154,7 +140,7 @@ def report(speech: Sequence[moshimesh.Speech], summary: moshimesh.Summary, secon
 
 async def main() -> None:
     options = arguments()
-    _, rate = read_wav(options.wav)
+    pcm = recording(options.wav)
     mesh = LocalMesh(options.checkpoint)
     this = asyncio.current_task()
     assert this is not None
@@ -163,14 +149,14 @@ async def main() -> None:
         async with mesh_at_or_started(options.target, mesh) as target:
             if target != options.target:
                 console.print(f"no mesh at {options.target}: started one for this demo")
-            speech, summary, seconds = await converse(target, options)
+            speech, summary, seconds = await converse(target, pcm, options)
     except moshimesh.MeshError as error:
         raise SystemExit(f"demo: {error}") from None
     except MeshDown as error:
         raise SystemExit(f"demo: the mesh did not start: {error}") from None
     if not speech:
-        raise SystemExit(f"demo: {options.wav} is too short to get an answer; use at least 0.2 s of speech")
-    report(speech, summary, seconds, rate)
+        raise SystemExit("demo: no frame was answered; is the mesh overloaded?")
+    report(speech, summary, seconds)
 
 
 if __name__ == "__main__":
