@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
+import moshimesh
 import pytest
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
@@ -96,6 +97,17 @@ async def test_a_second_mesh_on_the_same_ports(mesh: LocalMesh) -> None:
     with pytest.raises(MeshDown, match=f"port {mesh.codec_port} is taken"):
         async with LocalMesh(mesh.checkpoint, codec_port=mesh.codec_port):
             pass
+
+
+@pytest.mark.slow
+async def test_a_proxy_in_the_environment_is_not_for_the_mesh(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "localhost")  # a name; the mesh connects to addresses
+    monkeypatch.setattr("scripts.local_mesh.START_S", 40.0)
+    async with LocalMesh(checkpoint, slots=1) as mesh, moshimesh.connect(mesh.target) as caller:
+        events = [event async for event in caller.converse(bytes(19_200), pacing="offline")]
+    assert sum(isinstance(event, moshimesh.Speech) for event in events) == 5
 
 
 async def test_a_password_is_not_printed() -> None:
