@@ -75,7 +75,7 @@ def test_development_tools_are_not_for_a_run() -> None:
     def listed(*names: str) -> str:
         return "".join((ROOT / "requirements" / name).read_text() for name in names)
 
-    for tool in ("mypy", "buf-bin", "kubectl", "hadolint", "ruff", "pytest", "grpcio-tools"):
+    for tool in ("mypy", "buf-bin", "kubectl", "hadolint", "ruff", "pytest"):
         assert tool not in listed("run.txt", "engine.txt", "gateway.txt")
         assert tool in listed("dev.txt", "test.txt")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from scripts import redis_server
-from scripts.redis_server import NoRedis, fetch, redis_executable, ways
+from harness import redis_server
+from harness.redis_server import NoRedis, fetch, redis_executable, ways
 
 WAYS = dict(ways())
 

@@ -104,7 +104,7 @@ async def test_a_proxy_in_the_environment_is_not_for_the_mesh(checkpoint: str, m
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("no_proxy", "localhost")  # a name; the mesh connects to addresses
-    monkeypatch.setattr("scripts.local_mesh.START_S", 40.0)
+    monkeypatch.setattr("harness.local_mesh.START_S", 40.0)
     async with LocalMesh(checkpoint, slots=1) as mesh, moshimesh.connect(mesh.target) as caller:
         events = [event async for event in caller.converse(bytes(19_200), pacing="offline")]
     assert sum(isinstance(event, moshimesh.Speech) for event in events) == 5
