@@ -23,6 +23,9 @@ from unittest import mock
 
 import kubernetes_validate
 import yaml
+from moshimesh.codec.v1 import codec_pb2
+from moshimesh.gateway.v1 import conversation_pb2
+from moshimesh.lm.v1 import lm_pb2
 
 from services.codec.config import CodecConfig
 from services.gateway.config import GatewayConfig
@@ -35,6 +38,10 @@ IMAGES = ROOT / "deploy" / "images"
 PREFIX = "MOSHIMESH_"
 IMAGE_PREFIX = "moshi-mesh/"
 CONFIGS: dict[str, type[ServiceConfig]] = {"codec": CodecConfig, "lm": LmConfig, "gateway": GatewayConfig}
+# What gRPC's health knows each as.
+NAMES = {"codec": codec_pb2.DESCRIPTOR.services_by_name["CodecService"].full_name,
+         "lm": lm_pb2.DESCRIPTOR.services_by_name["LmService"].full_name,
+         "gateway": conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name}
 # Settings of the gateway that name another workload, and the default port of their scheme.
 PEERS = {"codec": None, "lm": None, "redis_url": 6379}
 
@@ -209,14 +216,14 @@ def _check_container(container: Container, containers: Sequence[Container], serv
     except ValueError as error:
         yield f"services.{service} would not start: {error}"
         return
-    yield from _check_ports(container, config)
+    yield from _check_ports(container, config, service)
     yield from _check_times(container, config)
     yield from _check_engine(container, config, service)
     for peer in PEERS.keys() & kind.model_fields.keys():
         yield from _check_peer(peer, getattr(config, peer), containers, services)
 
 
-def _check_ports(container: Container, config: ServiceConfig) -> Iterator[str]:
+def _check_ports(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
     expected = [config.port, config.metrics_port] if config.metrics_port else [config.port]
     if list(container.ports.values()) != expected:
         yield (f"containerPort must be {' and '.join(map(str, expected))}, where the service listens, got "
@@ -230,6 +237,11 @@ def _check_ports(container: Container, config: ServiceConfig) -> Iterator[str]:
         asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
         if asked != config.port:
             yield f"{probe} must ask gRPC port {config.port}, got {asked}"
+    # The name of the service means "takes calls", no name means "gets on": a gateway without lm must not be restarted.
+    for probe, name in (("readinessProbe", NAMES[service]), ("livenessProbe", None), ("startupProbe", None)):
+        asked = container.spec.get(probe, {}).get("grpc", {}).get("service")
+        if asked != name:
+            yield f"{probe} must ask for the health of {name or 'no service by name'}, got {asked}"
 
 
 def _check_times(container: Container, config: ServiceConfig) -> Iterator[str]:

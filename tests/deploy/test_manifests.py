@@ -141,6 +141,15 @@ def _no_gpu(documents: Documents) -> None:
     del _container(documents, "lm")["resources"]["limits"]["nvidia.com/gpu"]
 
 
+def _restart_without_lm(documents: Documents) -> None:
+    container = _container(documents, "gateway")
+    container["livenessProbe"] = container["readinessProbe"]
+
+
+def _always_ready(documents: Documents) -> None:
+    del _container(documents, "gateway")["readinessProbe"]["grpc"]["service"]
+
+
 def _no_strategy_type(documents: Documents) -> None:
     del _find(documents, "Deployment", "lm")["spec"]["strategy"]["type"]
 
@@ -182,6 +191,8 @@ def _lost_selector(documents: Documents) -> None:
     (_swapped_peers, "MOSHIMESH_LM=codec:50051 leads to Deployment/codec"),
     (_short_grace, "terminationGracePeriodSeconds must be more than drain_s 90, got 75"),
     (_no_gpu, "device is cuda and nvidia.com/gpu is 0"),
+    (_restart_without_lm, "Deployment/gateway: livenessProbe must ask for the health of no service by name, got moshi"),
+    (_always_ready, "Deployment/gateway: readinessProbe must ask for the health of moshimesh.gateway.v1."),
     (_no_strategy_type, "Deployment/lm: strategy has no type"),
     (_one_pod, "Deployment/lm: an update stops its only pod before the next one is ready"),
     (_gpu_taint, "Deployment/lm: a GPU is asked for, and its taint is not tolerated"),
