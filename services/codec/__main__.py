@@ -38,7 +38,7 @@ async def main(config: CodecConfig) -> None:
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")
     service = CodecServer(encoder, decoder, model, tracer, config.stall_s)
     watch(metrics, service.batchers, device_memory(config.device))
-    await server.start(service)
+    await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
              config.device, config.slots)
     await server.run_until_signal()

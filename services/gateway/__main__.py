@@ -49,7 +49,7 @@ async def main(config: GatewayConfig) -> None:
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, config.calls_per_key),
                 watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
-    await server.start(GrpcEdge(desk, config.stall_s))
+    await server.start(GrpcEdge(desk, config.stall_s), ready=lambda: codec.usable and lm.usable)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, model_id)
     await server.run_until_signal()
     await registry.close()

@@ -42,7 +42,7 @@ async def main(config: LmConfig) -> None:
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
     service = LmServer(engine, tokenizer, _defaults(checkpoint), model, tracer, config.stall_s)
     watch(metrics, service.batchers, device_memory(config.device))
-    await server.start(service)
+    await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
              facts.context_frames, facts.kv_bytes_per_frame / 1e3, facts.kv_bytes_per_slot / 1e6)

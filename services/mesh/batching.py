@@ -15,6 +15,7 @@ import contextlib
 import heapq
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 # Frames of one session that may be on their way through a service: 320 ms of audio. More would only hide a backlog;
 # the caller's stream is held back instead.
 IN_FLIGHT_FRAMES = 4
+# A step takes milliseconds, and a chunk of a history at most some seconds, with a large model on a slow CPU.
+HANG_S = 30.0
 # Steps and chunks that are remembered, to tell afterwards what a frame waited for: 10 s of an engine that never rests.
 RECENT_WORK = 1024
 
@@ -137,7 +140,7 @@ class Batcher(Generic[Settings, Payload, Result]):
     """Leases the rows of one engine and runs its steps."""
 
     def __init__(self, name: str, stepper: Stepper[Settings, Payload, Result],
-                 gathering: Gathering | None = None) -> None:
+                 gathering: Gathering | None = None, now: Callable[[], float] = time.monotonic) -> None:
         """`gathering`: for the first stage of a frame's way only, since those who are encoded together arrive together
         at the stages behind.
         """
@@ -153,6 +156,8 @@ class Batcher(Generic[Settings, Payload, Result]):
         self.on_rebuilt: Callable[[float], None] = _ignore  # hears how long it took (s) until a past was in its row
         self.recent: deque[Work] = deque(maxlen=RECENT_WORK)  # oldest first
         self._ticks = 0
+        self._now = now
+        self._stepping_since: float | None = None  # None: the engine is idle
         self._delays = TickDelay.of(name)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine", initializer=_give_way)
         self._loop_task = asyncio.create_task(self._run())
@@ -171,6 +176,12 @@ class Batcher(Generic[Settings, Payload, Result]):
     def free(self) -> int:
         """Slots that a session could have: none while the replica drains."""
         return 0 if self.draining else len(self._free)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine gets on. One that hangs in a step, say in a driver, does so until the process ends."""
+        since = self._stepping_since
+        return not self._loop_task.done() and (since is None or self._now() - since < HANG_S)
 
     @contextlib.contextmanager
     def lease(self, tenant: str, settings: Settings, past: Sequence[Payload] = ()
@@ -227,8 +238,10 @@ class Batcher(Generic[Settings, Payload, Result]):
             frames = [slot.waiting.popleft() for slot in served]
             dequeued = now_unix_nanos()
             rows = [slot.row for slot in served]
+            self._stepping_since = self._now()
             opened, chunk, outcome = await loop.run_in_executor(
                 self._thread, self._tick, opening.chunks if opening else None, rows, [payload for payload, _ in frames])
+            self._stepping_since = None
             if opening is not None:
                 self.recent.append(Work(*chunk, 0, (opening.row,), opening.tenant))
                 if opened:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 FAREWELL_S = 1.0
 # Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
+HEALTH_S = 1.0  # how old what health says may be; whoever asks waits for several bad answers before acting
 CLEAN_UP_S = 2.0  # for the handlers of calls that have ended to run to their own end; usually milliseconds
 
 
@@ -65,8 +66,15 @@ class MeshServer:
         self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
         self.address = f"{host}:{self.port}"
 
-    async def start(self, served: Servable) -> None:
-        """Serve, and say that it is ready."""
+    async def start(self, served: Servable, alive: Callable[[], bool] = lambda: True,
+                    ready: Callable[[], bool] = lambda: True) -> None:
+        """Serve, and let health say how it is, as long as it runs.
+
+        Args:
+            served: what to serve.
+            alive: whether the process gets on; health of "" answers that, and a restart should follow when it does not.
+            ready: whether a new call could be served now; health of each service's name answers that, when alive.
+        """
         self._served = served
         for service in served.services:
             register(self._server, service, self._running)
@@ -78,12 +86,35 @@ class MeshServer:
         # call for 0.1 s about once a minute; from here on only what calls leave behind is looked at.
         gc.collect()
         gc.freeze()
-        for name in ("", *names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        said = alive(), ready()
+        await self._say_health(names, *said)
+        self._watching = asyncio.create_task(self._watch(names, alive, ready, said))
+
+    async def _watch(self, names: Sequence[str], alive: Callable[[], bool], ready: Callable[[], bool],
+                     said: tuple[bool, bool]) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_S)
+            now = alive(), ready()
+            if now == said:
+                continue
+            said = now
+            await self._say_health(names, *now)
+            if not now[0]:
+                log.error("a step does not end; health says so, and this process should be restarted")
+            elif not now[1]:
+                log.error("no call can be served; health says so until one can")
+            else:
+                log.info("healthy again")
+
+    async def _say_health(self, names: Sequence[str], alive: bool, ready: bool) -> None:
+        for name, good in (("", alive), *((name, alive and ready) for name in names)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING if good
+                                   else health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Take nobody new, let running calls end for `grace_s`, then end them."""
         self._served.drain()
+        self._watching.cancel()
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(grace_s + FAREWELL_S + CUT_S))
         await asyncio.wait((stopping,), timeout=grace_s + FAREWELL_S)

@@ -52,7 +52,7 @@ def test_only_the_gateway_imports_redis() -> None:
 
 
 def test_only_traces_and_metrics_import_the_opentelemetry_sdk() -> None:
-    assert _importers("opentelemetry.sdk") == {"mesh/telemetry.py", "mesh/metrics.py"}
+    assert _importers("opentelemetry.sdk") == {"mesh/telemetry.py", "mesh/metrics.py", "mesh/metrics_push.py"}
     assert _importers("prometheus_client") == {"mesh/metrics.py"}
 
 

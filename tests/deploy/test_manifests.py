@@ -45,6 +45,58 @@ def test_there_is_an_image_for_every_service() -> None:
     assert sorted(path.stem for path in IMAGES.glob("*.Dockerfile")) == ["codec", "gateway", "lm"]
 
 
+def _replicas_and_gpus(folder: Path) -> dict[str, tuple[int, int]]:
+    """Pods of each Deployment, and GPUs of one pod."""
+    found = {}
+    for document in _rendered(folder):
+        if document["kind"] == "Deployment":
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            gpus = int(container["resources"]["limits"].get("nvidia.com/gpu", 0))
+            found[document["metadata"]["name"]] = (document["spec"]["replicas"], gpus)
+    return found
+
+
+@pytest.mark.parametrize("folder", [K8S / "base", K8S / "overlays" / "shared-weights"], ids=lambda folder: folder.name)
+def test_updates_cost_no_frame_since_there_are_two_of_each(folder: Path) -> None:
+    found = _replicas_and_gpus(folder)
+    assert {name: pods for name, (pods, _) in found.items() if name != "redis"} == {"codec": 2, "lm": 2, "gateway": 2}
+
+
+def test_the_base_asks_for_as_many_gpus_as_it_says() -> None:
+    gpus = sum(pods * each for pods, each in _replicas_and_gpus(K8S / "base").values())
+    assert f"on {gpus} GPUs" in (K8S / "base" / "kustomization.yaml").read_text().splitlines()[0]
+    assert f"{gpus} GPUs" in (K8S.parent / "README.md").read_text()
+
+
+def test_dev_is_one_pod_each_without_a_gpu() -> None:
+    assert "one pod each" in (K8S / "overlays" / "dev" / "kustomization.yaml").read_text().splitlines()[0]
+    assert _replicas_and_gpus(K8S / "overlays" / "dev") == dict.fromkeys(("codec", "lm", "gateway", "redis"), (1, 0))
+    for document in _rendered(K8S / "overlays" / "dev"):
+        assert "tolerations" not in document.get("spec", {}).get("template", {}).get("spec", {})
+
+
+@pytest.mark.parametrize("folder", kustomizations(), ids=lambda folder: str(folder.relative_to(K8S)))
+def test_the_redis_url_is_in_a_secret_alone(folder: Path) -> None:
+    holders = [document["kind"] for document in _rendered(folder)
+               if "MOSHIMESH_REDIS_URL" in document.get("data", {})]
+    assert holders == ["Secret"]
+
+
+def test_weights_that_are_shared_are_in_one_claim() -> None:
+    documents = _rendered(K8S / "overlays" / "shared-weights")
+    for name in ("codec", "lm"):
+        volumes = _find(documents, "Deployment", name)["spec"]["template"]["spec"]["volumes"]
+        assert {volume["name"]: volume.get("persistentVolumeClaim") for volume in volumes} == {
+            "cache": {"claimName": "weights"}, "tmp": None}
+    assert _find(documents, "PersistentVolumeClaim", "weights")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_every_folder_is_in_the_readme() -> None:
+    readme = (K8S.parent / "README.md").read_text()
+    for folder in kustomizations():
+        assert f"`k8s/{folder.relative_to(K8S)}`" in readme
+
+
 def _misspell_variable(documents: Documents) -> None:
     _find(documents, "ConfigMap", "gateway")["data"]["MOSHIMESH_REDIS"] = "redis://redis:6379/0"
 
@@ -89,6 +141,36 @@ def _no_gpu(documents: Documents) -> None:
     del _container(documents, "lm")["resources"]["limits"]["nvidia.com/gpu"]
 
 
+def _restart_without_lm(documents: Documents) -> None:
+    container = _container(documents, "gateway")
+    container["livenessProbe"] = container["readinessProbe"]
+
+
+def _always_ready(documents: Documents) -> None:
+    del _container(documents, "gateway")["readinessProbe"]["grpc"]["service"]
+
+
+def _no_strategy_type(documents: Documents) -> None:
+    del _find(documents, "Deployment", "lm")["spec"]["strategy"]["type"]
+
+
+def _one_pod(documents: Documents) -> None:
+    _find(documents, "Deployment", "lm")["spec"]["replicas"] = 1
+
+
+def _gpu_taint(documents: Documents) -> None:
+    del _find(documents, "Deployment", "lm")["spec"]["template"]["spec"]["tolerations"]
+
+
+def _open_password(documents: Documents) -> None:
+    _find(documents, "ConfigMap", "gateway")["data"]["MOSHIMESH_REDIS_URL"] = "redis://:secret@redis:6379/0"
+
+
+def _wrong_redis(documents: Documents) -> None:
+    secret = _find(documents, "Secret", "redis")
+    secret["stringData"] = {"MOSHIMESH_REDIS_URL": "redis://:secret@redis:6380/0"}
+
+
 def _headless_translation(documents: Documents) -> None:
     _find(documents, "Service", "lm")["spec"]["ports"][0]["port"] = 80
 
@@ -109,6 +191,13 @@ def _lost_selector(documents: Documents) -> None:
     (_swapped_peers, "MOSHIMESH_LM=codec:50051 leads to Deployment/codec"),
     (_short_grace, "terminationGracePeriodSeconds must be more than drain_s 90, got 75"),
     (_no_gpu, "device is cuda and nvidia.com/gpu is 0"),
+    (_restart_without_lm, "Deployment/gateway: livenessProbe must ask for the health of no service by name, got moshi"),
+    (_always_ready, "Deployment/gateway: readinessProbe must ask for the health of moshimesh.gateway.v1."),
+    (_no_strategy_type, "Deployment/lm: strategy has no type"),
+    (_one_pod, "Deployment/lm: an update stops its only pod before the next one is ready"),
+    (_gpu_taint, "Deployment/lm: a GPU is asked for, and its taint is not tolerated"),
+    (_open_password, "MOSHIMESH_REDIS_URL may hold a password, so it belongs into a Secret"),
+    (_wrong_redis, "MOSHIMESH_REDIS_URL=redis:6380: there is no Service redis with port 6380"),
     (_headless_translation, "Service/lm: headless, so port must be 50052, got 80"),
     (_lost_selector, "Service/gateway: its selector matches no pod"),
 ])
@@ -117,7 +206,7 @@ def test_a_mistake_is_found(spoil: Callable[[Documents], None], complaint: str) 
     spoil(documents)
     problems = list(check_documents(documents))
     assert any(complaint in problem for problem in problems), problems
-    assert not any("\n" in problem for problem in problems)
+    assert not any("\n" in problem or "secret@" in problem for problem in problems)
 
 
 def test_a_wrong_dockerfile_is_found(tmp_path: Path) -> None:

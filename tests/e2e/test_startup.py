@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
+import moshimesh
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from harness.local_mesh import LocalMesh, MeshDown, free_port
@@ -96,6 +98,39 @@ async def test_a_second_mesh_on_the_same_ports(mesh: LocalMesh) -> None:
     with pytest.raises(MeshDown, match=f"port {mesh.codec_port} is taken"):
         async with LocalMesh(mesh.checkpoint, codec_port=mesh.codec_port):
             pass
+
+
+@pytest.mark.slow
+async def test_a_proxy_in_the_environment_is_not_for_the_mesh(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "localhost")  # a name; the mesh connects to addresses
+    monkeypatch.setattr("harness.local_mesh.START_S", 40.0)
+    async with LocalMesh(checkpoint, slots=1) as mesh, moshimesh.connect(mesh.target) as caller:
+        events = [event async for event in caller.converse(bytes(19_200), pacing="offline")]
+    assert sum(isinstance(event, moshimesh.Speech) for event in events) == 5
+
+
+async def health(channel: grpc.aio.Channel, name: str, *, becomes: int) -> None:
+    """Wait until health says this of a name. Raises AioRpcError when it does not come."""
+    request = health_pb2.HealthCheckRequest(service=name)
+    async for answer in health_pb2_grpc.HealthStub(channel).Watch(request, timeout=30):
+        if answer.status == becomes:
+            return
+
+
+@pytest.mark.slow
+async def test_a_gateway_without_lm_is_alive_but_not_ready(checkpoint: str) -> None:
+    name, good, bad = ("moshimesh.gateway.v1.ConversationService", health_pb2.HealthCheckResponse.SERVING,
+                       health_pb2.HealthCheckResponse.NOT_SERVING)
+    async with LocalMesh(checkpoint, slots=1) as mesh, grpc.aio.insecure_channel(mesh.target) as channel:
+        await health(channel, name, becomes=good)
+        mesh.processes["lm"].send(signal.SIGKILL)
+        await health(channel, name, becomes=bad)
+        await health(channel, "", becomes=good)
+        await mesh.start_replica("lm")
+        await mesh.wait_ready("lm", mesh.lm_port)
+        await health(channel, name, becomes=good)
 
 
 async def test_a_password_is_not_printed() -> None:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.mesh.batching import IN_FLIGHT_FRAMES, Answer, Batcher
+from services.mesh.batching import HANG_S, IN_FLIGHT_FRAMES, Answer, Batcher
 from services.mesh.errors import Draining, EngineFailed, InvalidRequest, NoFreeSlot
 from services.mesh.gathering import LATE_S, Gathering
 
@@ -98,6 +98,26 @@ async def test_sessions_share_steps(echo) -> None:
         assert [answer.result for answer in mine] == [(name, number) for number in range(30)]
     assert max(map(len, engine.batches)) == 4
     assert batcher.free == 4
+
+
+async def test_an_engine_that_hangs_in_a_step_is_not_alive() -> None:
+    engine, clock = Echo(), [0.0]
+    batcher: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, now=lambda: clock[0])
+    assert batcher.alive
+    engine.gate.clear()
+    calling = asyncio.ensure_future(collect(batcher, "a", numbers(1)))
+    await until(lambda: engine.batches)
+    clock[0] = HANG_S - 1
+    assert batcher.alive
+    clock[0] = HANG_S + 1
+    assert not batcher.alive
+    engine.gate.set()
+    await calling
+    assert batcher.alive  # it only took long
+    clock[0] *= 2
+    assert batcher.alive  # it has nothing to do
+    await batcher.close()
+    assert not batcher.alive
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such scheduling class")

@@ -123,6 +123,28 @@ async def test_health_is_said_by_name_and_of_all(served) -> None:
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_health_follows_how_the_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.mesh.process.HEALTH_S", 0.02)
+    state = {"alive": True, "ready": True}
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(Waiting(), alive=lambda: state["alive"], ready=lambda: state["ready"])
+    gc.unfreeze()
+
+    async def says(alive: bool, ready: bool) -> None:
+        for name, good in (("", alive), ("moshimesh.lm.v1.LmService", ready)):
+            expected = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
+            async for answer in health_pb2_grpc.HealthStub(channel).Watch(
+                    health_pb2.HealthCheckRequest(service=name), timeout=10):
+                if answer.status == expected:
+                    break
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        for alive, ready in ((True, True), (True, False), (True, True), (False, True)):
+            state.update(alive=alive, ready=ready)
+            await says(alive, alive and ready)
+    await server.stop(0)
+
+
 async def test_calls_that_outlast_a_drain_are_ended_with_a_reason() -> None:
     waiting = Waiting()
     server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")

@@ -139,6 +139,11 @@ class Replicas:
         """Those that answered the last time they were asked."""
         return [replica for replica in self._replicas.values() if replica.facts is not None]
 
+    @property
+    def usable(self) -> bool:
+        """Whether a session could go to one of them: it answers and does not drain; its slots may all be taken."""
+        return any(replica.facts is not None and not replica.facts.draining for replica in self.answering)
+
     def info(self, model_id: str) -> Any:
         """The GetInfo response of a replica that serves this model. Raises PeerLost when none answers."""
         for replica in self.answering:
@@ -173,7 +178,7 @@ class Replicas:
                 return chosen
             if not refreshed:  # a slot may have come back since the last poll
                 await self.refresh()
-        if any(replica.facts is not None and not replica.facts.draining for replica in self.answering):
+        if self.usable:
             total = self.total(method, model_id)
             raise NoFreeSlot(f"all {total} slots of the {self.role} service are taken; try again later", slots=total)
         raise PeerLost(f"no {self.role} replica answers", peer=self.role)
