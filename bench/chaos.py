@@ -144,13 +144,7 @@ def drain(*names: str) -> Callable[[LocalMesh], Awaitable[None]]:
     """A planned restart of processes, one after the other, as a rolling update does it."""
     async def act(mesh: LocalMesh) -> None:
         for name in names:
-            process = mesh.processes[name]
-            process.send(signal.SIGTERM)
-            assert process.child is not None
-            if await process.child.wait() != 0:
-                raise RuntimeError(f"{name} did not drain: {process.last_line}")
-            await mesh.start_replica(name)
-            await mesh.wait_ready(name, mesh.ports[name])
+            await mesh.restart(name)
 
     return act
 

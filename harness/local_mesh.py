@@ -141,6 +141,16 @@ class LocalMesh:
         await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",
                                         "--port", str(self.ports[name]), *flags, *self.metrics_flags(name)])
 
+    async def restart(self, name: str) -> None:
+        """Stop a service as a rolling update does, and start it again. Raises MeshDown when it does not drain."""
+        process = self.processes[name]
+        process.send(signal.SIGTERM)
+        assert process.child is not None
+        if await process.child.wait() != 0:
+            raise MeshDown(f"{name} did not drain: {process.last_line}")
+        await self.start_replica(name)
+        await self.wait_ready(name, self.ports[name])
+
     def metrics_flags(self, name: str) -> list[str]:
         """Where a process serves /metrics, if it does."""
         return ["--metrics-port", str(self.metrics_ports[name])] if name in self.metrics_ports else []

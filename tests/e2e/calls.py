@@ -11,6 +11,7 @@ import grpc
 import moshimesh
 import numpy as np
 import numpy.typing as npt
+from google.rpc import error_details_pb2, status_pb2
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
@@ -58,6 +59,15 @@ async def call(target: str, pcm: npt.NDArray[np.float32], piece_ms: int = 80, **
                 summary = event
     assert ready is not None and summary is not None
     return Call(ready, speech, summary)
+
+
+def error_info(error: Any) -> error_details_pb2.ErrorInfo:
+    """The reason in the status of a gRPC error, of grpc or grpc.aio."""
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert status.code == error.code().value[0]
+    return info
 
 
 async def free_slots(mesh: LocalMesh) -> tuple[int, int, int]:

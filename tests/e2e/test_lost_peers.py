@@ -76,7 +76,7 @@ async def test_an_idle_service_drains_at_once(own_mesh: LocalMesh, speech: Pcm) 
         process.send(signal.SIGTERM)
         assert process.child is not None
         assert await process.child.wait() == 0
-        assert time.monotonic() - began < 5, "it waited for the tunnel"
+        assert time.monotonic() - began < 15, "it waited for the tunnel"
         await own_mesh.start_replica(name)
         await own_mesh.wait_ready(name, own_mesh.ports[name])
     assert (await call(own_mesh.target, speech[:24_000], **GREEDY)).summary.frames_out > 0
