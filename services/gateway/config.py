@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from services.mesh.config import Port, ServiceConfig
+
+
+def _with_ports(targets: str) -> str:
+    for target in filter(None, map(str.strip, targets.split(","))):
+        host, _, port = target.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{target!r} is not host:port, such as localhost:50051 or [::1]:50051")
+        if ":" in host and not (host.startswith("[") and host.endswith("]")):
+            raise ValueError(f"{target!r}: write an IPv6 address in brackets, such as [::1]:50051")
+    return targets
+
+
+Targets = Annotated[str, AfterValidator(_with_ports)]
 
 
 class GatewayConfig(ServiceConfig):
     """Flags of `python -m services.gateway`; each is also MOSHIMESH_NAME in the environment."""
 
     port: Port = Field(50050, description="port to listen on; 0 takes a free one")
-    codec: str = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a name "
+    codec: Targets = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a name "
                                                       "with several addresses stands for all of them")
-    lm: str = Field("localhost:50052", description="host:port of the language model replicas, likewise")
+    lm: Targets = Field("localhost:50052", description="host:port of the language model replicas, likewise")
     redis_url: str = Field("redis://localhost:6379/0", description="redis://, rediss:// or unix:// URL of Redis")
     grace_s: float = Field(120.0, ge=1, le=3600, description="how long a call that was cut off can be taken up again")
     peers_wait_s: float = Field(120.0, ge=0, le=3600, description="how long to wait at the start for codec and lm to "

@@ -19,6 +19,13 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidat
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
 
 
+def _without_brackets(value: Any) -> Any:
+    return value.strip("[]") if isinstance(value, str) else value
+
+
+Host = Annotated[str, BeforeValidator(_without_brackets)]  # [::1] is how it is written before a port
+
+
 class ServiceConfig(BaseSettings):
     """What every service has. Flags beat environment variables (MOSHIMESH_ + the name), which beat defaults.
 
@@ -28,7 +35,7 @@ class ServiceConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MOSHIMESH_", env_ignore_empty=True, frozen=True, cli_kebab_case=True,
                                       cli_hide_none_type=True, cli_avoid_json=True, extra="ignore")
 
-    host: str = Field("0.0.0.0", description="address to listen on")
+    host: Host = Field("0.0.0.0", description="address to listen on, such as 127.0.0.1 or ::1")
     port: Port = Field(0, description="port to listen on; 0 takes a free one")
     drain_s: float = Field(25.0, ge=0, le=3600, description="how long running calls may go on after SIGTERM")
     stall_s: float = Field(10.0, gt=0, le=600, description="end a call whose caller has not read for this long")

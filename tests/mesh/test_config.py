@@ -26,5 +26,20 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_wrong_level_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["gateway", "--log-level", "loud"])
-    with pytest.raises(SystemExit, match="gateway: --log-level: .*'loud'"):
+    with pytest.raises(SystemExit, match=r"gateway: --log-level: .*'loud'"):
         read_config(ServiceConfig, "gateway")
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--codec", "codec"], "--codec: .*'codec' is not host:port"), (["--lm", "lm:"], "--lm: .*'lm:' is not host:port"),
+    (["--lm", "a:1, b"], "--lm: .*'b' is not host:port"), (["--lm", "a:99999"], "--lm: .*'a:99999' is not host:port"),
+    (["--lm", "::1:50052"], r"--lm: .*brackets"), (["--lm", ":50052"], "--lm: .*':50052' is not host:port")])
+def test_an_address_that_is_none_is_named(flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["gateway", *flags])
+    with pytest.raises(SystemExit, match=says):
+        read_config(GatewayConfig, "gateway")
+
+
+def test_an_address_of_ipv6_with_and_without_brackets() -> None:
+    assert ServiceConfig(host="[::1]").host == ServiceConfig(host="::1").host == "::1"
+    assert GatewayConfig(lm="[::1]:50052, lm:1").lm == "[::1]:50052, lm:1"
