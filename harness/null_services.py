@@ -100,7 +100,7 @@ async def main() -> None:
         "null", codec_tracer, 10.0)
     lm: Any = LmServer(
         NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64),  # type: ignore[arg-type]
-                   facts.delay_frames), NullTokenizer(), Sampling(), "null", lm_tracer, 10.0)
+                   facts.delay_frames), NullTokenizer(), Sampling(), "null", "null", lm_tracer, 10.0)
     codec_server = MeshServer(codec_config, "codec")
     lm_server = MeshServer(lm_config, "lm")
     # One process, so one port: both services' batchers.

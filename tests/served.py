@@ -14,7 +14,7 @@ from services.mesh.serving import RunningStreams, register
 
 
 class Served:
-    """`async with` serves it; `stub` and `tunnel` lead there."""
+    """`async with` serves it; `stub` and `tunnel` lead there, as does `address`."""
 
     def __init__(self, role: str, service: Servable, stub: Callable[[grpc.aio.Channel], Any]) -> None:
         self.role, self.service, self._make_stub = role, service, stub
@@ -25,7 +25,8 @@ class Served:
             register(self._server, service, RunningStreams())
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{port}"
+        self._channel = grpc.aio.insecure_channel(self.address)
         self.stub = self._make_stub(self._channel)
         self.tunnel = Tunnel(self.role, self._channel)
         return self

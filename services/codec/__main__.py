@@ -25,21 +25,21 @@ async def main(config: CodecConfig) -> None:
 
     from services.codec.engine import build_engines
     from services.codec.server import CodecServer
-    from services.mesh.checkpoint import check_device, lm_id, load_mimi, resolve
+    from services.mesh.checkpoint import check_device, codec_id, load_mimi, resolve
     from services.mesh.device import device_memory
 
     check_device(config.device)
     torch.set_num_threads(config.threads)
     checkpoint = resolve(config.checkpoint)
-    model = lm_id(checkpoint)
+    codec = codec_id(checkpoint)
     encoder, decoder = build_engines(load_mimi(checkpoint, config.device), config.slots)
     encoder.warm_up()
     decoder.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")
-    service = CodecServer(encoder, decoder, model, tracer, config.stall_s)
+    service = CodecServer(encoder, decoder, codec, tracer, config.stall_s)
     watch(metrics, service.batchers, device_memory(config.device))
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
-    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
+    log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, codec,
              config.device, config.slots)
     await server.run_until_signal()
     metrics.close()

@@ -67,7 +67,7 @@ class CodecStepper:
 class CodecServer:
     """Encode and Decode, each over an engine of its own."""
 
-    def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, model_id: str, tracer: FrameTracer,
+    def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, codec_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s)
         self._tunnel = TunnelServer(service, self._keep)
@@ -76,7 +76,7 @@ class CodecServer:
         priming_frames = max(encoder.facts.priming_frames, decoder.facts.priming_frames)
         self.facts: CodecFacts = replace(encoder.facts, priming_frames=priming_frames)
         self._announced: dict[str, Any] = {
-            "model_id": model_id, "sample_rate_hertz": self.facts.sample_rate_hertz,
+            "codec_id": codec_id, "sample_rate_hertz": self.facts.sample_rate_hertz,
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._tracer = tracer
@@ -84,7 +84,7 @@ class CodecServer:
             "encode", CodecStepper(encoder),
             Gathering(self.facts.samples_per_frame * 1_000_000_000 // self.facts.sample_rate_hertz))
         self._decode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
-        self._recorders = {hop: HopRecorder(tracer, hop, batcher.total, model_id, batcher.recent)
+        self._recorders = {hop: HopRecorder(tracer, hop, batcher.total, codec_id, batcher.recent)
                            for hop, batcher in ((audio_pb2.HOP_CODEC_ENCODE, self._encode),
                                                 (audio_pb2.HOP_CODEC_DECODE, self._decode))}
 

@@ -14,8 +14,9 @@ from services.gateway.calls.waiting import Line
 from services.gateway.config import GatewayConfig
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.peers.fleet import Fleet
+from services.gateway.peers.models import served_models
 from services.gateway.peers.registry import Registry
-from services.gateway.peers.replicas import Replicas, codec_facts, common_model, lm_facts
+from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
 from services.gateway.watching.gauges import watch
@@ -40,7 +41,7 @@ async def main(config: GatewayConfig) -> None:
     lm = Replicas("lm", config.lm, lm_facts, config.failover_s)
     await codec.connect(began + config.peers_wait_s)
     await lm.connect(began + config.peers_wait_s)
-    model_id = common_model((codec, lm))
+    models = ", ".join(model.model_id for model in served_models(codec, lm))
     sessions = Sessions(store, f"{socket.gethostname()}-{secrets.token_hex(4)}", config.grace_s)
     registry = Registry(store, (codec, lm))
     resources = Resources(Fleet(codec, lm), sessions, Line(store, config.most_waiting),
@@ -50,7 +51,7 @@ async def main(config: GatewayConfig) -> None:
     desk = Desk(resources, Limits(store, config.calls_per_key),
                 watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
     await server.start(GrpcEdge(desk, config.stall_s), ready=lambda: codec.usable and lm.usable)
-    log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, model_id)
+    log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
     await registry.close()
     await store.close()

@@ -30,7 +30,7 @@ async def main(config: LmConfig) -> None:
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
     from services.lm.server import LmServer
-    from services.mesh.checkpoint import check_device, lm_id, load_tokenizer, resolve
+    from services.mesh.checkpoint import check_device, codec_id, lm_id, load_tokenizer, resolve
     from services.mesh.device import device_memory
 
     check_device(config.device)
@@ -40,7 +40,8 @@ async def main(config: LmConfig) -> None:
     tokenizer = load_tokenizer(checkpoint)
     engine.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
-    service = LmServer(engine, tokenizer, _defaults(checkpoint), model, tracer, config.stall_s)
+    service = LmServer(engine, tokenizer, _defaults(checkpoint), model, codec_id(checkpoint), tracer,
+                       config.stall_s)
     watch(metrics, service.batchers, device_memory(config.device))
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts

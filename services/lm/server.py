@@ -70,15 +70,16 @@ class LmStepper:
 class LmServer:
     """Step over one engine."""
 
-    def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, tracer: FrameTracer,
-                 stall_s: float) -> None:
+    def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, codec_id: str,
+                 tracer: FrameTracer, stall_s: float) -> None:
+        """`codec_id` names the codec that the model was trained with."""
         self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
         self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id, self._batcher.recent)
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Step": self.step}, stall_s)
         self._tunnel = TunnelServer(service, self._recorder.keep)
         self.services = (service, self._tunnel.service)
         self.facts = engine.facts
-        self._model_id = model_id
+        self._ids = {"model_id": model_id, "codec_id": codec_id}
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._tracer = tracer
@@ -102,7 +103,7 @@ class LmServer:
         """Facts about the model, and its room."""
         facts = self.facts
         return lm_pb2.GetInfoResponse(
-            model_id=self._model_id, user_codebooks=facts.user_codebooks, own_codebooks=facts.own_codebooks,
+            **self._ids, user_codebooks=facts.user_codebooks, own_codebooks=facts.own_codebooks,
             cardinality=facts.cardinality, text_cardinality=facts.text_cardinality, delay_frames=facts.delay_frames,
             context_frames=facts.context_frames, slots_total=self._batcher.total, slots_free=self._batcher.free,
             weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame,
@@ -114,6 +115,8 @@ class LmServer:
         session_id = check_session_id(config.session_id)
         logs.bind(session_id)
         sampling = read_sampling(config.sampling, self._defaults)
+        if config.history.controls:
+            raise _unsupported("config.history.controls")
         past = read_past(config.history, self.facts) if config.HasField("history") else None
         text = TextStream(self._tokenizer, self.facts.silent_text_tokens)
         if past is not None:
@@ -122,7 +125,7 @@ class LmServer:
         with self._batcher.lease(session_id, Opening(sampling, past)) as slot:
             await slot.opened()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
-                model_id=self._model_id, user_codebooks=self.facts.user_codebooks,
+                **self._ids, user_codebooks=self.facts.user_codebooks,
                 own_codebooks=self.facts.own_codebooks, cardinality=self.facts.cardinality,
                 delay_frames=self.facts.delay_frames, context_frames=self.facts.context_frames,
                 sampling=lm_pb2.Sampling(
@@ -143,9 +146,16 @@ class LmServer:
         yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))
 
     async def _items(self, requests: AsyncIterator[lm_pb2.StepRequest]) -> AsyncIterator[CodesItem]:
-        async for frame in read_payloads(requests, "frame"):
-            check_frame_codes(frame.codes, self.facts.user_codebooks, self.facts.cardinality)
-            yield CodesItem(frame.codes, frame.context)
+        async for step in read_payloads(requests, "step"):
+            if step.HasField("controls"):
+                raise _unsupported("step.controls")
+            check_frame_codes(step.frame.codes, self.facts.user_codebooks, self.facts.cardinality, "step.frame.codes")
+            yield CodesItem(step.frame.codes, step.frame.context)
+
+
+def _unsupported(field: str) -> InvalidRequest:
+    return InvalidRequest("CONTROLS_UNSUPPORTED", "this version can't take controls of a step; leave them out",
+                          field=field)
 
 
 def read_sampling(wire: lm_pb2.Sampling, defaults: Sampling) -> Sampling:

@@ -3,6 +3,7 @@
     MeshError
     +-- InvalidRequest      the caller sent something that the contract forbids
     +-- UnknownSession      there is no such session (any more)
+    +-- UnknownModel        nobody serves this model
     +-- NoFreeSlot          every slot of this replica is taken; another replica may have one
     +-- Draining            this replica takes nobody new; another one does
     +-- SlowCaller          the caller does not read its answers, or never sends its config
@@ -15,7 +16,7 @@
     +-- ResumeUnavailable   the store of the sessions does not answer
     +-- PeerLost            a service further down the mesh is unreachable or ended the call
     +-- PeerRefused         another service's refusal, passed on as it is
-    +-- ModelMismatch       two services of the mesh serve different checkpoints
+    +-- ModelMismatch       no language model's codec is served
     +-- EngineFailed        a step of the engine failed; our bug
 
 Codes follow https://google.aip.dev/193; reasons are listed in docs/protocol.md.
@@ -83,6 +84,12 @@ class UnknownSession(MeshError):
     """No session has this id or handle."""
 
     code, reason = grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION"
+
+
+class UnknownModel(MeshError):
+    """Nobody serves the model that the caller names; metadata names those that are served."""
+
+    code, reason = grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"
 
 
 class NoFreeSlot(MeshError):
@@ -162,7 +169,7 @@ class PeerLost(MeshError):
 
 
 class ModelMismatch(MeshError):
-    """Codec and language model were started with different checkpoints."""
+    """No codec replica serves the codec of any language model that is there."""
 
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH"
 

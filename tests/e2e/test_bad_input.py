@@ -143,7 +143,8 @@ async def test_bad_codes(mesh: LocalMesh, name: str) -> None:
                 codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(session_id="test")),
                 codec_pb2.DecodeRequest(frame=frame)]),
             await refusal(lm_pb2_grpc.LmServiceStub(lm).Step, [
-                lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id="test")), lm_pb2.StepRequest(frame=frame)]),
+                lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id="test")),
+                lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=frame))]),
         ]
     for error in errors:
         assert (error.code(), error_info(error).reason) == (INVALID, "BAD_CODES")

@@ -68,8 +68,8 @@ class FakeLm:
 
     async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
-        return lm_pb2.GetInfoResponse(model_id="checksum", user_codebooks=USER, own_codebooks=OWN, delay_frames=DELAY,
-                                      context_frames=CONTEXT, slots_total=self.slots,
+        return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", user_codebooks=USER, own_codebooks=OWN,
+                                      delay_frames=DELAY, context_frames=CONTEXT, slots_total=self.slots,
                                       slots_free=self.slots - self.held, draining=self.draining)
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
@@ -88,9 +88,10 @@ class FakeLm:
             await asyncio.sleep(self.opening_s)
             await self.opening_until.wait()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
-                model_id="checksum", user_codebooks=USER, own_codebooks=OWN, cardinality=64, delay_frames=DELAY,
-                sampling=config.sampling, context_frames=CONTEXT))
-            async for frame in read_payloads(requests, "frame"):
+                model_id="checksum", codec_id="codec", user_codebooks=USER, own_codebooks=OWN, cardinality=64,
+                delay_frames=DELAY, sampling=config.sampling, context_frames=CONTEXT))
+            async for asked in read_payloads(requests, "step"):
+                frame = asked.frame
                 await self.answering.wait()
                 tokens = model.step(list(frame.codes))
                 frames += 1

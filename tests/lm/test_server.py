@@ -24,7 +24,7 @@ from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling
 from services.lm.server import DESCRIPTOR, LmServer
 from services.mesh.checkpoint import load_lm, load_mimi, resolve
-from services.mesh.errors import REASON_KEY, MeshError
+from services.mesh.errors import REASON_KEY, MeshError, from_rpc_error
 from services.mesh.telemetry import FrameTracer
 from tests.lm.small_lm import Ints, random_codes, random_lm
 from tests.served import Served
@@ -47,7 +47,7 @@ class Replica(Served):
     """One replica."""
 
     def __init__(self, engine: LmEngine) -> None:
-        super().__init__("lm", LmServer(engine, Tokenizer(), Sampling(), "small", FrameTracer(), 5.0),
+        super().__init__("lm", LmServer(engine, Tokenizer(), Sampling(), "small", "its codec", FrameTracer(), 5.0),
                          lm_pb2_grpc.LmServiceStub)
 
     async def info(self) -> lm_pb2.GetInfoResponse:
@@ -74,19 +74,22 @@ class Session:
         self.text: list[str] = []
 
     async def open(self) -> lm_pb2.StepReady:
-        await self._send(self._config)
-        return (await anext(self._responses)).ready
+        await self.send(self._config)
+        return (await self.answer()).ready
 
     async def step(self, codes: Iterable[int]) -> list[int]:
-        await self._send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=codes)))
-        step = (await anext(self._responses)).step
+        await self.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(codes=codes))))
+        step = (await self.answer()).step
         self.text.append(step.text)
         return [step.text_token, *step.frame.codes] if step.HasField("text_token") else [UNGENERATED] * 9
 
     async def steps(self, codes: Ints) -> Ints:
         return np.array([await self.step(frame) for frame in codes.tolist()], np.int64).reshape(-1, 9)
 
-    async def _send(self, request: lm_pb2.StepRequest) -> None:
+    async def answer(self) -> lm_pb2.StepResponse:
+        return await anext(self._responses)
+
+    async def send(self, request: lm_pb2.StepRequest) -> None:
         if self._tunnelled:
             self.call.send(request)
         else:
@@ -232,6 +235,38 @@ async def test_who_leaves_while_the_row_is_rebuilt_gives_it_back(lm: LMModel, mo
             await opening
         left.set()
         assert await replica.free(SLOTS)
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+@pytest.mark.parametrize("controls", [
+    lm_pb2.StepControls(), lm_pb2.StepControls(sampling=GREEDY),
+    lm_pb2.StepControls(forced=lm_pb2.ForcedTokens(text_token=5))], ids=["empty", "sampling", "forced"])
+async def test_controls_are_refused_until_they_are_served(
+        replicas: tuple[Replica, Replica], controls: lm_pb2.StepControls, tunnelled: bool) -> None:
+    _, two = replicas
+    past = history(10)
+    past.controls.add(step=3, controls=controls)
+    for session, opened, field in ((Session(two, GREEDY, None, tunnelled), True, "step.controls"),
+                                   (Session(two, GREEDY, past, tunnelled), False, "config.history.controls")):
+        with pytest.raises((grpc.aio.AioRpcError, MeshError)) as caught:
+            if await session.open() and opened:
+                frame = audio_pb2.CodeFrame(codes=[0] * 8)
+                await session.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=frame, controls=controls)))
+                await session.answer()
+        error = from_rpc_error(caught.value, "lm") if isinstance(
+            caught.value, grpc.aio.AioRpcError) else caught.value
+        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CONTROLS_UNSUPPORTED")
+        assert error.metadata["field"] == field
+    assert await two.free(SLOTS)
+
+
+async def test_the_service_names_its_model_and_the_codec_of_that(replicas: tuple[Replica, Replica]) -> None:
+    one, _ = replicas
+    session = Session(one, GREEDY)
+    for said in (await one.info(), await session.open()):
+        assert (said.model_id, said.codec_id) == ("small", "its codec")
+    session.call.cancel()
+    assert await one.free(SLOTS)
 
 
 async def test_a_draining_replica_says_so_and_its_sessions_go_on(lm: LMModel) -> None:

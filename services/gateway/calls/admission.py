@@ -19,22 +19,22 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
 
     `check` raises when it will not be here that the caller gets a slot. Raises MeshError.
     """
-    line, fleet, model_id = resources.line, resources.fleet, origin.model_id
+    line, fleet, model = resources.line, resources.fleet, origin.model
 
     def free() -> int:
         check()
-        return fleet.slots_free(model_id)
+        return fleet.slots_free(model)
 
     async def open_rows() -> Rows:
         try:
-            return await Rows.open(fleet, model_id, origin.session_id, origin.sampling, origin.history, first_sequence)
+            return await Rows.open(fleet, model, origin.session_id, origin.sampling, origin.history, first_sequence)
         except MeshError as error:
             if error.reason == NoFreeSlot.reason:  # also when it was a replica that said so
                 raise NoFreeSlot(error.message) from None
             raise
 
     # A caller who was cut off does not wait for those who are new.
-    if origin.ahead or not await line.anybody_waits(model_id):
+    if origin.ahead or not await line.anybody_waits(model.model_id):
         try:
             rows = await open_rows()
         except NoFreeSlot:
@@ -42,7 +42,7 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
         else:
             yield rows
             return
-    async with line.join(model_id, call_id, ahead=origin.ahead) as place:
+    async with line.join(model.model_id, call_id, ahead=origin.ahead) as place:
         while not place.served:
             async for queued in place.turns(free):
                 yield queued

@@ -103,9 +103,10 @@ class Conversation:
         if isinstance(self._opening.origin, Resumed):
             self._observer.resumed(ingest.next_sequence)
         return Ready(
-            session_id=session.id, model_id=session.model_id, sample_rate_hertz=audio.sample_rate_hertz,
-            samples_per_frame=audio.samples_per_frame, codebooks=lm.own_codebooks, delay_frames=lm.delay_frames,
-            sampling=lm.sampling, resume_handle=session.handle, resume_grace_s=self._resources.sessions.grace_s,
+            session_id=session.id, model_id=session.model_id, codec_id=codec.codec_id,
+            sample_rate_hertz=audio.sample_rate_hertz, samples_per_frame=audio.samples_per_frame,
+            codebooks=lm.own_codebooks, delay_frames=lm.delay_frames, sampling=lm.sampling,
+            resume_handle=session.handle, resume_grace_s=self._resources.sessions.grace_s,
             next_sequence=ingest.next_sequence, priming_frames=codec.priming_frames,
             frame_due_us=(codec.frame_phase_us - now_unix_nanos() // 1000) % (audio.frame_nanos // 1000))
 

@@ -19,7 +19,7 @@ from services.gateway.calls.limits import Limits
 from services.gateway.calls.rates import Rate
 from services.gateway.calls.resources import Resources
 from services.gateway.path.observer import Observer
-from services.gateway.peers.replicas import common_model
+from services.gateway.peers.models import Model
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
 from services.mesh.errors import Draining, InvalidRequest, TooManyResumes
@@ -33,10 +33,11 @@ RESUMES_PER_ADDRESS = (64, 8.0)
 
 
 @dataclass(frozen=True)
-class MeshInfo:
-    """What the mesh serves, and its room."""
+class ModelInfo:
+    """A model that conversations can have, and its room."""
 
     model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     slots_total: int
@@ -86,14 +87,21 @@ class Desk:
             raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
         return handle
 
-    async def info(self) -> MeshInfo:
-        """What the mesh serves now. Raises PeerLost, ModelMismatch."""
+    async def info(self) -> ModelInfo:
+        """The model that a conversation gets if it names none. Raises PeerLost, ModelMismatch."""
+        await self._resources.fleet.refresh(INFO_AGE_S)
+        return self._info(await self._resources.fleet.model())
+
+    async def models(self) -> list[ModelInfo]:
+        """All models that conversations can have now, by id. Raises PeerLost, ModelMismatch."""
+        await self._resources.fleet.refresh(INFO_AGE_S)
+        return [self._info(model) for model in self._resources.fleet.models()]
+
+    def _info(self, model: Model) -> ModelInfo:
         fleet = self._resources.fleet
-        await fleet.refresh(INFO_AGE_S)
-        model_id = common_model((fleet.codec, fleet.lm))
-        codec = fleet.codec.info(model_id)
-        return MeshInfo(model_id, codec.sample_rate_hertz, codec.samples_per_frame, fleet.slots_total(model_id),
-                        fleet.slots_free(model_id))
+        codec = fleet.codec.info(model.codec_id)
+        return ModelInfo(model.model_id, model.codec_id, codec.sample_rate_hertz, codec.samples_per_frame,
+                         fleet.slots_total(model), fleet.slots_free(model))
 
     def drain(self) -> None:
         """Take nobody new, and ask those who are here to reconnect: another gateway finds their sessions in Redis."""

@@ -30,6 +30,7 @@ class Ready:
 
     session_id: str
     model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int

@@ -8,17 +8,18 @@ from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Opening, Resumed
 from services.gateway.calls.resources import Resources
+from services.gateway.peers.models import Model
 from services.gateway.sessions.history import History
 from services.gateway.sessions.sealing import Handle
 from services.gateway.sessions.sessions import Session
-from services.mesh.errors import InvalidRequest
+from services.mesh.errors import InvalidRequest, PeerLost, UnknownModel
 
 
 class Origin(Protocol):
     """What a conversation goes on from."""
 
     session_id: str
-    model_id: str
+    model: Model
     sampling: lm_pb2.Sampling
     history: History
     ahead: bool
@@ -36,16 +37,16 @@ class NewOrigin:
 
     ahead = False
 
-    def __init__(self, resources: Resources, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling
+    def __init__(self, resources: Resources, handle: Handle, session_id: str, model: Model, sampling: lm_pb2.Sampling
                  ) -> None:
-        self.session_id, self.model_id, self.sampling = session_id, model_id, sampling
-        model = resources.fleet.lm.info(model_id)
-        self.history = History(model.user_codebooks, model.own_codebooks, model.delay_frames, model.context_frames)
+        self.session_id, self.model, self.sampling = session_id, model, sampling
+        lm = resources.fleet.lm.info(model.model_id)
+        self.history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
         self._sessions, self._handle = resources.sessions, handle
 
     def begin(self, sampling: lm_pb2.Sampling) -> Session:
         """See Origin."""
-        return self._sessions.create(self._handle, self.session_id, self.model_id, sampling, self.history)
+        return self._sessions.create(self._handle, self.session_id, self.model.model_id, sampling, self.history)
 
     def abandon(self, reason: str) -> None:
         """Nothing is left of it."""
@@ -56,8 +57,8 @@ class ResumedOrigin:
 
     ahead = True
 
-    def __init__(self, session: Session) -> None:
-        self.session_id, self.model_id = session.id, session.model_id
+    def __init__(self, session: Session, model: Model) -> None:
+        self.session_id, self.model = session.id, model
         self.sampling, self.history = session.sampling, session.history
         self._session = session
 
@@ -75,27 +76,35 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
 
     Raises:
         InvalidRequest: the mesh can't serve it.
-        PeerLost, ModelMismatch: nobody serves the model.
+        PeerLost, ModelMismatch, UnknownModel: nobody serves the model.
         UnknownSession, ResumeUnavailable: see Sessions.take_up.
     """
     asked = opening.origin
     if isinstance(asked, Resumed):
         session = await resources.sessions.take_up(handle)
         try:
-            _check_rate(resources, session.model_id, opening)
+            model = await _model_of(session, resources)
+            _check_rate(resources, model, opening)
             if asked.answered_sequence is not None:
                 _rewind(session.history, asked.answered_sequence + 1)
         except BaseException:
             session.end(InvalidRequest.reason, keep=True)
             raise
-        return ResumedOrigin(session)
-    model_id = await resources.fleet.model()
-    _check_rate(resources, model_id, opening)
-    return NewOrigin(resources, handle, call_id, model_id, asked.sampling)
+        return ResumedOrigin(session, model)
+    model = await resources.fleet.model(asked.model_id)
+    _check_rate(resources, model, opening)
+    return NewOrigin(resources, handle, call_id, model, asked.sampling)
 
 
-def _check_rate(resources: Resources, model_id: str, opening: Opening) -> None:
-    rate = resources.fleet.codec.info(model_id).sample_rate_hertz
+async def _model_of(session: Session, resources: Resources) -> Model:
+    try:
+        return await resources.fleet.model(session.model_id)
+    except UnknownModel as error:  # it was served when the session began, and may be again before its time is over
+        raise PeerLost(error.message, peer=resources.fleet.lm.role) from None
+
+
+def _check_rate(resources: Resources, model: Model, opening: Opening) -> None:
+    rate = resources.fleet.codec.info(model.codec_id).sample_rate_hertz
     if opening.sample_rate_hertz != rate:
         raise InvalidRequest("BAD_SAMPLE_RATE", f"the mesh speaks {rate} Hz, got {opening.sample_rate_hertz}; resample "
                              "your audio", field="config.sample_rate_hertz", accepted=rate)

@@ -26,7 +26,8 @@ class GrpcEdge:
     """ConversationService over one desk."""
 
     def __init__(self, desk: Desk, stall_s: float) -> None:
-        self.services = (Service(DESCRIPTOR, {"GetInfo": self.get_info, "Converse": self.converse}, stall_s),)
+        self.services = (Service(DESCRIPTOR, {
+            "GetInfo": self.get_info, "ListModels": self.list_models, "Converse": self.converse}, stall_s),)
         self._desk = desk
 
     def drain(self) -> None:
@@ -39,10 +40,12 @@ class GrpcEdge:
 
     async def get_info(self, request: conversation_pb2.GetInfoRequest) -> conversation_pb2.GetInfoResponse:
         """Facts about the mesh, and its room."""
-        info = await self._desk.info()
-        return conversation_pb2.GetInfoResponse(
-            model_id=info.model_id, sample_rate_hertz=info.sample_rate_hertz, samples_per_frame=info.samples_per_frame,
-            slots_total=info.slots_total, slots_free=info.slots_free)
+        return conversation_pb2.GetInfoResponse(**vars(await self._desk.info()))
+
+    async def list_models(self, request: conversation_pb2.ListModelsRequest) -> conversation_pb2.ListModelsResponse:
+        """The models that conversations can have, and their room."""
+        return conversation_pb2.ListModelsResponse(
+            models=[conversation_pb2.Model(**vars(info)) for info in await self._desk.models()])
 
     async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
@@ -78,7 +81,8 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")
     else:  # field by field: what this mesh does not know stays at the door
-        origin = New(lm_pb2.Sampling(**{field.name: value for field, value in config.sampling.ListFields()}))
+        sampling = lm_pb2.Sampling(**{field.name: value for field, value in config.sampling.ListFields()})
+        origin = New(sampling, config.model)
     return Opening(origin, config.sample_rate_hertz, config.pacing != conversation_pb2.PACING_OFFLINE,
                    config.traceparent)
 

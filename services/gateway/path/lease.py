@@ -50,10 +50,10 @@ class Lease(Generic[RequestMessage, ResponseMessage]):
 class Leaser(Generic[RequestMessage, ResponseMessage]):
     """Opens a session's rows at one service."""
 
-    def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], model_id: str,
+    def __init__(self, pool: Replicas, method: Method[RequestMessage, ResponseMessage], weights_id: str,
                  memory: Memory[RequestMessage]) -> None:
         self.pool, self.memory = pool, memory
-        self._method, self._model_id = method, model_id
+        self._method, self._weights_id = method, weights_id
 
     async def lease(self, answers: Callable[[], int], passed_over: Collection[Replica] = ()
                     ) -> Lease[RequestMessage, ResponseMessage]:
@@ -66,7 +66,7 @@ class Leaser(Generic[RequestMessage, ResponseMessage]):
         refusal: MeshError | None = None
         while True:
             try:
-                replica = await self.pool.pick(self._method.name, self._model_id, passed)
+                replica = await self.pool.pick(self._method.name, self._weights_id, passed)
             except MeshError as error:
                 raise refusal or error from None
             try:

@@ -98,11 +98,12 @@ class LmMemory:
     def answered(self, request: lm_pb2.StepRequest, step: lm_pb2.StepFrame) -> None:
         """See Memory."""
         tokens = [step.text_token, *step.frame.codes] if step.HasField("text_token") else None
-        self.history.append(request.frame.context.sequence, request.frame.codes, tokens)
+        heard = request.step.frame
+        self.history.append(heard.context.sequence, heard.codes, tokens)
 
     def since(self, answers: int) -> list[lm_pb2.StepRequest]:
         """See Memory."""
-        return [lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=codes))
+        return [lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(codes=codes)))
                 for codes in self.history.user_codes_from(self._steps_before + answers)]
 
 

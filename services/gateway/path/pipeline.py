@@ -27,6 +27,7 @@ from services.gateway.path.memory import DecoderMemory, EncoderMemory, LmMemory
 from services.gateway.path.observer import Observer
 from services.gateway.path.stage import Next, Stage
 from services.gateway.peers.fleet import Fleet
+from services.gateway.peers.models import Model
 from services.gateway.peers.replicas import DECODE, ENCODE, STEP
 from services.gateway.sessions.history import History
 from services.mesh.clock import now_unix_nanos
@@ -64,14 +65,14 @@ class Rows:
     decoder: Lease[codec_pb2.DecodeRequest, codec_pb2.DecodeResponse]
 
     @classmethod
-    async def open(cls, fleet: Fleet, model_id: str, session_id: str, sampling: lm_pb2.Sampling, history: History,
+    async def open(cls, fleet: Fleet, model: Model, session_id: str, sampling: lm_pb2.Sampling, history: History,
                    first_sequence: int) -> Rows:
         """Hold a row in every service. Raises MeshError when one refuses; the others' rows are free again."""
         leasers: tuple[Leaser[Any, Any], ...] = (
-            Leaser(fleet.codec, ENCODE, model_id, EncoderMemory(session_id, first_sequence)),
-            Leaser(fleet.lm, STEP, model_id, LmMemory(session_id, sampling, history)),
-            Leaser(fleet.codec, DECODE, model_id, DecoderMemory(
-                session_id, history, fleet.codec.info(model_id).priming_frames)))
+            Leaser(fleet.codec, ENCODE, model.codec_id, EncoderMemory(session_id, first_sequence)),
+            Leaser(fleet.lm, STEP, model.model_id, LmMemory(session_id, sampling, history)),
+            Leaser(fleet.codec, DECODE, model.codec_id, DecoderMemory(
+                session_id, history, fleet.codec.info(model.codec_id).priming_frames)))
         opening = [asyncio.ensure_future(leaser.lease(lambda: 0)) for leaser in leasers]
         try:
             leases = await asyncio.gather(*opening)
@@ -154,7 +155,9 @@ class Pipeline:
 
     def _encoded(self, frame: audio_pb2.CodeFrame) -> None:
         if frame.context.sequence >= self._ingest.next_sequence:
-            self._step.send(lm_pb2.StepRequest(frame=frame))
+            request = lm_pb2.StepRequest()
+            request.step.frame.CopyFrom(frame)
+            self._step.send(request)
         else:  # the model has heard it before the call was cut: only the codec had to hear it again
             self._left(frame.context)
 

@@ -42,6 +42,6 @@ class Registry:
 
     def _requests(self) -> list[Request]:
         return [Request(_PUBLISH, (f"moshimesh:{{replica:{pool.role}:{replica.address}}}",), (
-                    round(GONE_S * 1000), "model", facts.model_id, "draining", int(facts.draining),
+                    round(GONE_S * 1000), "model", facts.weights_id, "draining", int(facts.draining),
                     "slots_total", min(facts.total.values()), "slots_free", min(facts.free.values())))
                 for pool in self._pools for replica in pool.answering if (facts := replica.facts) is not None]

@@ -13,7 +13,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from services.gateway.peers.clocks import PeerClock
 from services.gateway.peers.tunnel import Method, Tunnel
-from services.mesh.errors import MeshError, ModelMismatch, NoFreeSlot, PeerLost, from_rpc_error
+from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, from_rpc_error
 from services.mesh.transport import CHANNEL_OPTIONS
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ DECODE = Method("/moshimesh.codec.v1.CodecService/Decode", codec_pb2.DecodeReque
 class Facts:
     """What a replica says about itself; slots by the method whose calls take them."""
 
-    model_id: str
+    weights_id: str
+    """What it serves: a codec's codec_id, a language model's model_id."""
     draining: bool
     total: dict[str, int]
     free: dict[str, int]
@@ -52,7 +53,7 @@ async def codec_facts(channel: grpc.aio.Channel) -> Facts:
     """Ask a codec replica. Raises AioRpcError."""
     info = await codec_pb2_grpc.CodecServiceStub(channel).GetInfo(codec_pb2.GetInfoRequest(), timeout=POLL_ANSWER_S,
                                                                  wait_for_ready=True)
-    return Facts(info.model_id, info.draining,
+    return Facts(info.codec_id, info.draining,
                  {ENCODE.name: info.encode_slots_total, DECODE.name: info.decode_slots_total},
                  {ENCODE.name: info.encode_slots_free, DECODE.name: info.decode_slots_free}, info)
 
@@ -80,10 +81,10 @@ class Replica:
     def __post_init__(self) -> None:
         self.tunnel = Tunnel(self.role, self.channel)
 
-    def free(self, method: str, model_id: str) -> int:
-        """Slots that a session of this model could take here."""
+    def free(self, method: str, weights_id: str) -> int:
+        """Slots that a session of these weights could take here."""
         facts = self.facts
-        if facts is None or facts.draining or facts.model_id != model_id:
+        if facts is None or facts.draining or facts.weights_id != weights_id:
             return 0
         return facts.free[method]
 
@@ -144,23 +145,23 @@ class Replicas:
         """Whether a session could go to one of them: it answers and does not drain; its slots may all be taken."""
         return any(replica.facts is not None and not replica.facts.draining for replica in self.answering)
 
-    def info(self, model_id: str) -> Any:
-        """The GetInfo response of a replica that serves this model. Raises PeerLost when none answers."""
+    def info(self, weights_id: str) -> Any:
+        """The GetInfo response of a replica that serves these weights. Raises PeerLost when none answers."""
         for replica in self.answering:
-            if replica.facts is not None and replica.facts.model_id == model_id:
+            if replica.facts is not None and replica.facts.weights_id == weights_id:
                 return replica.facts.info
         raise PeerLost(f"no {self.role} replica answers", peer=self.role)
 
-    def total(self, method: str, model_id: str) -> int:
+    def total(self, method: str, weights_id: str) -> int:
         """Slots for a method's calls in all."""
         return sum(replica.facts.total[method] for replica in self.answering
-                   if replica.facts is not None and replica.facts.model_id == model_id)
+                   if replica.facts is not None and replica.facts.weights_id == weights_id)
 
-    def free(self, method: str, model_id: str) -> int:
+    def free(self, method: str, weights_id: str) -> int:
         """Free slots for a method's calls, as of the last poll."""
-        return sum(replica.free(method, model_id) for replica in self.answering)
+        return sum(replica.free(method, weights_id) for replica in self.answering)
 
-    async def pick(self, method: str, model_id: str, passed_over: Collection[Replica] = ()) -> Replica:
+    async def pick(self, method: str, weights_id: str, passed_over: Collection[Replica] = ()) -> Replica:
         """A replica with a free slot that is not passed over.
 
         Raises:
@@ -169,17 +170,17 @@ class Replicas:
         """
         for refreshed in (False, True):
             candidates = [replica for replica in self.answering
-                          if replica not in passed_over and replica.free(method, model_id)]
+                          if replica not in passed_over and replica.free(method, weights_id)]
             if candidates:
                 chosen = max(random.sample(candidates, min(2, len(candidates))),
-                             key=lambda replica: replica.free(method, model_id))
+                             key=lambda replica: replica.free(method, weights_id))
                 assert chosen.facts is not None
                 chosen.facts.free[method] -= 1  # until the next poll knows better
                 return chosen
             if not refreshed:  # a slot may have come back since the last poll
                 await self.refresh()
         if self.usable:
-            total = self.total(method, model_id)
+            total = self.total(method, weights_id)
             raise NoFreeSlot(f"all {total} slots of the {self.role} service are taken; try again later", slots=total)
         raise PeerLost(f"no {self.role} replica answers", peer=self.role)
 
@@ -239,26 +240,6 @@ class Replicas:
             # One that drains has left the name and takes no new calls, not even ours that ask how it is.
             if self._replicas[address].facts is None and not self._replicas[address].tunnel.busy:
                 await self._replicas.pop(address).channel.close()
-
-
-def common_model(pools: Sequence[Replicas]) -> str:
-    """The model that all services have in common; the one with the most free slots if there are several.
-
-    Raises:
-        PeerLost: a service has no replica that answers.
-        ModelMismatch: they serve different checkpoints.
-    """
-    served: list[set[str]] = []
-    for pool in pools:
-        served.append({replica.facts.model_id for replica in pool.answering if replica.facts is not None})
-        if not served[-1]:
-            raise PeerLost(f"no {pool.role} replica answers", peer=pool.role)
-    common = set.intersection(*served)
-    if not common:
-        sides = " but ".join(f"{pool.role} serves {' and '.join(sorted(models))}"
-                             for pool, models in zip(pools, served, strict=True))
-        raise ModelMismatch(f"{sides}; start both with one checkpoint")
-    return max(sorted(common), key=lambda model: pools[-1].free(STEP.name, model))
 
 
 def movable(error: MeshError) -> bool:

@@ -14,9 +14,9 @@ from services.gateway.path.lease import Leaser
 from services.gateway.path.memory import LmMemory
 from services.gateway.path.observer import Change
 from services.gateway.path.stage import ANSWER_S, Next, Stage
-from services.gateway.peers.replicas import STEP, Replica, Replicas, common_model, lm_facts
+from services.gateway.peers.replicas import STEP, Replicas, lm_facts
 from services.gateway.sessions.history import History
-from services.mesh.errors import MeshError, ModelMismatch, PeerLost
+from services.mesh.errors import MeshError
 from tests.gateway.fake_lm import CONTEXT, DELAY, OWN, USER, Checksum, FakeLm
 from tests.gateway.fake_observer import Heard
 from tests.until import until
@@ -81,8 +81,8 @@ class Two:
             for number, codes in enumerate(CODES):
                 await asyncio.sleep(pace_s)
                 await in_flight.acquire()
-                stage.send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(
-                    context=audio_pb2.FrameContext(sequence=number), codes=codes)))
+                stage.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(
+                    context=audio_pb2.FrameContext(sequence=number), codes=codes))))
             stage.half_close()
 
         try:
@@ -222,21 +222,6 @@ async def test_a_draining_replica_gets_nobody_new() -> None:
             one.close()
 
 
-async def test_common_model() -> None:
-    async with Two() as two:
-        assert common_model((two.pool, two.pool)) == "checksum"
-        other = Replicas("codec", "", lm_facts)
-        with pytest.raises(PeerLost):
-            common_model((other, two.pool))
-        replica = Replica("codec", "nowhere", two.pool.answering[0].channel)
-        facts = two.pool.answering[0].facts
-        assert facts is not None
-        replica.facts = type(facts)("another", False, {}, {}, facts.info)
-        other._replicas["nowhere"] = replica
-        with pytest.raises(ModelMismatch, match="another"):
-            common_model((other, two.pool))
-
-
 async def test_what_passes_while_a_slow_row_is_rebuilt() -> None:
     """More frames than a call may have waiting at once in everyday life."""
     async with Two() as two:
@@ -253,7 +238,7 @@ async def test_a_stage_that_is_closed_while_its_row_is_lost_gives_up() -> None:
     async with Two() as two:
         answers = Answers()
         stage = await two.open_stage(answers)
-        stage.send(lm_pb2.StepRequest(frame=audio_pb2.CodeFrame(codes=CODES[0])))
+        stage.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(codes=CODES[0]))))
         await anext(aiter(answers))
         for lm in two.lms:
             await lm.kill()

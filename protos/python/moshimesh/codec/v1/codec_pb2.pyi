@@ -12,8 +12,8 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames")
-    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames")
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -24,7 +24,7 @@ class GetInfoResponse(_message.Message):
     DECODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
-    model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int
@@ -35,7 +35,7 @@ class GetInfoResponse(_message.Message):
     decode_slots_free: int
     draining: bool
     priming_frames: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ...) -> None: ...
+    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
     __slots__ = ("session_id", "reset_after_first_frame", "priming_pcm")
@@ -56,22 +56,22 @@ class EncodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ...) -> None: ...
 
 class EncodeReady(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames", "frame_phase_us")
-    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames", "frame_phase_us")
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     FRAME_PHASE_US_FIELD_NUMBER: _ClassVar[int]
-    model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int
     cardinality: int
     priming_frames: int
     frame_phase_us: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_phase_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_phase_us: _Optional[int] = ...) -> None: ...
 
 class EncodeSummary(_message.Message):
     __slots__ = ("frames",)
@@ -106,20 +106,20 @@ class DecodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[DecodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ...) -> None: ...
 
 class DecodeReady(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames")
-    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames")
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
-    model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     codebooks: int
     cardinality: int
     priming_frames: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
+    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ...) -> None: ...
 
 class DecodeSummary(_message.Message):
     __slots__ = ("frames",)

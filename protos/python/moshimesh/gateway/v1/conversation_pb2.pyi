@@ -23,21 +23,49 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free", "codec_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     slots_total: int
     slots_free: int
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
+    codec_id: str
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., codec_id: _Optional[str] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("model_id", "codec_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    codec_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    slots_total: int
+    slots_free: int
+    def __init__(self, model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +74,7 @@ class ConverseConfig(_message.Message):
     RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
@@ -54,7 +83,8 @@ class ConverseConfig(_message.Message):
     resume_handle: str
     first_sequence: int
     answered_sequence: int
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ...) -> None: ...
+    model: str
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)
@@ -71,7 +101,7 @@ class ConverseRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[ConverseConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
 
 class ConverseReady(_message.Message):
-    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle", "resume_grace_ms", "next_sequence", "priming_frames", "frame_due_us")
+    __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle", "resume_grace_ms", "next_sequence", "priming_frames", "frame_due_us", "codec_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +114,7 @@ class ConverseReady(_message.Message):
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     FRAME_DUE_US_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model_id: str
     sample_rate_hertz: int
@@ -96,7 +127,8 @@ class ConverseReady(_message.Message):
     next_sequence: int
     priming_frames: int
     frame_due_us: int
-    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ..., resume_grace_ms: _Optional[int] = ..., next_sequence: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_due_us: _Optional[int] = ...) -> None: ...
+    codec_id: str
+    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., resume_handle: _Optional[str] = ..., resume_grace_ms: _Optional[int] = ..., next_sequence: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_due_us: _Optional[int] = ..., codec_id: _Optional[str] = ...) -> None: ...
 
 class Queued(_message.Message):
     __slots__ = ("position", "estimated_wait_ms")

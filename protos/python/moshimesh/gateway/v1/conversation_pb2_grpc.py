@@ -40,6 +40,11 @@ class ConversationServiceStub(object):
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GetInfoRequest.SerializeToString,
                 response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GetInfoResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/moshimesh.gateway.v1.ConversationService/ListModels',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.Converse = channel.stream_stream(
                 '/moshimesh.gateway.v1.ConversationService/Converse',
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseRequest.SerializeToString,
@@ -52,7 +57,14 @@ class ConversationServiceServicer(object):
     """
 
     def GetInfo(self, request, context):
-        """What the mesh serves, and whether there is room.
+        """The model that a conversation gets if it names none, and whether there is room.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """All models that a conversation can have, with their room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +87,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.GetInfo,
                     request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GetInfoRequest.FromString,
                     response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GetInfoResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsResponse.SerializeToString,
             ),
             'Converse': grpc.stream_stream_rpc_method_handler(
                     servicer.Converse,
@@ -110,6 +127,33 @@ class ConversationService(object):
             '/moshimesh.gateway.v1.ConversationService/GetInfo',
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GetInfoRequest.SerializeToString,
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GetInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/ListModels',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining", "codec_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class GetInfoResponse(_message.Message):
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
@@ -37,7 +38,8 @@ class GetInfoResponse(_message.Message):
     weights_bytes: int
     kv_bytes_per_frame: int
     draining: bool
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    codec_id: str
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ..., codec_id: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed")
@@ -64,25 +66,59 @@ class StepConfig(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., history: _Optional[_Union[StepHistory, _Mapping]] = ...) -> None: ...
 
 class StepHistory(_message.Message):
-    __slots__ = ("first_step", "user_codes", "tokens")
+    __slots__ = ("first_step", "user_codes", "tokens", "controls")
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     USER_CODES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
     first_step: int
     user_codes: _containers.RepeatedScalarFieldContainer[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, first_step: _Optional[int] = ..., user_codes: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    controls: _containers.RepeatedCompositeFieldContainer[StepControlsAt]
+    def __init__(self, first_step: _Optional[int] = ..., user_codes: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ..., controls: _Optional[_Iterable[_Union[StepControlsAt, _Mapping]]] = ...) -> None: ...
+
+class ForcedTokens(_message.Message):
+    __slots__ = ("text_token", "codes")
+    TEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    text_token: int
+    codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, text_token: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StepControls(_message.Message):
+    __slots__ = ("sampling", "forced")
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    sampling: Sampling
+    forced: ForcedTokens
+    def __init__(self, sampling: _Optional[_Union[Sampling, _Mapping]] = ..., forced: _Optional[_Union[ForcedTokens, _Mapping]] = ...) -> None: ...
+
+class StepControlsAt(_message.Message):
+    __slots__ = ("step", "controls")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    controls: StepControls
+    def __init__(self, step: _Optional[int] = ..., controls: _Optional[_Union[StepControls, _Mapping]] = ...) -> None: ...
+
+class StepInput(_message.Message):
+    __slots__ = ("frame", "controls")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    frame: _audio_pb2.CodeFrame
+    controls: StepControls
+    def __init__(self, frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ..., controls: _Optional[_Union[StepControls, _Mapping]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("config", "frame")
+    __slots__ = ("config", "step")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
-    FRAME_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     config: StepConfig
-    frame: _audio_pb2.CodeFrame
-    def __init__(self, config: _Optional[_Union[StepConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ...) -> None: ...
+    step: StepInput
+    def __init__(self, config: _Optional[_Union[StepConfig, _Mapping]] = ..., step: _Optional[_Union[StepInput, _Mapping]] = ...) -> None: ...
 
 class StepReady(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling", "context_frames")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling", "context_frames", "codec_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +126,7 @@ class StepReady(_message.Message):
     DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
@@ -97,7 +134,8 @@ class StepReady(_message.Message):
     delay_frames: int
     sampling: Sampling
     context_frames: int
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_frames: _Optional[int] = ...) -> None: ...
+    codec_id: str
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_frames: _Optional[int] = ..., codec_id: _Optional[str] = ...) -> None: ...
 
 class StepFrame(_message.Message):
     __slots__ = ("frame", "text_token", "text")
