@@ -11,6 +11,7 @@ import grpc
 import moshimesh
 import numpy as np
 import numpy.typing as npt
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
@@ -68,6 +69,17 @@ def error_info(error: Any) -> error_details_pb2.ErrorInfo:
     assert any(detail.Unpack(info) for detail in status.details)
     assert status.code == error.code().value[0]
     return info
+
+
+async def ending(stream: Any) -> tuple[str, grpc.aio.AioRpcError]:
+    """The end of a plain stub's call to Converse: the reason that was said in-band, and the status."""
+    reason = ""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while (response := await asyncio.wait_for(stream.read(), 30)) is not grpc.aio.EOF:
+            if response.HasField("ended"):
+                reason = response.ended.reason
+                await stream.done_writing()
+    return reason, caught.value
 
 
 async def free_slots(mesh: LocalMesh) -> tuple[int, int, int]:

@@ -21,7 +21,7 @@ from moshimesh.gateway.v1 import conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from harness.local_mesh import LocalMesh
-from tests.e2e.calls import GREEDY, Call, call, error_info, free_slots, slots_are_free
+from tests.e2e.calls import GREEDY, Call, call, ending, error_info, free_slots, slots_are_free
 from tests.waiting import until
 
 Pcm = npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ async def neighbour(mesh: LocalMesh, short: Pcm, undisturbed: Call) -> AsyncIter
 
 
 async def refusal(stream: Any, requests: Sequence[Any]) -> grpc.aio.AioRpcError:
-    """What a stream ends with after these requests; half-closed only when there are none.
+    """What a stream ends with after these requests; half-closed when there are none, or when the reason comes in-band.
 
     Nothing is written after the request that is at fault: grpc.aio loses the status when a write fails because the
     call has ended (https://github.com/grpc/grpc/issues/36066).
@@ -114,8 +114,9 @@ async def refusal(stream: Any, requests: Sequence[Any]) -> grpc.aio.AioRpcError:
             await ended.wait()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in stream(send()):
-            pass
+        async for response in stream(send()):
+            if response.WhichOneof("response") == "ended":
+                ended.set()
     ended.set()
     return caught.value
 
@@ -257,7 +258,7 @@ async def test_a_call_that_a_drain_cuts_is_told_why(checkpoint: str) -> None:
             mesh.processes["gateway"].send(signal.SIGTERM)
             # Also a caller who says nothing is told.
             assert (await stream.read()).go_away.time_left_ms == 1000
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stream.read()
-        assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            said, error = await ending(stream)
+        assert (error.code(), error_info(error).reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert said == "DRAINING"
         assert await slots_are_free(mesh)

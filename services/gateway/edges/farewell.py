@@ -41,6 +41,7 @@ class Requests:
         self._ahead: deque[Request] = deque()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
+        self._failure: MeshError | None = None
         self._leaving = False
 
     async def __aenter__(self) -> Requests:
@@ -56,6 +57,8 @@ class Requests:
 
     async def __anext__(self) -> Request:
         while not self._ahead:
+            if self._failure is not None:
+                raise self._failure
             if self._reading.done():
                 self._reading.result()
                 raise StopAsyncIteration
@@ -72,13 +75,22 @@ class Requests:
 
     async def _read(self) -> None:
         try:
-            async for request in self._requests:
+            while True:
+                try:
+                    request = await anext(self._requests)
+                except MeshError as error:  # a message that can't be parsed; others come after it
+                    self._failure = self._failure or error
+                    self._leaving = True
+                    self._changed.set()
+                    continue
                 while len(self._ahead) >= AHEAD and not self._leaving:
                     self._room.clear()
                     await self._room.wait()
                 if not self._leaving:
                     self._ahead.append(request)
                     self._changed.set()
+        except StopAsyncIteration:
+            pass
         finally:
             self._changed.set()
 
