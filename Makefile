@@ -33,7 +33,7 @@ endif
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
-env: $(VENV)/.run redis ## make the environment of run and demo: 7 GB, because torch brings CUDA; with TORCH=cpu 1 GB
+env: $(VENV)/.run redis ## make the environment of run and demo: 7 GB, because torch brings CUDA; with TORCH=cpu 1.4 GB
 
 dev: $(VENV)/.dev redis ## add what the tests, linters and benchmarks need, 0.5 GB
 
@@ -46,7 +46,7 @@ $(VENV)/.python:
 
 $(VENV)/.run: requirements/run.txt requirements/engine.txt requirements/gateway.txt requirements/torch.txt \
               requirements/moshi.txt | $(VENV)/.python
-	@echo "installing into $(VENV): about $(if $(TORCH),1,7) GB, some minutes"
+	@echo "installing into $(VENV): about $(if $(TORCH),1.4,7) GB, some minutes"
 	$(if $(TORCH),$(PIP) --index-url $(TORCH_CPU) -r requirements/torch.txt)
 	$(PIP) -r requirements/run.txt
 	$(PIP) --no-deps -r requirements/moshi.txt

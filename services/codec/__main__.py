@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 
 from services.codec.config import CodecConfig
@@ -20,6 +22,8 @@ async def main(config: CodecConfig) -> None:
     server = MeshServer(config, "codec")
     metrics = Metrics.start(config, "codec")
     began = time.monotonic()
+    if sys.version_info >= (3, 14):  # where torch can't compile; on a GPU, moshi's Mimi has a function compiled
+        os.environ.setdefault("NO_TORCH_COMPILE", "1")
     # torch takes seconds to import: bad flags and a busy port are refused before.
     import torch
 
