@@ -1,4 +1,4 @@
-"""Live callers: what they read, and what their figures mean."""
+"""Live callers: when their frames come, and what their figures mean."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import asyncio
 import dataclasses
 import math
 import time
-import wave
-from pathlib import Path
 
 import pytest
 
-from harness.load import FRAME_S, Caller, Figures, figures, read_speech, speak
+from harness.load import FRAME_S, Caller, Figures, figures, speak
 
 FRAME = bytes(1920 * 2)
 GOOD = Figures(2, 100, 10.0, 20.0, 79.0, 90.0, 1, 0, 0)
-
-
-def write_wav(path: Path, rate_hertz: int = 24_000, samples: int = 1920) -> None:
-    with wave.open(str(path), "wb") as wav:
-        wav.setparams((1, 2, rate_hertz, 0, "NONE", ""))
-        wav.writeframes(bytes(2 * samples))
 
 
 def test_figures_are_of_all_frames_after_the_ramp() -> None:
@@ -41,15 +33,6 @@ def test_callers_without_an_answer_do_not_hold() -> None:
                                                ({"errors": 1}, False), ({"late": 30}, True)])
 def test_what_holds(change: dict[str, float], holds: bool) -> None:
     assert dataclasses.replace(GOOD, **change).holds is holds  # type: ignore[arg-type]
-
-
-def test_speech_of_another_rate_is_left_out_and_of_none_says_what_to_do(tmp_path: Path) -> None:
-    write_wav(tmp_path / "a.wav")
-    write_wav(tmp_path / "b.wav", rate_hertz=16_000)
-    assert read_speech(tmp_path) == [FRAME]
-    assert read_speech(tmp_path / "a.wav") == [FRAME]
-    with pytest.raises(SystemExit, match="sox"):
-        read_speech(tmp_path / "b.wav")
 
 
 @pytest.mark.parametrize("piece_s", [FRAME_S, 0.01])

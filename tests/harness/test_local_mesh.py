@@ -11,7 +11,7 @@ import pytest
 
 from harness import local_mesh
 from harness.local_mesh import LocalMesh, MeshDown, Process, check_free, free_port
-from tests.waiting import until
+from tests.until import until
 
 WAITS = "import time; print('ready', flush=True); time.sleep(60)"
 IGNORES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAITS}"
@@ -31,11 +31,7 @@ class Scripts(LocalMesh):
 async def started(script: str, lines: list[tuple[str, str]]) -> Process:
     process = Process("one", [sys.executable, "-c", script], {}, lambda name, line: lines.append((name, line)))
     await process.start()
-
-    async def is_ready() -> bool:
-        return bool(lines)
-
-    assert await until(is_ready)
+    await until(lambda: lines)
     return process
 
 
