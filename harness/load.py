@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import sys
 import time
@@ -151,11 +152,9 @@ async def load(target: str, callers: int, ramp_s: float, seconds: float, speech:
 
 
 def figures(people: Sequence[Caller], since: float = 0.0) -> Figures:
-    """Percentiles over the frames that were sent after `since` (perf_counter)."""
+    """Percentiles over the frames that were sent after `since` (perf_counter); infinite when none was answered."""
     latencies = [ms for caller in people for sequence, ms in caller.latency_ms.items() if caller.sent[sequence] > since]
-    if not latencies:
-        latencies = [float("inf")]
-    p50, p95, p99 = (float(np.percentile(latencies, q)) for q in (50, 95, 99))
-    return Figures(len(people), len(latencies), p50, p95, p99, max(latencies),
+    p50, p95, p99, longest = np.percentile(latencies, (50, 95, 99, 100)).tolist() if latencies else [math.inf] * 4
+    return Figures(len(people), len(latencies), p50, p95, p99, longest,
                    sum(ms > DEADLINE_MS for ms in latencies), sum(caller.skipped for caller in people),
                    sum(bool(caller.error) for caller in people))

@@ -21,6 +21,7 @@ async def whole_mesh(checkpoint: str) -> AsyncIterator[LocalMesh]:
         yield mesh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.timeout(180)
 async def test_calls_survive(whole_mesh: LocalMesh, fault: str) -> None:

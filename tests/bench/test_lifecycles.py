@@ -7,6 +7,7 @@ import pytest
 from bench.lifecycles import run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1])
 async def test_no_slot_leaks(seed: int) -> None:

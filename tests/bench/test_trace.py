@@ -24,6 +24,7 @@ async def trace(*flags: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
+@pytest.mark.slow
 async def test_a_call_becomes_a_waterfall_and_can_be_looked_at_again(tmp_path: Path) -> None:
     picture = tmp_path / "trace.png"
     code, output = await trace("--seconds", "1", "--pacing", "offline", "--out", str(picture))

@@ -91,7 +91,7 @@ async def free_slots(mesh: LocalMesh) -> tuple[int, int, int]:
     return codec.encode_slots_free, lm.slots_free, codec.decode_slots_free
 
 
-async def slots_are_free(mesh: LocalMesh, within_s: float = 1.0) -> bool:
+async def slots_are_free(mesh: LocalMesh, within_s: float = 10.0) -> bool:
     """Whether every slot of the mesh is free again within the time."""
     deadline = asyncio.get_running_loop().time() + within_s
     while asyncio.get_running_loop().time() < deadline:

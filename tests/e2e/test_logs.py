@@ -51,6 +51,7 @@ async def test_an_error_is_one_line() -> None:
     assert "\n" not in text and "ValueError" in json.loads(text)["exception"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_the_services_say_nothing_of_what_was_said(checkpoint: str, speech: npt.NDArray[np.float32]) -> None:
     lines: dict[str, list[str]] = defaultdict(list)

@@ -17,6 +17,7 @@ from harness.local_mesh import LocalMesh
 from tests.e2e.calls import GREEDY, call, pieces, slots_are_free
 
 Pcm = npt.NDArray[np.float32]
+pytestmark = pytest.mark.slow  # each test breaks a mesh of its own
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import math
 import re
 import shutil
 import signal
-import subprocess
+import time
 import urllib.parse
 import urllib.request
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,22 +23,20 @@ import pytest
 import yaml
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
 from harness.load import Caller, Figures, load, read_speech
 from harness.local_mesh import free_port
 from harness.null_mesh import NullMesh
 from services.mesh.metrics import FRAME_BOUNDS_S
+from tests.deploy.observability import NAME, OBSERVABILITY, documented_names, names_used, queries
 from tests.e2e.calls import pieces
+from tests.e2e.metrics import Samples, scrape, value
+from tests.until import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OBSERVABILITY = ROOT / "deploy" / "observability"
 SPEECH = read_speech(ROOT / "samples")
+pytestmark = pytest.mark.slow  # each mesh is kept under load for some seconds
 GPU_ONLY = {"hw_gpu_memory_usage_bytes", "hw_gpu_memory_limit_bytes"}  # no process here has one
-NOT_OURS = {"up"}  # Prometheus' own
-RULE = re.compile(r"moshimesh:\w+:\w+")
-NAME = re.compile(r"\b(?:moshimesh|process|hw)_[a-z_]+\b")
-Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
 class Traces(trace_service_pb2_grpc.TraceServiceServicer):
@@ -59,7 +57,7 @@ class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
 
     def __init__(self) -> None:
         self.metrics: dict[str, dict[str, object]] = defaultdict(dict)
-        self.arrived = asyncio.Event()
+        self.pushes: Counter[str] = Counter()
         self.traces = Traces()
 
     async def Export(self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
@@ -68,8 +66,13 @@ class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
             process = {a.key: a.value.string_value for a in resource.resource.attributes}["service.instance.id"]
             for scope in resource.scope_metrics:
                 self.metrics[process] |= {metric.name: metric for metric in scope.metrics}
-        self.arrived.set()
+            self.pushes[process] += 1
         return metrics_service_pb2.ExportMetricsServiceResponse()
+
+    async def news(self, process: str) -> None:
+        """Wait for what a process says from now on: the first push to come may have been read before."""
+        before = self.pushes[process]
+        await until(lambda: self.pushes[process] >= before + 2)
 
 
 @dataclass
@@ -84,14 +87,8 @@ class Run:
     lines: list[str] = field(default_factory=list)
 
     async def scrape(self, name: str) -> Samples:
-        """A process's /metrics: sample name -> labels -> value."""
-        url = f"http://127.0.0.1:{self.mesh.metrics_ports[name]}/metrics"
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
-        samples: Samples = defaultdict(dict)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                samples[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
-        return samples
+        """What a process serves at /metrics."""
+        return await scrape(self.mesh, name)
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +110,21 @@ async def run() -> AsyncIterator[Run]:
             async for _ in client.converse(pieces(np.zeros(24_000, np.float32)), pacing="offline", encoding="f32"):
                 pass
             cut = asyncio.create_task(load(mesh.target, 4, 0.1, 4.0, SPEECH))
-            await asyncio.sleep(2)
+            await until(lambda: reads(mesh, "moshimesh_calls", 4))
             mesh.processes["codec-2"].send(signal.SIGKILL)
             await cut
-            await asyncio.sleep(1)  # the gateway asks its replicas, and everybody pushes
+            await until(lambda: reads(mesh, "moshimesh_replica_up", 1, service="codec"))
+            await until(lambda: reads(mesh, "moshimesh_calls", 0))
+            for name in ("gateway", "codec"):
+                await receiver.news(instance(await run.scrape(name)))
         run.lines = lines
         yield run
     await server.stop(0)
 
 
-def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum of a sample's values with these labels."""
-    return sum(number for key, number in samples[name].items() if labels.items() <= dict(key).items())
+async def reads(mesh: NullMesh, name: str, number: float, **labels: str) -> bool:
+    """Whether a metric of the gateway is this now."""
+    return value(await scrape(mesh, "gateway"), name, **labels) == number
 
 
 def instance(samples: Samples) -> str:
@@ -140,13 +140,15 @@ async def test_frames_are_as_long_as_their_callers_say(run: Run) -> None:
     assert value(samples, "moshimesh_frame_duration_seconds_count", pacing="live") == value(
         samples, "moshimesh_frames_total", pacing="live")
     # The caller's clock starts before the audio is on the wire and stops when the answer was read: the gateway's part
-    # can't be longer, and on one machine it is nearly all of it.
+    # can't be longer. On one machine it is nearly all of it, unless the caller has to wait for the processor; the
+    # quarter of the frames that came soonest did not.
     caller_ms = [ms for caller in run.people for ms in caller.latency_ms.values()]
-    for share in (0.5, 0.9):
+    for share in (0.25, 0.5, 0.9):
         ours_ms = quantile(samples, "moshimesh_frame_duration_seconds_bucket", share, pacing="live") * 1000
         theirs_ms = float(np.quantile(caller_ms, share))
         above = next(bound for bound in (*FRAME_BOUNDS_S, math.inf) if bound * 1000 >= ours_ms) * 1000
-        assert ours_ms < max(theirs_ms, above) and ours_ms > theirs_ms / 3, (share, ours_ms, theirs_ms)
+        assert ours_ms < max(theirs_ms, above), (share, ours_ms, theirs_ms)
+        assert share > 0.25 or ours_ms > theirs_ms / 3, (share, ours_ms, theirs_ms)
 
 
 async def test_the_hops_are_all_of_a_frame(run: Run) -> None:
@@ -191,7 +193,7 @@ async def test_a_lost_replica_is_counted(run: Run) -> None:
 
 async def test_everything_that_is_named_is_emitted(run: Run) -> None:
     scraped = set(await run.scrape("gateway")) | set(await run.scrape("codec"))
-    named = dict(_named())
+    named = dict(names_used())
     assert len(named) > 25
     for name, where in named.items():
         if name not in GPU_ONLY:
@@ -199,7 +201,7 @@ async def test_everything_that_is_named_is_emitted(run: Run) -> None:
 
 
 async def test_everything_that_is_emitted_is_documented_and_pushed(run: Run) -> None:
-    documented, every = dict(_docs()), set()
+    documented, every = dict(documented_names()), set()
     for name in ("gateway", "codec"):
         scraped = await run.scrape(name)
         pushed = run.receiver.metrics[instance(scraped)].keys()
@@ -212,9 +214,7 @@ async def test_everything_that_is_emitted_is_documented_and_pushed(run: Run) -> 
 
 async def test_otlp_says_the_same_as_prometheus(run: Run) -> None:
     samples = await run.scrape("gateway")
-    run.receiver.arrived.clear()
-    await asyncio.wait_for(run.receiver.arrived.wait(), 5)
-    await asyncio.sleep(0.6)
+    await run.receiver.news(instance(samples))
     metric = run.receiver.metrics[instance(samples)]["moshimesh.frame.duration"]
     points = {point.attributes[0].value.string_value: point
               for point in metric.histogram.data_points}  # type: ignore[attr-defined]
@@ -254,7 +254,8 @@ async def test_a_collector_that_takes_no_metrics_is_left_alone() -> None:
     async with NullMesh(slots=2, environment={"MOSHIMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
                                               "OTEL_METRIC_EXPORT_INTERVAL": "200"},
                         on_line=lambda name, line: lines.append(line) if name == "gateway" else None):
-        await asyncio.sleep(1.5)
+        await until(lambda: any("takes no metrics" in line for line in lines))
+        await asyncio.sleep(5 * 0.2)  # it would push as often again
     await server.stop(0)
     assert len([line for line in lines if "takes no metrics" in line]) == 1, lines
     assert not any("ERROR" in line for line in lines), lines
@@ -275,7 +276,9 @@ async def test_two_hundred_sessions_make_no_more_series_than_one() -> None:
 
         async with moshimesh.connect(mesh.target) as client:
             await one(client)
-            await asyncio.sleep(1.2)
+            # Its last frames are counted, and the gateway has asked its replicas.
+            await until(lambda: reads(mesh, "moshimesh_calls_ended_total", 1, reason="completed"))
+            await until(lambda: reads(mesh, "moshimesh_replica_slots", mesh.slots, service="lm", state="free"))
             few = await series()
             for _ in range(20):
                 await asyncio.gather(*(one(client) for _ in range(10)))
@@ -289,28 +292,23 @@ async def test_redis_that_is_away_is_seen() -> None:
     async with NullMesh(slots=4, metrics=True) as mesh:
         run = Run(mesh, [], Figures(0, 0, 0, 0, 0, 0, 0, 0, 0), Receiver())
         assert value(await run.scrape("gateway"), "moshimesh_redis_available") == 1
-        talking = asyncio.create_task(load(mesh.target, 2, 0.1, 5.0, SPEECH))
-        await asyncio.sleep(1)
+        talking = asyncio.create_task(load(mesh.target, 2, 0.1, 60.0, SPEECH))
+        await until(lambda: reads(mesh, "moshimesh_calls", 2))
         mesh.processes["redis"].send(signal.SIGKILL)
-        await asyncio.sleep(3.5)
+        away = time.monotonic()
+
+        async def is_late() -> bool:
+            return value(await run.scrape("gateway"), "moshimesh_journal_lag_seconds") > 2
+
+        await until(is_late)
         samples = await run.scrape("gateway")
         assert value(samples, "moshimesh_redis_available") == 0
-        assert 2 < value(samples, "moshimesh_journal_lag_seconds") < 5
+        since_s = time.monotonic() - away + 2  # the last write was shortly before
+        assert value(samples, "moshimesh_journal_lag_seconds") < since_s
         assert value(samples, "moshimesh_redis_duration_seconds_count") > 0
-        assert value(samples, "moshimesh_calls") == 2
-        await talking
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on the PATH; apt's prometheus has one")
-def test_promtool_finds_the_rules_right(tmp_path: Path) -> None:
-    folder = OBSERVABILITY / "prometheus"
-    queries = [{"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
-               for number, (_, query) in enumerate(_queries())]
-    (tmp_path / "dashboards.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": queries}]}))
-    for command in (["check", "config", "prometheus.yml"], ["test", "rules", "rules_test.yml"],
-                    ["check", "rules", str(tmp_path / "dashboards.yml")]):
-        done = subprocess.run(["promtool", *command], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert value(samples, "moshimesh_calls") == 2, "it goes on without Redis"
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on the PATH; apt has one")
@@ -336,66 +334,11 @@ async def test_every_panel_shows_something(tmp_path: Path) -> None:
             result: list[object] = json.loads(urllib.request.urlopen(url).read())["data"]["result"]
             return result
 
-        for where, query in _queries():
+        for where, query in queries():
             if not where.startswith("rules.yml: MoshiMesh") and not GPU_ONLY & set(NAME.findall(query)):
                 assert await asyncio.to_thread(ask, query.replace("$__rate_interval", "10s")), where
         firing = await asyncio.to_thread(ask, 'ALERTS{alertstate="firing"}')
         assert not firing, firing
-
-
-def test_recorded_names_exist() -> None:
-    rules = yaml.safe_load((OBSERVABILITY / "prometheus" / "rules.yml").read_text())
-    recorded = {rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule}
-    used = {name for _, query in _queries() for name in RULE.findall(query)}
-    assert used <= recorded
-
-
-def test_files_are_what_their_programs_read() -> None:
-    for path in OBSERVABILITY.rglob("*.y*ml"):
-        assert yaml.safe_load(path.read_text()), path
-    boards = [json.loads(path.read_text()) for path in (OBSERVABILITY / "grafana" / "dashboards").glob("*.json")]
-    assert len({board["uid"] for board in boards}) == len(boards) == 4
-    datasources = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/datasources/datasources.yaml").read_text())
-    known = {source["uid"] for source in datasources["datasources"]}
-    for board in boards:
-        ids = [panel["id"] for panel in board["panels"]]
-        assert len(set(ids)) == len(ids)
-        assert {panel["datasource"]["uid"] for panel in board["panels"]} <= known
-    collector = yaml.safe_load((OBSERVABILITY / "collector" / "config.yaml").read_text())
-    for pipeline in collector["service"]["pipelines"].values():
-        assert pipeline["processors"][0] == "memory_limiter"
-        for part in ("receivers", "processors", "exporters"):
-            assert set(pipeline[part]) <= collector[part].keys()
-
-
-def _queries() -> Iterator[tuple[str, str]]:
-    """(file and panel or alert, query) of every dashboard and rule."""
-    for path in sorted((OBSERVABILITY / "grafana" / "dashboards").glob("*.json")):
-        for panel in json.loads(path.read_text())["panels"]:
-            yield from ((f"{path.name}: {panel['title']}", target["expr"]) for target in panel["targets"])
-    rules = yaml.safe_load((OBSERVABILITY / "prometheus" / "rules.yml").read_text())
-    for group in rules["groups"]:
-        yield from ((f"rules.yml: {rule.get('record') or rule['alert']}", rule["expr"]) for rule in group["rules"])
-
-
-def _named() -> Iterator[tuple[str, str]]:
-    """Every metric that a dashboard, a rule or the docs name: (Prometheus' name, where)."""
-    for where, query in _queries():
-        yield from ((name, where) for name in NAME.findall(RULE.sub("", query)))
-    yield from ((sample, "the docs") for sample in _samples_of_docs())
-
-
-def _docs() -> list[tuple[str, str]]:
-    """(OpenTelemetry's name, Prometheus' name) as the docs list them."""
-    pages = [ROOT / "docs" / "telemetry.md"]
-    text = "".join(page.read_text() for page in pages if page.exists())
-    return re.findall(r"^\| `([a-z.]+)` \| `([a-z_]+)` \|", text, re.M)
-
-
-def _samples_of_docs() -> Iterator[str]:
-    histograms = {"duration", "factor", "jitter", "mos", "fill"}
-    for ours, theirs in _docs():
-        yield f"{theirs}_count" if ours.rsplit(".", 1)[-1] in histograms else theirs
 
 
 def quantile(samples: Samples, name: str, share: float, **labels: str) -> float:
