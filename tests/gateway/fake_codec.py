@@ -18,7 +18,7 @@ from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import TunnelServer
 
 RATE, FRAME, CODEBOOKS = 100, 8, 2
-FACTS = {"model_id": "checksum", "sample_rate_hertz": RATE, "samples_per_frame": FRAME, "codebooks": CODEBOOKS,
+FACTS = {"codec_id": "codec", "sample_rate_hertz": RATE, "samples_per_frame": FRAME, "codebooks": CODEBOOKS,
          "cardinality": 64, "priming_frames": 0}
 
 
