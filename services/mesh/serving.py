@@ -194,7 +194,7 @@ class _Watch:
             await _close(self._responses)
 
 
-def internal_error(where: str, error: Exception) -> MeshError:
+def internal_error(where: str, error: BaseException) -> MeshError:
     """What a caller is told about a bug of ours; the log has the rest."""
     log.error("%s failed", where, exc_info=error)
     return MeshError(f"internal error ({type(error).__name__}); the service's log has the details")

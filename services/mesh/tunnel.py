@@ -3,85 +3,51 @@
 A gRPC message costs about 0.1 ms of CPU at each end whatever is in it; 64 callers who are answered by one step would
 pay that 64 times. In a tunnel, what all of them have to say at one moment travels in one message. The handlers are the
 service's own; they don't know that they are tunnelled.
+
+Calls share the stream, so each is bounded in what it can take from the others. One that goes over a limit of its own
+ends with an error of its own; only a peer that breaks the tunnel's contract loses the tunnel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import grpc
 from moshimesh.tunnel.v1 import tunnel_pb2
 
-from services.mesh.errors import InvalidRequest, MeshError
+from services.mesh.errors import InvalidRequest, MeshError, NoFreeSlot, SlowCaller
 from services.mesh.incoming import Incoming
+from services.mesh.outbox import ITEM_BYTES, ITEMS_PER_MESSAGE, Outbox
 from services.mesh.serving import Service, internal_error
 
 DESCRIPTOR = tunnel_pb2.DESCRIPTOR.services_by_name["TunnelService"]
+# Calls in one tunnel. An engine has 256 slots at the most and the codec two engines; the rest is for those who are told
+# that there is no room.
+MOST_CALLS = 4096
 # Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
-# moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/path/stage.py).
+# moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/path/lease.py).
 WAITING_REQUESTS = 160
-# How long what is not urgent may wait for something that is.
-LAZY_S = 0.1
-# Well under the limit of a message (1 MiB) even if the last item is a large one.
-MESSAGE_BYTES = 256 << 10
+# Bytes of all calls that may wait: the openings of 256 sessions that move here at once, half a MB each. The call that
+# brings more is refused.
+WAITING_BYTES = 128 << 20
+# Answers that wait while the gateway does not read: 4 frames of 256 sessions, twice.
+OUTBOX_BYTES = 16 << 20
 
 _CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]
-
-Item = TypeVar("Item", tunnel_pb2.RequestItem, tunnel_pb2.ResponseItem)
-
-
-class Outbox(list[Item]):
-    """Items that wait to be sent together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._filled = asyncio.Event()
-        self._waking: asyncio.TimerHandle | None = None
-
-    def put(self, item: Item) -> None:
-        """Send an item with the next message."""
-        self.append(item)
-        self._filled.set()
-
-    def put_lazily(self, item: Item) -> None:
-        """Send an item with the next message, but not a message for it alone within LAZY_S."""
-        self.append(item)
-        if self._waking is None:
-            self._waking = asyncio.get_running_loop().call_later(LAZY_S, self.wake)
-
-    def wake(self) -> None:
-        """Let `take` return although there may be nothing to send."""
-        self._filled.set()
-
-    async def take(self) -> Iterable[list[Item]]:
-        """What has come together, in one or more messages of a bounded size."""
-        await self._filled.wait()
-        await asyncio.sleep(0)  # whoever was woken by the same event gets to say its part, too
-        self._filled.clear()
-        if self._waking is not None:
-            self._waking.cancel()
-            self._waking = None
-        items, size, messages = list(self), 0, [[]]  # type: ignore[var-annotated]
-        self.clear()
-        for item in items:
-            size += len(item.message)
-            if size > MESSAGE_BYTES:
-                messages.append([])
-                size = len(item.message)
-            messages[-1].append(item)
-        return messages
 
 
 class TunnelServer:
     """Tunnels to the bidi methods of one service."""
 
-    def __init__(self, service: Service, keep: Callable[[tunnel_pb2.Keep], None] = lambda keep: None) -> None:
+    def __init__(self, service: Service, keep: Callable[[tunnel_pb2.Keep], None] = lambda keep: None, *,
+                 most_calls: int = MOST_CALLS, waiting_bytes: int = WAITING_BYTES, outbox_bytes: int = OUTBOX_BYTES
+                 ) -> None:
         """`keep` hears which frames are to have their spans sent."""
         self.service = Service(DESCRIPTOR, {"Tunnel": self.tunnel}, service.stall_s)
         self.keep = keep
+        self.most_calls, self.waiting_bytes, self.outbox_bytes = most_calls, waiting_bytes, outbox_bytes
         self.draining = False
         self._tunnels: set[_Tunnel] = set()
         self._methods = service.bidi
@@ -94,7 +60,7 @@ class TunnelServer:
 
     async def tunnel(self, requests: Incoming[tunnel_pb2.TunnelRequest]
                      ) -> AsyncGenerator[tunnel_pb2.TunnelResponse, None]:
-        """One tunnel."""
+        """One tunnel. Its calls end with it, and it ends when its requests can't be read any more."""
         tunnel = _Tunnel(self)
         self._tunnels.add(tunnel)
         reader = asyncio.create_task(tunnel.read(requests))
@@ -107,6 +73,8 @@ class TunnelServer:
                         yield tunnel_pb2.TunnelResponse(draining=True)
                     if items:
                         yield tunnel_pb2.TunnelResponse(items=items)
+                if tunnel.outbox.full:
+                    raise SlowCaller(f"{self.outbox_bytes} bytes of answers wait and are not read; read the tunnel")
                 if reader.done():
                     reader.result()  # raises what it has met
         finally:
@@ -114,32 +82,93 @@ class TunnelServer:
             reader.cancel()
             await tunnel.close()
 
-    def start(self, method: str, requests: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+    def start(self, method: str, requests: AsyncIterator[bytes]) -> AsyncGenerator[object, None]:
         """Begin a call. Raises InvalidRequest for a method that the service does not have."""
         if method not in self._methods:
-            raise InvalidRequest("UNKNOWN_METHOD", f"no bidi method {method} here", field="open")
+            raise InvalidRequest("UNKNOWN_METHOD", f"no bidi method {method[:80]!r} here", field="open")
         handler, parse = self._methods[method]
         return handler(Incoming(requests, parse))
+
+
+class _Call:
+    """One call: what waits for its handler, and how it ends if not by itself."""
+
+    def __init__(self, tunnel: _Tunnel, method: str) -> None:
+        self._tunnel, self._method = tunnel, method
+        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()  # WAITING_REQUESTS at the most, see `take`
+        self._failure: MeshError | None = None
+        self.task: asyncio.Task[None]
+
+    def take(self, data: bytes | None) -> None:
+        """Hand a request to the handler, or (None) the end of them."""
+        if self._failure is not None:
+            return
+        if data is None:
+            self._waiting.put_nowait(None)
+        elif len(data) > ITEM_BYTES:
+            self.fail(InvalidRequest("PAYLOAD_TOO_LARGE", f"a request may have {ITEM_BYTES} bytes in a tunnel, got "
+                                     f"{len(data)}", accepted=ITEM_BYTES))
+        elif self._waiting.qsize() >= WAITING_REQUESTS or not self._tunnel.make_room(len(data)):
+            self.fail(InvalidRequest("TOO_MANY_WAITING", f"more than {WAITING_REQUESTS} requests of this call wait, or "
+                                     f"more than {self._tunnel.server.waiting_bytes} bytes of all; send when answers "
+                                     "come", accepted=WAITING_REQUESTS))
+        else:
+            self._waiting.put_nowait(data)
+
+    async def requests(self) -> AsyncIterator[bytes]:
+        """What has come, in order."""
+        while (data := await self._waiting.get()) is not None:
+            self._tunnel.make_room(-len(data))
+            yield data
+
+    def fail(self, failure: MeshError) -> None:
+        """End the call with an error."""
+        self._failure = failure
+        self.task.cancel()
+
+    def end(self) -> tunnel_pb2.CallEnd:
+        """How it ended, after its task has; what still waits is let go."""
+        while not self._waiting.empty():
+            self._tunnel.make_room(-len(self._waiting.get_nowait() or b""))
+        if self._failure is not None:
+            return _end_with(self._failure)
+        if self.task.cancelled():
+            return tunnel_pb2.CallEnd(code=_CANCELLED)
+        error = self.task.exception()
+        if error is None:
+            return tunnel_pb2.CallEnd()
+        return _end_with(error if isinstance(error, MeshError) else internal_error(self._method, error))
 
 
 class _Tunnel:
     """One tunnel's calls."""
 
     def __init__(self, server: TunnelServer) -> None:
-        self.outbox: Outbox[tunnel_pb2.ResponseItem] = Outbox()
-        self._server = server
+        self.server = server
+        self.outbox: Outbox[tunnel_pb2.ResponseItem] = Outbox(server.outbox_bytes)
         self._half_closed = False
-        self._calls: dict[int, tuple[asyncio.Task[tunnel_pb2.CallEnd], asyncio.Queue[bytes | None]]] = {}
+        self._calls: dict[int, _Call] = {}
+        self._waiting_bytes = 0
 
     @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
-        return not self._calls and not self.outbox and (self._half_closed or self._server.draining)
+        return not self._calls and self.outbox.empty and (self._half_closed or self.server.draining)
+
+    def make_room(self, size: int) -> bool:
+        """Count bytes that begin to wait (or, below 0, no longer do). False, and not counted: there are too many."""
+        if size > 0 and self._waiting_bytes + size > self.server.waiting_bytes:
+            return False
+        self._waiting_bytes += size
+        return True
 
     async def read(self, requests: AsyncIterator[tunnel_pb2.TunnelRequest]) -> None:
         """Hand every item to its call. Raises InvalidRequest at what is no message of a tunnel."""
         try:
             async for request in requests:
+                if len(request.items) > ITEMS_PER_MESSAGE:
+                    raise InvalidRequest("BAD_MESSAGE", f"a tunnel's message may have {ITEMS_PER_MESSAGE} items, got "
+                                         f"{len(request.items)}", field="items", accepted=ITEMS_PER_MESSAGE)
                 for item in request.items:
                     self._receive(item)
             self._half_closed = True
@@ -148,56 +177,46 @@ class _Tunnel:
 
     def _receive(self, item: tunnel_pb2.RequestItem) -> None:
         kind = item.WhichOneof("item")
-        if kind == "open":
-            if item.call in self._calls:
-                return  # against the contract; the call that has the number keeps it
-            waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
-            task = asyncio.create_task(self._run(item.call, item.open, waiting))
-            task.add_done_callback(functools.partial(self._end, item.call))
-            self._calls[item.call] = task, waiting
-            return
         if kind == "keep":
-            self._server.keep(item.keep)
+            self.server.keep(item.keep)
+        elif kind == "open":
+            self._open(item)
+        elif call := self._calls.get(item.call):  # else it has ended, and the caller did not know yet
+            if kind == "cancel":
+                call.task.cancel()
+            else:
+                call.take(item.message if kind == "message" else None)
+
+    def _open(self, item: tunnel_pb2.RequestItem) -> None:
+        if item.call in self._calls:
+            return  # against the contract; the call that has the number keeps it
+        if len(self._calls) >= self.server.most_calls:
+            refusal = NoFreeSlot(f"a tunnel carries {self.server.most_calls} calls; try another replica")
+            self.outbox.put(tunnel_pb2.ResponseItem(call=item.call, end=_end_with(refusal)))
             return
-        if item.call not in self._calls:
-            return  # it has ended, and the caller did not know yet
-        task, waiting = self._calls[item.call]
-        if kind == "cancel" or waiting.qsize() > WAITING_REQUESTS:
-            task.cancel()  # a caller that overruns its own limit can't be answered either
-        else:
-            waiting.put_nowait(item.message if kind == "message" else None)
+        call = self._calls[item.call] = _Call(self, item.open)
+        call.task = asyncio.create_task(self._run(item.call, item.open, call.requests()))
+        call.task.add_done_callback(functools.partial(self._end, item.call))
 
-    async def _run(self, call: int, method: str, waiting: asyncio.Queue[bytes | None]) -> tunnel_pb2.CallEnd:
+    async def _run(self, number: int, method: str, requests: AsyncIterator[bytes]) -> None:
+        responses = self.server.start(method, requests)
         try:
-            responses = self._server.start(method, _until_none(waiting))
-            try:
-                async for response in responses:
-                    self.outbox.put(tunnel_pb2.ResponseItem(call=call, message=response.SerializeToString()))
-            finally:
-                await responses.aclose()
-        except MeshError as error:
-            return _end_with(error)
-        except Exception as error:
-            return _end_with(internal_error(method, error))
-        return tunnel_pb2.CallEnd()
+            async for response in responses:
+                data = response.SerializeToString()  # type: ignore[attr-defined]
+                self.outbox.put(tunnel_pb2.ResponseItem(call=number, message=data))
+        finally:
+            await responses.aclose()
 
-    def _end(self, call: int, task: asyncio.Task[tunnel_pb2.CallEnd]) -> None:
+    def _end(self, number: int, _: asyncio.Task[None]) -> None:
         """Say how a call ended; not in the task itself, which may have been cancelled before it began."""
-        del self._calls[call]
-        end = tunnel_pb2.CallEnd(code=_CANCELLED) if task.cancelled() else task.result()
-        self.outbox.put(tunnel_pb2.ResponseItem(call=call, end=end))
+        self.outbox.put(tunnel_pb2.ResponseItem(call=number, end=self._calls.pop(number).end()))
 
     async def close(self) -> None:
         """End all calls and wait for their slots to come back."""
-        tasks = [task for task, _ in self._calls.values()]
+        tasks = [call.task for call in self._calls.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until_none(waiting: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
-    while (data := await waiting.get()) is not None:
-        yield data
 
 
 def _end_with(error: MeshError) -> tunnel_pb2.CallEnd:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from moshimesh.tunnel.v1 import tunnel_pb2, tunnel_pb2_grpc
 
 from services.mesh import logs
-from services.mesh.errors import MeshError, PeerLost, from_rpc_error, from_status
-from services.mesh.tunnel import LAZY_S, Outbox
+from services.mesh.errors import InvalidRequest, MeshError, PeerLost, from_rpc_error, from_status
+from services.mesh.outbox import ITEM_BYTES, LAZY_S, Outbox
+
+log = logging.getLogger(__name__)
 
 # A service has sent a frame's spans by then, once it has been asked for them: it sends them once a second.
 SPANS_SENT_S = LAZY_S + 1.5
+# Requests that wait while the service does not read: as many as it lets wait itself (WAITING_BYTES in
+# services/mesh/tunnel.py).
+OUTBOX_BYTES = 128 << 20
 # Frames whose spans a service may not have sent yet: two seconds of 64 calls whose frames are all late.
 ASKED_FRAMES = 2048
 
@@ -38,16 +44,16 @@ class Method(Generic[RequestMessage, ResponseMessage]):
 class Tunnel:
     """Calls to one service. The stream is opened by the first call, and again by the next one after it broke."""
 
-    def __init__(self, peer: str, channel: grpc.aio.Channel) -> None:
-        """`peer` names the service in errors."""
-        self._peer = peer
+    def __init__(self, peer: str, channel: grpc.aio.Channel, outbox_bytes: int = OUTBOX_BYTES) -> None:
+        """`peer` names the service in errors; `outbox_bytes` may wait while it does not read."""
+        self._peer, self._outbox_bytes = peer, outbox_bytes
         self._stub = tunnel_pb2_grpc.TunnelServiceStub(channel)
         self._stream: Stream | None = None
 
     def call(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
         """Begin a call."""
         if self._stream is None or self._stream.broken:
-            self._stream = Stream(self._peer, self._stub)
+            self._stream = Stream(self._peer, self._stub, self._outbox_bytes)
         return self._stream.open(method)
 
     @property
@@ -77,9 +83,17 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self._outbox.put(tunnel_pb2.RequestItem(call=number, open=method.name))
 
     def send(self, request: RequestMessage) -> None:
-        """Send a request; does nothing when the call has ended."""
-        if not self._ended:
-            self._outbox.put(tunnel_pb2.RequestItem(call=self._number, message=request.SerializeToString()))
+        """Send a request; does nothing when the call has ended. One that is too large ends the call with an error."""
+        if self._ended:
+            return
+        data = request.SerializeToString()
+        if len(data) <= ITEM_BYTES:
+            self._outbox.put(tunnel_pb2.RequestItem(call=self._number, message=data))
+            return
+        self.cancel()
+        error = InvalidRequest("PAYLOAD_TOO_LARGE", f"a request may have {ITEM_BYTES} bytes in a tunnel, got "
+                               f"{len(data)}", accepted=ITEM_BYTES)
+        asyncio.get_running_loop().call_soon(lambda: self._deliver(error))  # its sender is not in the middle of it
 
     def half_close(self) -> None:
         """Say that no more requests come."""
@@ -120,13 +134,22 @@ class Call(Generic[RequestMessage, ResponseMessage]):
 
     def lose(self, error: MeshError) -> None:
         """The stream below broke."""
-        self._ended = True
-        self._deliver(error)
+        if not self._ended:
+            self._ended = True
+            self._deliver(error)
 
     def receive(self, item: tunnel_pb2.ResponseItem, peer: str) -> None:
         """Take what the service sent."""
+        if self._ended:
+            return
         if item.WhichOneof("item") == "message":
-            self._deliver(self._parse(item.message))
+            try:
+                response = self._parse(item.message)
+            except DecodeError:
+                self.cancel()
+                self._deliver(PeerLost(f"{peer} sent what is no answer of its contract", peer=peer))
+            else:
+                self._deliver(response)
             return
         self._ended = True
         end = item.end
@@ -136,16 +159,17 @@ class Call(Generic[RequestMessage, ResponseMessage]):
 class Stream:
     """One stream and the calls in it."""
 
-    def __init__(self, peer: str, stub: tunnel_pb2_grpc.TunnelServiceStub) -> None:
+    def __init__(self, peer: str, stub: tunnel_pb2_grpc.TunnelServiceStub, outbox_bytes: int) -> None:
         self.broken = self._draining = False
         self._peer = peer
-        self._outbox: Outbox[tunnel_pb2.RequestItem] = Outbox()
+        self._outbox: Outbox[tunnel_pb2.RequestItem] = Outbox(outbox_bytes, self._on_full)
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call[Any, Any]] = {}
         self._now = asyncio.get_running_loop().time
         self._heard = self._now()  # when something came last
         # Frames whose spans were asked for, when, and what to do should the service be lost before it has sent them.
         self._asked: deque[tuple[float, Callable[[], None]]] = deque(maxlen=ASKED_FRAMES)
+        self._failure = f"{peer} closed its tunnel"
         # The stream serves many calls, and outlives the one that happened to open it.
         self._reader = logs.unbound().run(self._start, stub)
 
@@ -177,39 +201,55 @@ class Stream:
             self._asked.popleft()
 
     def _start(self, stub: tunnel_pb2_grpc.TunnelServiceStub) -> asyncio.Task[None]:
-        return asyncio.create_task(self._read(stub.Tunnel(self._requests())))
+        self._rpc = stub.Tunnel(self._requests())
+        return asyncio.create_task(self._read())
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
         while True:
             for items in await self._outbox.take():
                 yield tunnel_pb2.TunnelRequest(items=items)
 
-    async def _read(self, responses: AsyncIterator[tunnel_pb2.TunnelResponse]) -> None:
-        failure: MeshError = PeerLost(f"{self._peer} closed its tunnel", peer=self._peer)
+    async def _read(self) -> None:
+        """Hand every item to its call. However that ends, each call hears that the service is lost, and may move: if a
+        call was to blame for it, nobody can tell which.
+        """
         try:
-            async for response in responses:
+            async for response in self._rpc:
                 self._heard = self._now()
                 if response.draining:
                     self._draining = True
                     for call in list(self._calls.values()):
                         call.drain()
                 for item in response.items:
-                    call = self._calls.get(item.call)  # type: ignore[assignment]
-                    if call is not None:
-                        call.receive(item, self._peer)
-                        if item.WhichOneof("item") == "end":
-                            del self._calls[item.call]
+                    self._receive(item)
         except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error, self._peer)
+            self._failure = f"the tunnel to {self._peer} broke: {from_rpc_error(error, self._peer).message}"
             if not self._draining:  # one that drains sends its spans before it ends
                 self._forget_sent()
                 asked, self._asked = self._asked, deque()
                 for _, lost in asked:
                     lost()
+        except Exception:
+            log.exception("the tunnel to %s failed", self._peer)
         finally:
             self.broken = True
+            self._rpc.cancel()  # unless it has ended, its calls hold slots
             for call in self._calls.values():
-                call.lose(failure)
+                call.lose(PeerLost(self._failure, peer=self._peer))
+
+    def _receive(self, item: tunnel_pb2.ResponseItem) -> None:
+        call = self._calls.get(item.call)
+        if call is None:
+            return
+        call.receive(item, self._peer)
+        if item.WhichOneof("item") == "end":
+            del self._calls[item.call]
+
+    def _on_full(self) -> None:
+        """The service has not read for long."""
+        self.broken = True
+        self._failure = f"{self._peer} does not read what it is sent"
+        self._rpc.cancel()
 
 
 def _ignore() -> None:
