@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ class CodecServer:
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, codec_id: str, tracer: FrameTracer,
                  stall_s: float) -> None:
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s)
+        self._instance_id = str(uuid.uuid4())
         self._tunnel = TunnelServer(service, self._keep)
         self.services = (service, self._tunnel.service)
         # One number for both halves: theirs differ by a frame or two.
@@ -109,7 +111,7 @@ class CodecServer:
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self._encode.total, encode_slots_free=self._encode.free,
             decode_slots_total=self._decode.total, decode_slots_free=self._decode.free,
-            draining=self._encode.draining, **self._announced)
+            draining=self._encode.draining, instance_id=self._instance_id, **self._announced)
 
     async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]
                      ) -> AsyncGenerator[codec_pb2.EncodeResponse, None]:

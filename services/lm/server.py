@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ class LmServer:
         self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
         self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id, self._batcher.recent)
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Step": self.step}, stall_s)
+        self._instance_id = str(uuid.uuid4())
         self._tunnel = TunnelServer(service, self._recorder.keep)
         self.services = (service, self._tunnel.service)
         self.facts = engine.facts
@@ -107,7 +109,7 @@ class LmServer:
             cardinality=facts.cardinality, text_cardinality=facts.text_cardinality, delay_frames=facts.delay_frames,
             context_frames=facts.context_frames, slots_total=self._batcher.total, slots_free=self._batcher.free,
             weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame,
-            draining=self._batcher.draining)
+            draining=self._batcher.draining, instance_id=self._instance_id)
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
         """One session's steps."""

@@ -51,7 +51,8 @@ class FakeCodec:
     async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self.slots, encode_slots_free=self.slots - self.held["encode"],
-            decode_slots_total=self.slots, decode_slots_free=self.slots - self.held["decode"], **FACTS)
+            decode_slots_total=self.slots, decode_slots_free=self.slots - self.held["decode"],
+            instance_id="one", **FACTS)
 
     async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]
                      ) -> AsyncGenerator[codec_pb2.EncodeResponse, None]:

@@ -6,6 +6,7 @@ Served through real gRPC on real ports, so that stages move between real replica
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator
 
 import grpc
@@ -39,6 +40,7 @@ class FakeLm:
 
     def __init__(self, slots: int = 8) -> None:
         self.slots, self.held = slots, 0
+        self.instance_id = str(uuid.uuid4())
         self.opened: list[int] = []  # the steps of history that each session brought
         self.draining = False
         self.opening_s = 0.0  # how long it takes to rebuild a row
@@ -51,11 +53,11 @@ class FakeLm:
         self._tunnel = TunnelServer(service)
         self._services = (service, self._tunnel.service)
 
-    async def start(self, port: int = 0) -> str:
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> str:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         for service in self._services:
             register(self._server, service, RunningStreams())
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.port = self._server.add_insecure_port(f"{host}:{port}")
         await self._server.start()
         return f"127.0.0.1:{self.port}"
 
@@ -68,7 +70,7 @@ class FakeLm:
 
     async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
-        return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", user_codebooks=USER, own_codebooks=OWN,
+        return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", instance_id=self.instance_id, user_codebooks=USER, own_codebooks=OWN,
                                       delay_frames=DELAY, context_frames=CONTEXT, slots_total=self.slots,
                                       slots_free=self.slots - self.held, draining=self.draining)
 

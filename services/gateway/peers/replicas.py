@@ -43,6 +43,8 @@ class Facts:
 
     weights_id: str
     """What it serves: a codec's codec_id, a language model's model_id."""
+    instance_id: str
+    """The process, under whatever address."""
     draining: bool
     total: dict[str, int]
     free: dict[str, int]
@@ -53,7 +55,7 @@ async def codec_facts(channel: grpc.aio.Channel) -> Facts:
     """Ask a codec replica. Raises AioRpcError."""
     info = await codec_pb2_grpc.CodecServiceStub(channel).GetInfo(codec_pb2.GetInfoRequest(), timeout=POLL_ANSWER_S,
                                                                  wait_for_ready=True)
-    return Facts(info.codec_id, info.draining,
+    return Facts(info.codec_id, info.instance_id, info.draining,
                  {ENCODE.name: info.encode_slots_total, DECODE.name: info.decode_slots_total},
                  {ENCODE.name: info.encode_slots_free, DECODE.name: info.decode_slots_free}, info)
 
@@ -62,8 +64,8 @@ async def lm_facts(channel: grpc.aio.Channel) -> Facts:
     """Ask a language model replica. Raises AioRpcError."""
     info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest(), timeout=POLL_ANSWER_S,
                                                            wait_for_ready=True)
-    return Facts(info.model_id, info.draining, {STEP.name: info.slots_total}, {STEP.name: info.slots_free},
-                 info)
+    return Facts(info.model_id, info.instance_id, info.draining, {STEP.name: info.slots_total},
+                 {STEP.name: info.slots_free}, info)
 
 
 @dataclass(eq=False)
@@ -133,12 +135,16 @@ class Replicas:
     @property
     def known(self) -> list[Replica]:
         """All of them, also those that do not answer."""
-        return list(self._replicas.values())
+        return [*self.answering, *(replica for replica in self._replicas.values() if replica.facts is None)]
 
     @property
     def answering(self) -> list[Replica]:
-        """Those that answered the last time they were asked."""
-        return [replica for replica in self._replicas.values() if replica.facts is not None]
+        """Those that answered the last time they were asked: one address of each process."""
+        found: dict[str, Replica] = {}
+        for replica in self._replicas.values():
+            if replica.facts is not None:
+                found.setdefault(replica.facts.instance_id, replica)
+        return list(found.values())
 
     @property
     def usable(self) -> bool:
@@ -229,11 +235,11 @@ class Replicas:
             host, _, port = target.rpartition(":")
             with contextlib.suppress(OSError):  # a name that can't be resolved now keeps the replicas it had
                 infos = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=1)
-                # localhost has two addresses of one process
+                # Servers of ours listen on all IPv4 addresses by default, so localhost's other one would never answer.
                 addresses = [info[4][0] for info in infos if host != "localhost" or info[0].name == "AF_INET"]
                 found |= {f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
                           for address in addresses}
-        for address in found - self._replicas.keys():
+        for address in sorted(found - self._replicas.keys()):
             self._replicas[address] = Replica(self.role, address,
                                               grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
         for address in self._replicas.keys() - found:

@@ -27,10 +27,11 @@ class Edge:
     def __init__(self, failure: Exception, farewell_s: float) -> None:
         self._failure, self._farewell_s = failure, farewell_s
         descriptor = pb.DESCRIPTOR.services_by_name["ConversationService"]
-        self.services = (Service(descriptor, {"Converse": self.converse, "GetInfo": self.get_info}, 10.0),)
+        self.services = (Service(descriptor, {
+            "Converse": self.converse, "GetInfo": self.nothing, "ListModels": self.nothing}, 10.0),)
 
-    async def get_info(self, request: pb.GetInfoRequest) -> pb.GetInfoResponse:
-        return pb.GetInfoResponse()
+    async def nothing(self, request: object) -> None:
+        raise NotImplementedError
 
     async def converse(self, incoming: Incoming[pb.ConverseRequest]) -> AsyncGenerator[pb.ConverseResponse, None]:
         async with Requests(incoming) as requests:

@@ -12,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames")
+    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames", "instance_id")
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class GetInfoResponse(_message.Message):
     DECODE_SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
@@ -35,7 +36,8 @@ class GetInfoResponse(_message.Message):
     decode_slots_free: int
     draining: bool
     priming_frames: int
-    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ...) -> None: ...
+    instance_id: str
+    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
     __slots__ = ("session_id", "reset_after_first_frame", "priming_pcm")

@@ -12,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining", "codec_id")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining", "codec_id", "instance_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class GetInfoResponse(_message.Message):
     KV_BYTES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
@@ -39,7 +40,8 @@ class GetInfoResponse(_message.Message):
     kv_bytes_per_frame: int
     draining: bool
     codec_id: str
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ..., codec_id: _Optional[str] = ...) -> None: ...
+    instance_id: str
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ..., codec_id: _Optional[str] = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed")
