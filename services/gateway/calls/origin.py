@@ -7,10 +7,12 @@ from typing import Protocol
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Opening, Resumed
+from services.gateway.calls.ending import call_too_long
 from services.gateway.calls.resources import Resources
 from services.gateway.sessions.history import History
+from services.gateway.sessions.journal import Session
+from services.gateway.sessions.records import Record
 from services.gateway.sessions.sealing import Handle
-from services.gateway.sessions.sessions import Session
 from services.mesh.errors import InvalidRequest
 
 
@@ -76,19 +78,21 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
     Raises:
         InvalidRequest: the mesh can't serve it.
         PeerLost, ModelMismatch: nobody serves the model.
-        UnknownSession, ResumeUnavailable: see Sessions.take_up.
+        CallTooLong: it has lasted as long as a call may.
+        UnknownSession, ResumeUnavailable, ResumeIncompatible: see Sessions.take_up.
     """
     asked = opening.origin
     if isinstance(asked, Resumed):
-        session = await resources.sessions.take_up(handle)
-        try:
-            _check_rate(resources, session.model_id, opening)
-            if asked.answered_sequence is not None:
-                _rewind(session.history, asked.answered_sequence + 1)
-        except BaseException:
-            session.end(InvalidRequest.reason, keep=True)
-            raise
-        return ResumedOrigin(session)
+        answered = asked.answered_sequence
+
+        def check(record: Record) -> None:
+            if record.age_s >= resources.longest_call_s:
+                raise call_too_long(resources.longest_call_s)
+            _check_rate(resources, record.model_id, opening)
+            if answered is not None:
+                _rewind(record.history, answered + 1)
+
+        return ResumedOrigin(await resources.sessions.take_up(handle, check))
     model_id = await resources.fleet.model()
     _check_rate(resources, model_id, opening)
     return NewOrigin(resources, handle, call_id, model_id, asked.sampling)
