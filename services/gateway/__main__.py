@@ -10,7 +10,7 @@ import time
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.peers.fleet import Fleet
@@ -36,7 +36,7 @@ async def main(config: GatewayConfig) -> None:
     metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
     store = Store(config.redis_url)
-    await store.connect()
+    await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Registry.probes)
     codec = Replicas("codec", config.codec, codec_facts, config.failover_s)
     lm = Replicas("lm", config.lm, lm_facts, config.failover_s)
     await codec.connect(began + config.peers_wait_s)
@@ -44,7 +44,7 @@ async def main(config: GatewayConfig) -> None:
     models = ", ".join(model.model_id for model in served_models(codec, lm))
     sessions = Sessions(store, f"{socket.gethostname()}-{secrets.token_hex(4)}", config.grace_s)
     registry = Registry(store, (codec, lm))
-    resources = Resources(Fleet(codec, lm), sessions, Line(store, config.most_waiting),
+    resources = Resources(Fleet(codec, lm), sessions, WaitingLine(store, config.most_waiting),
                           longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")

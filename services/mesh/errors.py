@@ -13,7 +13,8 @@
     +-- TooManyCalls        the caller's key has as many calls as it may have
     +-- TooManyResumes      a conversation is resumed again and again
     +-- SessionMoved        the conversation was resumed elsewhere
-    +-- ResumeUnavailable   the store of the sessions does not answer
+    +-- ResumeUnavailable   the store of the sessions does not answer, or refuses
+    +-- ResumeIncompatible  a gateway of another version wrote the session, in a format that this one does not read
     +-- PeerLost            a service further down the mesh is unreachable or ended the call
     +-- PeerRefused         another service's refusal, passed on as it is
     +-- ModelMismatch       no language model's codec is served
@@ -155,10 +156,17 @@ class SessionMoved(MeshError):
 
 
 class ResumeUnavailable(MeshError):
-    """The store of the sessions does not answer."""
+    """The store of the sessions does not answer, or refuses."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, "RESUME_UNAVAILABLE"
     retry_after_s = 0.5
+
+
+class ResumeIncompatible(MeshError):
+    """A gateway of another version wrote the session. During a rolling upgrade another gateway can read it."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "RESUME_INCOMPATIBLE"
+    retry_after_s = 1.0
 
 
 class PeerLost(MeshError):

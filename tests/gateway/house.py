@@ -12,7 +12,7 @@ from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import Event
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
@@ -43,7 +43,7 @@ class House:
         self.fleet = Fleet(*pools)
         self.sessions = Sessions(self.store, f"gateway {id(self)}", grace_s=60)
         self.desk = Desk(
-            Resources(self.fleet, self.sessions, Line(self.store, most_waiting=1), longest_call_s=self._longest_call_s,
+            Resources(self.fleet, self.sessions, WaitingLine(self.store, most_waiting=1), longest_call_s=self._longest_call_s,
                       idle_s=self._idle_s, stall_s=5.0),
             Limits(self.store, self._calls_per_key), self._watch, drain_s=5.0)
         return self

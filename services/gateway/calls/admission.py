@@ -42,11 +42,11 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
         else:
             yield rows
             return
-    async with line.join(model.model_id, call_id, ahead=origin.ahead) as place:
-        while not place.served:
-            async for queued in place.turns(free):
+    async with line.join(model.model_id, call_id, ahead=origin.ahead) as ticket:
+        while not ticket.served:
+            async for queued in ticket.turns(free):
                 yield queued
             with contextlib.suppress(NoFreeSlot):  # another caller was faster
                 rows = await open_rows()
-                place.served = True
+                ticket.served = True
     yield rows

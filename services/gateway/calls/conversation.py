@@ -9,16 +9,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from services.gateway.calls.admission import rows_in_turn
 from services.gateway.calls.callers import Audio, Opening, Resumed
-from services.gateway.calls.ending import COMPLETED, reason_of, reported
+from services.gateway.calls.ending import COMPLETED, call_too_long, reason_of, reported
 from services.gateway.calls.events import Event, GoAway, Queued, Ready, ResumeStatus, Summary
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.resources import Resources
 from services.gateway.path.ingest import Ingest
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Reading
-from services.gateway.path.pipeline import Notice, Pipeline, Rows, Speech
+from services.gateway.path.pipeline import Pipeline, Rows, Speech
+from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
-from services.gateway.sessions.sessions import Session
 from services.mesh import logs
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import CallTooLong, Draining, IdleCaller, MeshError, SessionMoved
@@ -113,10 +113,9 @@ class Conversation:
     @contextlib.contextmanager
     def _told(self, session: Session, pipeline: Pipeline) -> Iterator[None]:
         """Tell the caller what happens to the call from elsewhere."""
-        session.on_lost = pipeline.fail
-        session.on_available = lambda available: pipeline.tell(ResumeStatus(available))
+        session.listen(Listener(lost=pipeline.fail, resumable=lambda now: pipeline.tell(ResumeStatus(now))))
         self._speaking.append((session, pipeline))
-        for notice in self._first_notices():
+        for notice in self._leaving:
             pipeline.tell(notice)
         try:
             yield
@@ -129,8 +128,7 @@ class Conversation:
         """Hear what the caller says, as long as it talks and a call may last."""
         longest_s = self._resources.longest_call_s
         last_call = asyncio.get_running_loop().call_later(
-            max(session.began + longest_s - time.time(), 0), pipeline.fail,
-            CallTooLong(f"a call may last {longest_s:.0f} s here; open a new one"))
+            longest_s - session.age_s, pipeline.fail, call_too_long(longest_s))
         tasks = [asyncio.create_task(ingest.read(audio.pcm async for audio in inputs)),
                  asyncio.create_task(self._end_when_idle(ingest, pipeline))]
         try:
@@ -140,11 +138,6 @@ class Conversation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _first_notices(self) -> list[Notice]:
-        """What happened before the caller could hear of it."""
-        away = [] if self._resources.sessions.store.available else [ResumeStatus(False)]
-        return [*away, *self._leaving]
 
     async def _end_when_idle(self, ingest: Ingest, pipeline: Pipeline) -> None:
         """The slots belong to those who talk."""

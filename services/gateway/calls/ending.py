@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
-from services.mesh.errors import MeshError
+from services.mesh.errors import CallTooLong, MeshError
 
 COMPLETED, CANCELLED = "completed", "cancelled"
 
@@ -16,6 +16,11 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return CANCELLED
     return error.reason if isinstance(error, MeshError) else MeshError.reason
+
+
+def call_too_long(longest_call_s: float) -> CallTooLong:
+    """What a call ends with that has lasted as long as a call may."""
+    return CallTooLong(f"a call may last {longest_call_s:.0f} s here; open a new one")
 
 
 @contextlib.contextmanager

@@ -7,11 +7,13 @@ from typing import Protocol
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Opening, Resumed
+from services.gateway.calls.ending import call_too_long
 from services.gateway.calls.resources import Resources
 from services.gateway.peers.models import Model
 from services.gateway.sessions.history import History
+from services.gateway.sessions.journal import Session
+from services.gateway.sessions.records import Record
 from services.gateway.sessions.sealing import Handle
-from services.gateway.sessions.sessions import Session
 from services.mesh.errors import InvalidRequest, PeerLost, UnknownModel
 
 
@@ -77,30 +79,37 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
     Raises:
         InvalidRequest: the mesh can't serve it.
         PeerLost, ModelMismatch, UnknownModel: nobody serves the model.
-        UnknownSession, ResumeUnavailable: see Sessions.take_up.
+        CallTooLong: it has lasted as long as a call may.
+        UnknownSession, ResumeUnavailable, ResumeIncompatible: see Sessions.take_up.
     """
     asked = opening.origin
     if isinstance(asked, Resumed):
-        session = await resources.sessions.take_up(handle)
-        try:
-            model = await _model_of(session, resources)
-            _check_rate(resources, model, opening)
-            if asked.answered_sequence is not None:
-                _rewind(session.history, asked.answered_sequence + 1)
-        except BaseException:
-            session.end(InvalidRequest.reason, keep=True)
-            raise
-        return ResumedOrigin(session, model)
+        return await _resumed(resources, opening, asked, handle)
     model = await resources.fleet.model(asked.model_id)
     _check_rate(resources, model, opening)
     return NewOrigin(resources, handle, call_id, model, asked.sampling)
 
 
-async def _model_of(session: Session, resources: Resources) -> Model:
+async def _resumed(resources: Resources, opening: Opening, asked: Resumed, handle: Handle) -> ResumedOrigin:
+    fleet = resources.fleet
+
+    def check(record: Record) -> None:
+        """Refuse what can't be resumed, before it is taken from the call that may still hold it."""
+        if record.age_s >= resources.longest_call_s:
+            raise call_too_long(resources.longest_call_s)
+        _check_rate(resources, fleet.find(record.model_id), opening)
+        if asked.answered_sequence is not None:
+            _rewind(record.history, asked.answered_sequence + 1)
+
     try:
-        return await resources.fleet.model(session.model_id)
+        try:
+            session = await resources.sessions.take_up(handle, check)
+        except (PeerLost, UnknownModel):  # as of the last poll; a replica may just have come back
+            await fleet.refresh()
+            session = await resources.sessions.take_up(handle, check)
     except UnknownModel as error:  # it was served when the session began, and may be again before its time is over
-        raise PeerLost(error.message, peer=resources.fleet.lm.role) from None
+        raise PeerLost(error.message, peer=fleet.lm.role) from None
+    return ResumedOrigin(session, fleet.find(session.model_id))
 
 
 def _check_rate(resources: Resources, model: Model, opening: Opening) -> None:

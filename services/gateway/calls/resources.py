@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.fleet import Fleet
 from services.gateway.sessions.sessions import Sessions
 
@@ -15,7 +15,7 @@ class Resources:
 
     fleet: Fleet
     sessions: Sessions
-    line: Line
+    line: WaitingLine
     longest_call_s: float
     idle_s: float
     """A caller who sends too little audio for this long loses its slots."""

@@ -1,22 +1,25 @@
-"""The line: callers who wait because every slot of the mesh is taken, first come first served over all gateways."""
+"""The waiting line: callers for whom no slot of the mesh is free, first come, first served over all gateways."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from services.gateway.calls.events import Queued
-from services.gateway.store import Request, Store, StoreAway
+from services.gateway.store import Request, Store, StoreError
 from services.mesh.errors import LineFull
 
 POLL_S = 0.5
-GONE_S = 3.0  # a place whose gateway has not asked for this long is free: the gateway is lost, or cut off from Redis
-TURNS_KEPT = 16  # the last ones who got their turn: how fast the line moves
+GONE_S = 3.0  # a caller whose gateway has not asked for this long leaves the line: the gateway is lost, or cut off from
+# Redis
+TURNS_KEPT = 16  # when the last callers had their turn: how fast the line moves
 EMPTY_TTL_S = 600
 
-# waiting: call -> ticket; seen: call -> when it is gone (ms). Returns the callers before this one, how many got their
-# turn of late and since when (ms); only -1 when the line is full. The clock is Redis's own, one for all gateways.
+# waiting: call -> ticket's number; seen: call -> when it is gone (ms). Returns how many callers are before this one,
+# how many had their turn of late and since when (ms); only -1 when the line is full. For no call: how many wait.
+# The clock is Redis's own, one for all gateways.
 _WAIT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -49,37 +52,58 @@ end
 """
 
 
-class Place:
-    """One caller's place."""
+class Ticket:
+    """One caller in the line."""
 
-    def __init__(self, line: Line, model_id: str, call_id: str, ahead: bool) -> None:
-        self.served = False  # it got a slot, and did not just give up
-        self._line, self._model_id, self._call_id, self._ahead = line, model_id, call_id, ahead
-        self._told = -1
+    def __init__(self, line: WaitingLine, model_id: str, call_id: str, ahead: bool) -> None:
+        self.model_id, self.call_id, self.ahead = model_id, call_id, ahead
+        self.served = False  # the caller got a slot, and did not just give up
+        self._line = line
+        self._told: int | None = None  # the last position that the caller has heard
 
     async def turns(self, free: Callable[[], int]) -> AsyncIterator[Queued]:
-        """The place whenever it changes; ends when there are slots for all before this caller and for itself, by
-        `free`. A caller whom another one has beaten to the slot calls it again. Raises LineFull.
+        """The caller's position, whenever it changes. Ends when there are slots for all before this caller and for
+        itself, by `free`; call it again when another caller was faster and took the slot. Raises LineFull.
         """
-        again = self._told >= 0
         while True:
-            if again:
-                await asyncio.sleep(POLL_S)
-            again = True
-            before, wait_ms = await self._line.wait(self._model_id, self._call_id, self._ahead)
-            if before != self._told:
-                self._told = before
-                yield Queued(position=before + 1, estimated_wait_ms=wait_ms)
-            if free() > before:
+            if self._told is not None:
+                await asyncio.sleep(self._line.poll_s)
+            standing = await self._line.ask(self)
+            position = standing.before + 1
+            if position != self._told:
+                self._told = position
+                yield Queued(position, standing.estimated_wait_ms)
+            if free() >= position:
                 return
 
 
-class Line:
-    """All who wait, for each model. While Redis is away each gateway has a line of its own."""
+@dataclass(frozen=True)
+class Standing:
+    """Where a caller stands in the line."""
 
-    def __init__(self, store: Store, most_waiting: int) -> None:
-        self._store, self._most_waiting = store, most_waiting
-        self._here: list[tuple[bool, str, str]] = []  # those of this gateway: not ahead, model, call; in order
+    before: int
+    """Callers who come first."""
+    estimated_wait_ms: int
+    """0: not known."""
+
+
+class WaitingLine:
+    """The callers who wait, for each model. While Redis does not do its part each gateway has a line of its own."""
+
+    def __init__(self, store: Store, most_waiting: int, *, poll_s: float = POLL_S, gone_s: float = GONE_S) -> None:
+        """`poll_s`: how often each caller's position is asked for; `gone_s`: how long a gateway may be silent before
+        its callers leave the line.
+        """
+        self.poll_s = poll_s
+        self._store, self._most_waiting, self._gone_s = store, most_waiting, gone_s
+        self._here: list[Ticket] = []  # of this gateway, in order
+
+    @staticmethod
+    def probes(tag: str) -> list[Request]:
+        """What callers in line do, for Store.connect: the first is gone at once, the second one is served."""
+        keys = _keys(f"probe-{tag}")
+        return [Request(_WAIT, keys, ("first", 0, 2, 0, 1)), Request(_WAIT, keys, ("second", 0, 2, 1000, 1)),
+                Request(_WAIT, keys, ("", 0, 0, 0, 0)), Request(_LEAVE, keys, ("second", 1, 1, 1))]
 
     @property
     def waiting(self) -> int:
@@ -90,36 +114,38 @@ class Line:
         """Whether a new caller would push in."""
         try:
             (waiting, *_) = await self._store.run(Request(_WAIT, _keys(model_id), ("", 0, 0, 0, 0)))
-        except StoreAway:
-            return any(model == model_id for _, model, _ in self._here)
+        except StoreError:
+            return any(ticket.model_id == model_id for ticket in self._here)
         return bool(waiting)
 
     @contextlib.asynccontextmanager
-    async def join(self, model_id: str, call_id: str, ahead: bool) -> AsyncIterator[Place]:
-        """Wait in line until the block ends. `ahead`: before all who are new, as somebody whose call was cut off."""
-        place, entry = Place(self, model_id, call_id, ahead), (not ahead, model_id, call_id)
-        self._here.append(entry)
-        self._here.sort(key=lambda entry: entry[0])  # stable
+    async def join(self, model_id: str, call_id: str, ahead: bool) -> AsyncIterator[Ticket]:
+        """Wait in line until the block ends. `ahead`: before all new callers, since this one's call was cut off."""
+        ticket = Ticket(self, model_id, call_id, ahead)
+        self._here.append(ticket)
+        self._here.sort(key=lambda ticket: not ticket.ahead)  # stable
         try:
-            yield place
+            yield ticket
         finally:
-            self._here.remove(entry)
-            self._store.post(Request(_LEAVE, _keys(model_id), (call_id, int(place.served), TURNS_KEPT, EMPTY_TTL_S)))
+            self._here.remove(ticket)
+            self._store.post(Request(_LEAVE, _keys(model_id), (call_id, int(ticket.served), TURNS_KEPT, EMPTY_TTL_S)))
 
-    async def wait(self, model_id: str, call_id: str, ahead: bool) -> tuple[int, int]:
-        """Callers before this one, and how long that may take (ms; 0: not known). Raises LineFull."""
+    async def ask(self, ticket: Ticket) -> Standing:
+        """Where a caller stands now. Raises LineFull."""
         try:
-            before, turns, span_ms = await self._store.run(Request(_WAIT, _keys(model_id), (
-                call_id, int(ahead), self._most_waiting, round(GONE_S * 1000), EMPTY_TTL_S)))
-        except StoreAway:
-            line = [call for _, model, call in self._here if model == model_id]
-            before, turns, span_ms = line.index(call_id), 0, 0
-            if before >= self._most_waiting and not ahead:
-                before = -1
+            before, turns, span_ms = await self._store.run(Request(_WAIT, _keys(ticket.model_id), (
+                ticket.call_id, int(ticket.ahead), self._most_waiting, round(self._gone_s * 1000), EMPTY_TTL_S)))
+        except StoreError:
+            before, turns, span_ms = self._before_here(ticket), 0, 0
         if before < 0:
             raise LineFull(f"every slot of the mesh is taken, and {self._most_waiting} callers wait already; try again "
                            "later", waiting=self._most_waiting)
-        return before, round((before + 1) * span_ms / turns) if turns else 0
+        return Standing(before, round((before + 1) * span_ms / turns) if turns else 0)
+
+    def _before_here(self, ticket: Ticket) -> int:
+        """Callers of this gateway who come first; -1 when that is as many as may wait."""
+        before = [other for other in self._here if other.model_id == ticket.model_id].index(ticket)
+        return -1 if before >= self._most_waiting and not ticket.ahead else before
 
 
 def _keys(model_id: str) -> tuple[str, ...]:

@@ -31,12 +31,13 @@ class Fleet:
             UnknownModel: nobody serves it.
         """
         try:
-            return self._model(model_id)
+            return self.find(model_id)
         except MeshError:  # as of the last poll; a replica may just have come back
             await self.refresh()
-            return self._model(model_id)
+            return self.find(model_id)
 
-    def _model(self, model_id: str) -> Model:
+    def find(self, model_id: str) -> Model:
+        """The same, as of the last poll."""
         served = self.models()
         if not model_id:
             return max(served, key=self.slots_free)

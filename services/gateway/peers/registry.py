@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 
 from services.gateway.peers.replicas import Replicas
-from services.gateway.store import Request, Store, StoreAway
+from services.gateway.store import Request, Store, StoreError
 
 EVERY_S = 1.0
 GONE_S = 5.0
@@ -28,6 +28,11 @@ class Registry:
         self._store, self._pools = store, pools
         self._task = asyncio.create_task(self._publish_forever())
 
+    @staticmethod
+    def probes(tag: str) -> list[Request]:
+        """What is published, for Store.connect."""
+        return [Request(_PUBLISH, (f"moshimesh:{{replica:probe:{tag}}}",), (1000, "model", "none"))]
+
     async def close(self) -> None:
         """Stop; the entries expire."""
         self._task.cancel()
@@ -36,7 +41,7 @@ class Registry:
 
     async def _publish_forever(self) -> None:
         while True:
-            with contextlib.suppress(StoreAway):
+            with contextlib.suppress(StoreError):
                 await self._store.run_all(self._requests())
             await asyncio.sleep(EVERY_S)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 BLOCK_STEPS = 250  # what is too old leaves in blocks: moving the rest at every step would cost more than the step
-REWIND_STEPS = 125  # kept beyond the context, so that a call which goes back some seconds still has all of it
-
-_SHAPE = struct.Struct("<HHII")  # user codebooks, own codebooks, delay, context
-_CHUNK = struct.Struct("<QII")  # first step, steps, the sequence expected before them; then the three arrays
+REWIND_STEPS = 125  # kept beyond the context: a call that goes back by some seconds still has a whole context then
 
 
 class History:
@@ -24,7 +22,7 @@ class History:
         self.delay_frames, self.context_frames = delay_frames, context_frames
         self.first_step = 0  # of what is kept
         self.steps = 0  # since the start of the session
-        self.rewinds = 0  # a journal written before a rewind has to be written again
+        self.rewinds = 0  # how often steps were forgotten: a journal that was written before has them still
         self._most = context_frames + delay_frames  # that a model takes
         self._user = array("H")
         self._tokens = array("H")  # a row for each kept step that had an answer
@@ -96,44 +94,41 @@ class History:
         start = max(step - self.first_step, 0) * width
         return [self._user[row:row + width].tolist() for row in range(start, len(self._user), width)]
 
-    def pack_shape(self) -> bytes:
-        """What `from_shape` makes an empty history of."""
-        return _SHAPE.pack(self.user_codebooks, self.own_codebooks, self.delay_frames, self.context_frames)
-
-    @classmethod
-    def from_shape(cls, shape: bytes) -> History:
-        """An empty history."""
-        return cls(*_SHAPE.unpack(shape))
-
-    def pack(self, first_step: int) -> bytes:
-        """The steps from first_step on, as far as they are kept: a chunk of a journal."""
+    def chunk(self, first_step: int) -> journal_pb2.Chunk:
+        """The steps from first_step on, as far as they are kept, for a journal. The caller adds version and age."""
         first = max(first_step, self.first_step)
-        skipped = first - self.first_step
-        before = self._sequences[skipped - 1] + 1 if skipped else self._sequence_before
-        parts = (self._sequences[skipped:], self._user[skipped * self.user_codebooks:],
-                 self._tokens[self._token_row(first):])
-        return _CHUNK.pack(first, self.steps - first, before) + b"".join(part.tobytes() for part in parts)
+        start = first - self.first_step
+        expected = self._sequences[start - 1] + 1 if start else self._sequence_before
+        sequences = self._sequences[start:]
+        return journal_pb2.Chunk(
+            first_step=first, first_sequence=expected, skipped=_skipped(expected, sequences),
+            user_codes=_little_endian(self._user[start * self.user_codebooks:]).tobytes(),
+            tokens=_little_endian(self._tokens[self._token_row(first):]).tobytes())
 
-    def unpack(self, chunk: bytes) -> None:
-        """Append a chunk that continues this history; the first one says where it starts.
+    def extend(self, chunk: journal_pb2.Chunk) -> None:
+        """Append a chunk of a journal that continues this history. An empty history begins where the chunk begins.
 
         Raises:
-            ValueError: it does not continue it, or is damaged.
+            ValueError: it does not continue this history, or has not its shape.
         """
-        first, count, before = _CHUNK.unpack_from(chunk)
-        if not self.steps and not self._sequences:
-            self.first_step = self.steps = first
-            self._sequence_before = before
-        answered = max(first + count - max(first, self.delay_frames), 0)
-        sizes = (4 * count, 2 * count * self.user_codebooks, 2 * answered * (self.own_codebooks + 1))
-        if first != self.steps or len(chunk) != _CHUNK.size + sum(sizes):
-            raise ValueError(f"a chunk from step {first} on ({count} steps, {len(chunk)} bytes) does not continue a "
-                             f"history of {self.steps} steps")
-        start = _CHUNK.size
-        for part, size in zip((self._sequences, self._user, self._tokens), sizes, strict=True):
-            part.frombytes(chunk[start:start + size])
-            start += size
-        self.steps += count
+        user, tokens = array("H"), array("H")
+        user.frombytes(chunk.user_codes)
+        tokens.frombytes(chunk.tokens)
+        steps = len(user) // self.user_codebooks
+        answered = max(chunk.first_step + steps - max(chunk.first_step, self.delay_frames), 0)
+        empty = not self.steps and not self._sequences
+        if len(user) != steps * self.user_codebooks or len(tokens) != answered * (self.own_codebooks + 1) or not (
+                empty or (chunk.first_step, chunk.first_sequence) == (self.steps, self.next_sequence)):
+            raise ValueError(f"a chunk from step {chunk.first_step} on ({len(user)} user codes, {len(tokens)} tokens) "
+                             f"does not continue a history of {self.steps} steps")
+        sequences = _sequences(chunk, steps)
+        if empty:
+            self.first_step = self.steps = chunk.first_step
+            self._sequence_before = chunk.first_sequence
+        self._sequences.extend(sequences)
+        self._user.extend(_little_endian(user))
+        self._tokens.extend(_little_endian(tokens))
+        self.steps += steps
         if len(self._sequences) >= self.most_kept + BLOCK_STEPS:
             self._trim(len(self._sequences) - self.most_kept)
 
@@ -147,3 +142,39 @@ class History:
         del self._sequences[:steps]
         del self._user[:steps * self.user_codebooks]
         self.first_step += steps
+
+
+def _skipped(expected: int, sequences: array[int]) -> list[journal_pb2.SkippedFrames]:
+    """Where the numbers do not count on by one from `expected`."""
+    if not sequences or sequences[-1] - expected == len(sequences) - 1:
+        return []  # nearly always: a live call skips when a replica falls behind, an offline one never
+    skipped = []
+    for step, sequence in enumerate(sequences):
+        if sequence != expected:
+            skipped.append(journal_pb2.SkippedFrames(step=step, frames=sequence - expected))
+        expected = sequence + 1
+    return skipped
+
+
+def _sequences(chunk: journal_pb2.Chunk, steps: int) -> array[int]:
+    """The caller's number of each step's frame. Raises ValueError."""
+    sequences = array("I")
+    following = chunk.first_sequence
+    try:
+        for skip in chunk.skipped:
+            if not len(sequences) <= skip.step < steps:
+                raise ValueError(f"step {skip.step} of a chunk of {steps} is out of order")
+            until = following + skip.step - len(sequences)
+            sequences.extend(range(following, until))
+            following = until + skip.frames
+        sequences.extend(range(following, following + steps - len(sequences)))
+    except OverflowError:
+        raise ValueError(f"a chunk that begins with frame {chunk.first_sequence} has numbers beyond 2^32") from None
+    return sequences
+
+
+def _little_endian(values: array[int]) -> array[int]:
+    """A fresh array's values in the order of bytes that journals have, or back."""
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values

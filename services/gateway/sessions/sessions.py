@@ -1,10 +1,10 @@
 """What outlives this process about its calls: a record and a journal of each, in Redis (docs/sessions.md).
 
-The audio path never waits for Redis. Each session keeps its history in memory anyway; a task of its own appends what is
-new of it to the journal, twice a second. While Redis is away the histories go on growing to the model's context, and
-when it is back, or another one has taken its place, the journals are written anew.
+The audio path never waits for Redis. Each session keeps its history in memory anyway; one task writes what is new of
+all sessions, twice a second. While Redis is away the histories go on growing to the model's context, and when it is
+back, or another one has taken its place, the journals are written anew.
 
-A session has one owner. Taking it up raises its fencing token, and what an earlier owner writes is refused from then on
+A session has one owner. Taking it over raises its fencing token; what an earlier owner writes after that is refused
 (https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html).
 """
 
@@ -14,165 +14,51 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
-import struct
 import time
-from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.sessions import journal
 from services.gateway.sessions.history import History
+from services.gateway.sessions.journal import Session
+from services.gateway.sessions.records import Record, keys_of, open_record
 from services.gateway.sessions.sealing import Handle
-from services.gateway.store import Request, Store, StoreAway
-from services.mesh.errors import MeshError, ResumeUnavailable, SessionMoved, UnknownSession
+from services.gateway.store import Request, RequestRefused, Store, StoreAway
+from services.mesh.errors import ResumeUnavailable, UnknownSession
 
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5  # what a lost gateway may not have written; the caller's own audio covers it
 SLICES = 5  # the sessions are written in turns, so that a hundred of them never hold up the event loop together
-ENDED_TTL_S = 600  # long enough to ask support about it
-FORGET_S = 120.0  # how long a session that has ended waits for Redis to be back: some 100 kB each
-FACTS, CHUNK = b"facts", b"chunk"  # what is sealed is bound to its place
-_LENGTH, _TIME = struct.Struct("<H"), struct.Struct("<d")
+MOST_READS = 5  # its owner writes twice a second, and reading takes milliseconds: even a second time is rare
 
-# The record of a session is a hash, its journal a list of sealed chunks. Returns "ok"; "moved" when somebody else owns
-# the session; "again" when the journal is not what its owner thinks, as after a fail-over: then it is written anew.
-_WRITE = """
-local held, owner = tonumber(redis.call('HGET', KEYS[1], 'fence')), redis.call('HGET', KEYS[1], 'owner')
-local mine, mode, ttl_ms, length, trim, chunk = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
--- The same fence twice: a fail-over of Redis has lost that somebody took the session up, and somebody else has done so.
-if held and (held > mine or held == mine and owner ~= ARGV[7]) then return 'moved' end
-if mode == 'append' then
-  if held ~= mine or redis.call('LLEN', KEYS[2]) ~= length then return 'again' end
-  if chunk ~= '' then redis.call('RPUSH', KEYS[2], chunk) end
-  redis.call('LTRIM', KEYS[2], trim, -1)
-else
-  redis.call('DEL', KEYS[2])
-  if mode == 'anew' then redis.call('RPUSH', KEYS[2], chunk) else redis.call('HDEL', KEYS[1], 'facts') end
-end
-redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'owner', ARGV[7], unpack(ARGV, 8))
-redis.call('PEXPIRE', KEYS[1], ttl_ms)
-redis.call('PEXPIRE', KEYS[2], ttl_ms)
-return 'ok'
-"""
-
-# Returns nothing for a session that is not there or has ended; else the new fencing token, what is sealed, the journal.
-_TAKE_UP = """
+# Returns nothing for a session that is not there or has ended; else its revision, what is sealed, the journal.
+_READ = """
 local facts = redis.call('HGET', KEYS[1], 'facts')
 if not facts then return false end
-local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', 'live')
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return {fence, facts, redis.call('LRANGE', KEYS[2], 0, -1)}
+return {redis.call('HGET', KEYS[1], 'revision'), facts, redis.call('LRANGE', KEYS[2], 0, -1)}
 """
 
-
-class Session:
-    """One conversation as the store knows it."""
-
-    def __init__(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History,
-                 began: float, fence: int, flush: Callable[[], None]) -> None:
-        self.id, self.model_id, self.sampling, self.history = session_id, model_id, sampling, history
-        self.began = began  # Unix time
-        self.on_lost: Callable[[MeshError], None] = _nobody  # somebody else has taken the session up
-        self.on_available: Callable[[bool], None] = _nobody  # whether it could be taken up now
-        self.lost = False
-        self.ended = ""
-        self._handle, self._fence, self._flush = handle, fence, flush
-        self._keep = True
-        self._written = history.steps
-        self._written_at = time.monotonic()
-        self._rewinds = -1  # of the history, when the journal was last written anew
-        self._chunks: deque[int] = deque()  # the first step of each chunk in the journal
-        self._end_written = False
-        self._forget_at = math.inf  # monotonic; Redis may be away for longer than anybody could take the session up
-
-    @property
-    def handle(self) -> str:
-        """With which the caller takes the conversation up again."""
-        return self._handle.text
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will be written."""
-        return self.lost or self._end_written or time.monotonic() > self._forget_at
-
-    @property
-    def lag_s(self) -> float:
-        """How old the last write is, if there is something new to write."""
-        behind = self.history.steps != self._written and not self.finished
-        return time.monotonic() - self._written_at if behind else 0.0
-
-    def flush_soon(self) -> None:
-        """Write what is new at once: another gateway is about to take the session up."""
-        self._flush()
-
-    def end(self, ended: str, keep: bool) -> None:
-        """The call is over. `keep`: it was cut off, and may be taken up again within the grace time."""
-        self.ended, self._keep = ended, keep
-        self.on_lost, self.on_available = _nobody, _nobody  # they hold on to the whole call
-        self._forget_at = time.monotonic() + FORGET_S
-        self._flush()
-
-    def next_write(self, owner: str, grace_s: float) -> tuple[Request, Callable[[str], None]]:
-        """What to write now, and what to do with the answer."""
-        history = self.history
-        # Also when Redis was away for so long that steps have left the history unwritten.
-        anew = self._rewinds != history.rewinds or history.first_step > self._written
-        gone = bool(self.ended) and not self._keep
-        mode = "gone" if gone else "anew" if anew else "append"
-        first = history.first_step if anew else self._written
-        steps, rewinds, ended = history.steps, history.rewinds, self.ended
-        chunk = b"" if gone or (not anew and steps == first) else self._handle.seal(history.pack(first), CHUNK)
-        kept = steps - history.most_kept
-        trim = 0 if anew else sum(later <= kept for _, later in itertools.pairwise(self._chunks))
-        fields: list[str | bytes | int | float] = [
-            "state", "ended" if ended else "live", "sequence", history.next_sequence - 1, "steps", steps,
-            "updated", round(time.time(), 3)]
-        if ended:
-            fields += ["ended", ended]
-        if mode != "append":
-            fields += ["session", self.id, "model", self.model_id]
-        if mode == "anew":
-            fields += ["facts", self._seal_facts()]
-        ttl_ms = round((ENDED_TTL_S if gone else grace_s) * 1000)
-        request = Request(_WRITE, _keys(self._handle), (
-            self._fence, mode, ttl_ms, len(self._chunks), trim, chunk, owner, *fields))
-
-        def done(answer: str) -> None:
-            if answer == "moved":
-                self.lost = True
-                self.on_lost(SessionMoved("the conversation was taken up elsewhere with its resume handle"))
-            elif answer == "again":
-                self._rewinds = -1
-            else:
-                if anew:
-                    self._chunks.clear()
-                    self._rewinds = rewinds
-                if chunk:
-                    self._chunks.append(first)
-                for _ in range(trim):
-                    self._chunks.popleft()
-                self._written, self._written_at = steps, time.monotonic()
-                self._end_written = bool(ended)
-
-        return request, done
-
-    def _seal_facts(self) -> bytes:
-        parts = (self.id.encode(), self.model_id.encode(), self.history.pack_shape(),
-                 self.sampling.SerializeToString(), _TIME.pack(self.began))
-        return self._handle.seal(b"".join(_LENGTH.pack(len(part)) + part for part in parts), FACTS)
+# Returns the new fencing token; nothing when the session has changed since it was read.
+_TAKE_OVER = """
+if redis.call('HGET', KEYS[1], 'revision') ~= ARGV[1] then return false end
+redis.call('HINCRBY', KEYS[1], 'revision', 1)
+redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'state', 'live')
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return redis.call('HINCRBY', KEYS[1], 'fence', 1)
+"""
 
 
 class Sessions:
     """The sessions of this gateway, and the way to those that another one has left."""
 
-    def __init__(self, store: Store, owner: str, grace_s: float) -> None:
-        """`owner` names this gateway. A session can be taken up for `grace_s` after its gateway's last word."""
+    def __init__(self, store: Store, owner: str, grace_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        """`owner` names this gateway. A session can be resumed for `grace_s` after its gateway's last write."""
         self.store, self.grace_s = store, grace_s
-        self._owner = owner
+        self._owner, self._now = owner, now
         self._live: dict[str, Session] = {}
         self._closing = False
         self._wake = asyncio.Event()
@@ -180,44 +66,42 @@ class Sessions:
         self._writer = asyncio.create_task(self._write_forever())
         store.on_change.add(self._tell)
 
+    @staticmethod
+    def probes(tag: str) -> list[Request]:
+        """What is done to sessions, for Store.connect."""
+        keys, (anew, append, gone) = keys_of(f"probe-{tag}"), journal.probes(tag)
+        return [anew, append, Request(_READ, keys), gone, Request(_TAKE_OVER, keys, (3, tag, 1000))]
+
     def create(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History
                ) -> Session:
         """A new session, written soon."""
-        return self._add(handle, session_id, model_id, sampling, history, time.time(), 1)
+        return self._add(handle, Record(session_id, model_id, sampling, history), 1)
 
-    async def take_up(self, key: Handle) -> Session:
-        """The session that was cut off; from now on it is this gateway's.
+    async def take_up(self, handle: Handle, check: Callable[[Record], None]) -> Session:
+        """The session that was cut off; from now on it is this gateway's, and a call that still holds it ends.
+
+        `check` sees it first, may forget steps of its history, and refuses it by raising: then the session stays as it
+        was, with its owner. It sees the session again if that has changed meanwhile.
 
         Raises:
             UnknownSession: nobody has it (any more).
-            ResumeUnavailable: Redis does not answer.
+            ResumeIncompatible: a gateway of another version has written it.
+            ResumeUnavailable: Redis does not answer, or refuses.
         """
-        unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
-                                 f"{self.grace_s:.0f} s ago")
-        try:
-            found = await self.store.run(Request(_TAKE_UP, _keys(key), (self._owner, round(self.grace_s * 1000))))
-        except StoreAway:
-            raise ResumeUnavailable("Redis does not answer, so no conversation can be taken up now; retry") from None
-        if not found:
-            raise unknown
-        fence, facts, chunks = found
-        if (old := self._live.get(key.name)) is not None:
-            old.lost = True
-            old.on_lost(SessionMoved("the conversation was taken up again with its resume handle"))
-        try:
-            session_id, model_id, shape, sampling, began = _parts(key.open(facts, FACTS))
-            history = History.from_shape(shape)
-            for chunk in chunks:
-                history.unpack(key.open(chunk, CHUNK))
-        except (ValueError, struct.error) as error:
-            log.error("the journal of a session can't be read: %s", error)
-            raise unknown from None
-        return self._add(key, session_id.decode(), model_id.decode(), lm_pb2.Sampling.FromString(sampling), history,
-                         _TIME.unpack(began)[0], int(fence))
+        for _ in range(MOST_READS):
+            revision, record = await self._read(handle)
+            check(record)
+            fence = await self._run(Request(_TAKE_OVER, keys_of(handle.name), (
+                revision, self._owner, round(self.grace_s * 1000))))
+            if fence is not None:
+                if (old := self._live.get(handle.name)) is not None:
+                    old.lose("again")
+                return self._add(handle, record, fence)
+        raise ResumeUnavailable("the conversation is being resumed or written elsewhere at this moment; retry")
 
     @property
     def lag_s(self) -> float:
-        """How far the journal that is furthest behind is behind."""
+        """The age of the oldest last write, among sessions that have something new to write."""
         return max((session.lag_s for session in list(self._live.values())), default=0.0)
 
     async def close(self) -> None:
@@ -229,20 +113,43 @@ class Sessions:
         with contextlib.suppress(StoreAway):
             await self._write(list(self._live.values()))
 
-    def _add(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History,
-             began: float, fence: int) -> Session:
+    async def _read(self, handle: Handle) -> tuple[bytes, Record]:
+        """The session's revision, and the session. Raises as take_up does."""
+        unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
+                                 f"{self.grace_s:.0f} s ago")
+        found = await self._run(Request(_READ, keys_of(handle.name)))
+        if found is None:
+            raise unknown
+        revision, facts, chunks = found
+        try:
+            return revision, open_record(handle, facts, chunks)
+        except ValueError as error:
+            log.error("the journal of a session can't be read: %s", error)
+            raise unknown from None
+
+    async def _run(self, request: Request) -> Any:
+        try:
+            return await self.store.run(request)
+        except StoreAway:
+            raise ResumeUnavailable("Redis does not answer, so no conversation can be resumed now; retry") from None
+        except RequestRefused as error:
+            raise ResumeUnavailable(f"Redis refuses ({error.code}), so this conversation can't be resumed now; retry"
+                                    ) from None
+
+    def _add(self, handle: Handle, record: Record, fence: int) -> Session:
         def flush() -> None:
             self._hurry.add(handle.name)
             self._wake.set()
 
-        session = Session(handle, session_id, model_id, sampling, history, began, fence, flush)
+        session = Session(handle, record, fence, self.store.available, flush, self._now)
         self._live[handle.name] = session
         session.flush_soon()
         return session
 
     def _tell(self, available: bool) -> None:
-        for session in self._live.values():
-            session.on_available(available)
+        if not available:  # a session that is there again says so when it has been written
+            for session in self._live.values():
+                session.unreachable()
 
     async def _write_forever(self) -> None:
         for turn in itertools.cycle(range(SLICES)):
@@ -262,28 +169,14 @@ class Sessions:
                 log.exception("sessions could not be written")
 
     async def _write(self, sessions: list[Session]) -> None:
-        writes = [session.next_write(self._owner, self.grace_s) for session in sessions if not session.finished]
+        due = [session for session in sessions if session.due]
+        writes = [session.next_write(self._owner, self.grace_s) for session in due]
         try:
-            answers = await self.store.run_all([request for request, _ in writes])
-            for (_, done), answer in zip(writes, answers, strict=True):
-                done(answer.decode())
+            answers = await self.store.run_all([write.request for write in writes])
+            for session, write, answer in zip(due, writes, answers, strict=True):
+                if isinstance(answer, RequestRefused):
+                    session.refused()
+                else:
+                    session.written(write, answer.decode())
         finally:
             self._live = {name: session for name, session in self._live.items() if not session.finished}
-
-
-def _nobody(_: object) -> None:
-    pass
-
-
-def _keys(handle: Handle) -> tuple[str, str]:
-    """A session's keys; the braces keep them on one node of a cluster."""
-    return f"moshimesh:{{{handle.name}}}:session", f"moshimesh:{{{handle.name}}}:journal"
-
-
-def _parts(data: bytes) -> list[bytes]:
-    parts = []
-    while data:
-        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-        parts.append(data[_LENGTH.size:end])
-        data = data[end:]
-    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.replicas import Replicas
 from services.gateway.sessions.sessions import Sessions
 from services.mesh.metrics import Metrics, Reading
@@ -12,7 +12,7 @@ from services.mesh.metrics import Metrics, Reading
 REDIS_BOUNDS_S = (.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1., 2.)
 
 
-def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: Line) -> None:
+def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: WaitingLine) -> None:
     """Offer all of it."""
     store = sessions.store
     metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway who wait for a slot.",

@@ -1,10 +1,11 @@
-"""Histories: bounded, rewound, packed and unpacked."""
+"""Histories: bounded, rewound, written to chunks of a journal and read back."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
+from moshimesh.journal.v1 import journal_pb2
 
 from services.gateway.sessions.history import BLOCK_STEPS, History
 
@@ -17,11 +18,11 @@ def say(history: History, steps: int, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 40, 400, 1200])
-def test_a_packed_history_is_the_same(steps: int) -> None:
+def test_a_history_read_from_its_chunk_is_the_same(steps: int) -> None:
     history = History(8, 8, 2, 300)
     say(history, steps, random.Random(steps))
-    copy = History.from_shape(history.pack_shape())
-    copy.unpack(history.pack(0))
+    copy = History(8, 8, 2, 300)
+    copy.extend(history.chunk(0))
     assert copy.to_proto() == history.to_proto()
     assert (copy.steps, copy.first_step, copy.next_sequence) == (history.steps, history.first_step,
                                                                  history.next_sequence)
@@ -31,16 +32,16 @@ def test_a_packed_history_is_the_same(steps: int) -> None:
 
 def test_chunks_continue_each_other() -> None:
     history, rng = History(8, 8, 2, 300), random.Random(1)
-    copy = History.from_shape(history.pack_shape())
+    copy = History(8, 8, 2, 300)
     for steps in (1, 1, 1, 47, 0, 49, 1):
         before = history.steps
         say(history, steps, rng)
-        copy.unpack(history.pack(before))
+        copy.extend(history.chunk(before))
         assert copy.to_proto() == history.to_proto()
     gap = History(8, 8, 2, 300)
-    gap.unpack(history.pack(10))
+    gap.extend(history.chunk(10))
     with pytest.raises(ValueError, match="does not continue"):
-        gap.unpack(history.pack(50))
+        gap.extend(history.chunk(50))
 
 
 def test_the_oldest_leave() -> None:
@@ -78,14 +79,65 @@ def test_a_step_of_another_shape_is_refused() -> None:
 def test_going_back_to_what_is_forgotten_is_refused() -> None:
     history = History(8, 8, 2, 300)
     say(history, 5000, random.Random(2))
-    packed = history.pack(0)
+    before = history.chunk(0)
     with pytest.raises(ValueError, match="can go back to frame"):
         history.rewind(100)
-    assert history.pack(0) == packed
+    assert history.chunk(0) == before
 
 
 def test_a_frame_number_that_does_not_fit_changes_nothing() -> None:
     history = History(1, 1, 1, 100)
     with pytest.raises(OverflowError):
         history.append(1 << 32, [1], None)
-    assert history.pack(0) == History(1, 1, 1, 100).pack(0)
+    assert history.chunk(0) == History(1, 1, 1, 100).chunk(0)
+
+
+def test_frames_that_were_skipped_take_room_only_where_they_were() -> None:
+    history = History(1, 1, 1, 100)
+    for sequence in (3, 4, 9, 10, 11, 20):
+        history.append(sequence, [sequence], [sequence, 100 + sequence] if history.steps else None)
+    chunk = history.chunk(0)
+    assert [(skip.step, skip.frames) for skip in chunk.skipped] == [(0, 3), (2, 4), (5, 8)]
+    copy = History(1, 1, 1, 100)
+    copy.extend(chunk)
+    copy.rewind(10)
+    assert (copy.steps, copy.next_sequence) == (3, 10)
+    assert not history.chunk(3).skipped[:-1] and history.chunk(3).first_sequence == 10
+
+
+def _chunk(**changed: object) -> journal_pb2.Chunk:
+    """Three steps that continue a history of three."""
+    history = History(2, 2, 1, 100)
+    for step in range(6):
+        history.append(step, [1, 2], [3, 4, 5] if step else None)
+    chunk = history.chunk(3)
+    for name, value in changed.items():
+        chunk.ClearField(name)
+        chunk.MergeFrom(journal_pb2.Chunk(**{name: value}))
+    return chunk
+
+
+@pytest.mark.parametrize("chunk", [
+    _chunk(first_step=2), _chunk(first_step=4), _chunk(first_sequence=2), _chunk(first_sequence=2**32 - 2),
+    _chunk(user_codes=bytes(11)), _chunk(user_codes=bytes(10)), _chunk(user_codes=bytes(8)), _chunk(tokens=b""),
+    _chunk(tokens=bytes(19)), _chunk(skipped=[journal_pb2.SkippedFrames(step=3, frames=1)]),
+    _chunk(skipped=[journal_pb2.SkippedFrames(step=step, frames=1) for step in (2, 1)]),
+    _chunk(skipped=[journal_pb2.SkippedFrames(step=1, frames=2**32 - 1)])])
+def test_a_chunk_that_does_not_fit_changes_nothing(chunk: journal_pb2.Chunk) -> None:
+    history = History(2, 2, 1, 100)
+    for step in range(3):
+        history.append(step, [1, 2], [3, 4, 5] if step else None)
+    before = history.chunk(0)
+    with pytest.raises(ValueError):
+        history.extend(chunk)
+    assert (history.chunk(0), history.steps) == (before, 3)
+    history.extend(_chunk())
+    assert history.steps == 6
+
+
+def test_chunks_have_one_order_of_bytes() -> None:
+    """Gateways on machines of either order share a journal."""
+    history = History(1, 1, 0, 100)
+    history.append(0, [0x0102], [0x0304, 0x0506])
+    assert history.chunk(0).user_codes == b"\x02\x01"
+    assert history.chunk(0).tokens == b"\x04\x03\x06\x05"
