@@ -26,6 +26,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from services.mesh.otlp import wire_attributes
+
 MOST_SPANS = 500_000  # 25 000 frames with all their hops; a bench that overloads a mesh for a minute makes 15 000
 MOST_METRICS = 20_000  # data points come every few seconds; the newest are the ones that count
 Value = str | int | float | bool | list["Value"] | None
@@ -180,16 +182,16 @@ def save(spans: Iterable[Span], path: Path) -> None:
     for span in spans:
         key = json.dumps(span.resource, sort_keys=True)
         if key not in batches:
-            batch = request.resource_spans.add(resource=Resource(attributes=_pairs(span.resource)))
+            batch = request.resource_spans.add(resource=Resource(attributes=wire_attributes(span.resource)))
             batches[key] = batch.scope_spans.add()
         batches[key].spans.add(
             name=span.name, trace_id=bytes.fromhex(span.trace_id), span_id=bytes.fromhex(span.span_id),
             parent_span_id=bytes.fromhex(span.parent_id), start_time_unix_nano=span.start,
-            end_time_unix_nano=span.end, attributes=_pairs(span.attributes),
+            end_time_unix_nano=span.end, attributes=wire_attributes(span.attributes),
             links=[trace_pb2.Span.Link(trace_id=bytes.fromhex(trace), span_id=bytes.fromhex(one))
                    for trace, one in span.links],
             events=[trace_pb2.Span.Event(name=event.name, time_unix_nano=event.unix_nanos,
-                                         attributes=_pairs(event.attributes)) for event in span.events])
+                                         attributes=wire_attributes(event.attributes)) for event in span.events])
     document = MessageToDict(request, use_integers_for_enums=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_with_ids(document, lambda text: base64.b64decode(text).hex()), indent=1) + "\n")
@@ -227,21 +229,3 @@ def _value(value: AnyValue) -> Value:
     if kind == "array_value":
         return [_value(one) for one in value.array_value.values]
     return getattr(value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else None
-
-
-def _pairs(attributes: Attributes) -> list[KeyValue]:
-    return [KeyValue(key=key, value=_any(value)) for key, value in attributes.items()]
-
-
-def _any(value: Value) -> AnyValue:
-    if isinstance(value, list):
-        packed = AnyValue()
-        packed.array_value.values.extend(_any(one) for one in value)
-        return packed
-    if isinstance(value, bool):
-        return AnyValue(bool_value=value)
-    if isinstance(value, int):
-        return AnyValue(int_value=value)
-    if isinstance(value, float):
-        return AnyValue(double_value=value)
-    return AnyValue() if value is None else AnyValue(string_value=value)
