@@ -58,16 +58,23 @@ def main() -> None:
     print(f"wrote {options.out}")
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> None:
-    """Writes config.json and the files it names into `folder`."""
+def write_checkpoint(folder: Path, seed: int = 0, own_codebooks: int = CODEBOOKS, user_codebooks: int = CODEBOOKS
+                     ) -> None:
+    """Writes config.json and the files it names into `folder`.
+
+    The language model speaks and hears so many codebooks, at most CODEBOOKS each.
+    """
+    lm_config = LM_CONFIG | {
+        "n_q": own_codebooks + user_codebooks, "dep_q": own_codebooks,
+        "delays": [0, *[0, *[1] * (own_codebooks - 1)], *[0, *[1] * (user_codebooks - 1)]]}
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     with torch.no_grad():
         _save(random_mimi(), folder / FILES["mimi_name"])
-        _save(random_lm(), folder / FILES["moshi_name"])
+        _save(random_lm(lm_config), folder / FILES["moshi_name"])
     (folder / FILES["tokenizer_name"]).write_bytes(train_tokenizer())
     (folder / FILES["mimi_config_name"]).write_text(json.dumps(MIMI_CONFIG, indent=2) + "\n")
-    (folder / "config.json").write_text(json.dumps(FILES | {"model_type": "moshi"} | LM_CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(FILES | {"model_type": "moshi"} | lm_config, indent=2) + "\n")
 
 
 def random_mimi() -> MimiModel:
@@ -116,9 +123,9 @@ def _fit_codebooks(layers: nn.ModuleList, residual: Tensor) -> None:
         residual = residual - layer.decode(layer.encode(residual))
 
 
-def random_lm() -> LMModel:
+def random_lm(config: dict[str, Any]) -> LMModel:
     """A language model that listens: the stock initialisation, with louder attention and depth transformer."""
-    lm: LMModel = loaders.get_moshi_lm(None, LM_CONFIG, dtype=torch.float32)
+    lm: LMModel = loaders.get_moshi_lm(None, config, dtype=torch.float32)
     for name, parameter in lm.named_parameters():
         if parameter.dim() == 2 and (".layers." in name or name.startswith("depformer_in")):
             nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
