@@ -62,6 +62,10 @@ class NullEngine:
         self._steps[row] = first_step + len(codes)
         yield from ()
 
+    def prime(self, row: int, past: np.ndarray) -> Iterator[None]:
+        """Forgotten at once."""
+        yield from ()
+
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         """Zeros [n, ...]."""
         answers = np.broadcast_to(self._answer, (len(rows), *self._answer.shape))

@@ -58,24 +58,34 @@ def main() -> None:
     print(f"wrote {options.out}")
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> None:
-    """Writes config.json and the files it names into `folder`."""
+def write_checkpoint(folder: Path, seed: int = 0, own_codebooks: int = CODEBOOKS, user_codebooks: int = CODEBOOKS
+                     ) -> None:
+    """Writes config.json and the files it names into `folder`.
+
+    The language model speaks and hears so many codebooks, at most CODEBOOKS each.
+    """
+    lm_config = LM_CONFIG | {
+        "n_q": own_codebooks + user_codebooks, "dep_q": own_codebooks,
+        "delays": [0, *[0, *[1] * (own_codebooks - 1)], *[0, *[1] * (user_codebooks - 1)]]}
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     with torch.no_grad():
         _save(random_mimi(), folder / FILES["mimi_name"])
-        _save(random_lm(), folder / FILES["moshi_name"])
+        _save(random_lm(lm_config), folder / FILES["moshi_name"])
     (folder / FILES["tokenizer_name"]).write_bytes(train_tokenizer())
     (folder / FILES["mimi_config_name"]).write_text(json.dumps(MIMI_CONFIG, indent=2) + "\n")
-    (folder / "config.json").write_text(json.dumps(FILES | {"model_type": "moshi"} | LM_CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(FILES | {"model_type": "moshi"} | lm_config, indent=2) + "\n")
 
 
-def random_mimi() -> MimiModel:
-    """A Mimi whose codebooks fit what its random encoder makes of speech-like sound."""
-    mimi: MimiModel = loaders.get_mimi(None, MIMI_CONFIG, num_codebooks=CODEBOOKS)
+def random_mimi(config: dict[str, Any] = MIMI_CONFIG, layer_scale: float = 0.3) -> MimiModel:
+    """A Mimi whose codebooks fit what its random encoder makes of speech-like sound.
+
+    `layer_scale`: how much each layer of its transformers adds. With the stock 0.01 they would hardly have a say.
+    """
+    mimi: MimiModel = loaders.get_mimi(None, config, num_codebooks=CODEBOOKS)
     for name, parameter in mimi.named_parameters():
         if name.endswith("scale"):
-            parameter.fill_(0.3)  # layer scales: the stock 0.01 would leave the transformers without a say
+            parameter.fill_(layer_scale)
         elif parameter.dim() >= 2:
             # The stock initialisation shrinks the signal layer by layer until only the biases are left.
             fan_in = parameter.numel() // parameter.shape[0] if "convtr" not in name else 2 * parameter.shape[0]
@@ -84,7 +94,7 @@ def random_mimi() -> MimiModel:
     for rvq in (mimi.quantizer.rvq_first, mimi.quantizer.rvq_rest):
         rvq.input_proj.weight.div_(rvq.input_proj(latent).std())
         _fit_codebooks(rvq.vq.layers, rvq.input_proj(latent))
-    loudness = mimi.decode(torch.randint(CARD, (1, CODEBOOKS, 50))).std()
+    loudness = mimi.decode(torch.randint(mimi.cardinality, (1, CODEBOOKS, 50))).std()
     mimi.decoder.model[-1].conv.conv.weight.mul_(0.1 / loudness)
     return mimi
 
@@ -111,14 +121,15 @@ def _fit_codebooks(layers: nn.ModuleList, residual: Tensor) -> None:
         samples = residual[0].T
         spread = torch.linalg.cholesky(torch.cov(samples.T) + 1e-6 * torch.eye(samples.shape[1]))
         codebook = layer._codebook
-        codebook.embedding_sum.copy_(samples.mean(0) + torch.randn(CARD, samples.shape[1]) @ spread.T)
+        entries = torch.randn(len(codebook.embedding_sum), samples.shape[1])
+        codebook.embedding_sum.copy_(samples.mean(0) + entries @ spread.T)
         codebook._initialized.fill_(1)
         residual = residual - layer.decode(layer.encode(residual))
 
 
-def random_lm() -> LMModel:
+def random_lm(config: dict[str, Any]) -> LMModel:
     """A language model that listens: the stock initialisation, with louder attention and depth transformer."""
-    lm: LMModel = loaders.get_moshi_lm(None, LM_CONFIG, dtype=torch.float32)
+    lm: LMModel = loaders.get_moshi_lm(None, config, dtype=torch.float32)
     for name, parameter in lm.named_parameters():
         if parameter.dim() == 2 and (".layers." in name or name.startswith("depformer_in")):
             nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))

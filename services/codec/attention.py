@@ -24,9 +24,35 @@ class Place:
     rotation: Tensor  # complex64 [n, steps, 1, 1, head dimension / 2], rotary embedding of this step's positions
     bias: Tensor      # float32 [n, 1, steps, context], 0 where a query may look and -inf where it may not
 
+    def attend(self, ring: Tensor, queries: Tensor, new: Tensor) -> Tensor:
+        """What queries [n, heads, steps, size] find in ring [all rows, 2, heads, context, size], once the keys and
+        values `new` [n, steps, 2, heads, size] are in it: [n, heads, steps, size].
+        """
+        ring.view(-1, ring.shape[-1]).index_copy_(0, self.entries, new.reshape(-1, ring.shape[-1]))
+        attend = attend_row_by_row if ring.device.type == "cpu" else attend_gathered
+        heard: Tensor = attend(queries, ring, self.rows, self.bias)
+        return heard
+
+
+@dataclass
+class Stretch:
+    """Where many steps of one row stand in time: so many that a ring would lose keys which the first still look at."""
+
+    row: int
+    kept: Tensor      # int64 [at most context], where the ring keeps the last of the new keys and values
+    rotation: Tensor  # as in Place, of one row
+    bias: Tensor      # float32 [1, 1, steps, context + steps], of the ring as it was and the new keys after it
+
+    def attend(self, ring: Tensor, queries: Tensor, new: Tensor) -> Tensor:
+        """As in Place."""
+        mine, latest = ring[self.row], new[0].permute(1, 2, 0, 3)
+        keys, values = torch.cat([mine, latest], 2)[:, None].unbind()
+        mine.index_copy_(2, self.kept, latest[:, :, latest.shape[2] - len(self.kept):])
+        return functional.scaled_dot_product_attention(queries, keys, values, self.bias, scale=1.0)
+
 
 class Transformer(nn.Module):
-    """A stack of layers on [n, steps, channels]; positions advance by `steps` each call."""
+    """A stack of layers on [n, steps, channels]; positions advance by as many steps."""
 
     frequencies: Tensor
     positions: Tensor
@@ -61,14 +87,39 @@ class Transformer(nn.Module):
             cast(Layer, layer).ring[row] = 0.0
 
     def forward(self, rows: Tensor, x: Tensor) -> Tensor:
-        """x [n, steps, channels] of `rows`, int64 [n]."""
+        """x [n, steps, channels] of `rows`, int64 [n]: one frame of each."""
+        x = self._through(self._place(rows), x)
+        self.positions.index_add_(0, rows, torch.full_like(rows, self.steps))
+        return x
+
+    def advance(self, row: int, x: Tensor) -> Tensor:
+        """x [1, steps, channels] of one row: any number of frames, at once."""
+        x = self._through(self._stretch(row, x.shape[1]), x)
+        self.positions[row] += x.shape[1]
+        return x
+
+    def _through(self, place: Place | Stretch, x: Tensor) -> Tensor:
         if self.before is not None:
             x = self.before(x)
-        place = self._place(rows)
         for layer in self.layers:
             x = layer(place, x)
-        self.positions.index_add_(0, rows, torch.full_like(rows, self.steps))
         return x if self.after is None else cast(Tensor, self.after(x))
+
+    def _rotation(self, positions: Tensor) -> Tensor:
+        angle = positions.float()[..., None] * self.frequencies
+        return torch.complex(angle.cos(), angle.sin())[:, :, None, None]
+
+    def _stretch(self, row: int, steps: int) -> Stretch:
+        slots = torch.arange(self.context, device=self.positions.device)
+        first = self.positions[row]
+        positions = first + torch.arange(steps, device=slots.device)
+        # What the ring holds before: the newest position that falls on each of its entries.
+        held = torch.cat([first - 1 - (first - 1 - slots) % self.context, positions])
+        # A ring has a frame's keys before its first query looks, so all queries of a frame hear as far as its last one.
+        newest = first + (positions - first) // self.steps * self.steps + self.steps - 1
+        seen = (held >= 0) & (held <= positions[:, None]) & (held > newest[:, None] - self.context)
+        bias = torch.where(seen, 0.0, -math.inf)[None, None]
+        return Stretch(row, positions[-self.context:] % self.context, self._rotation(positions[None]), bias)
 
     def _place(self, rows: Tensor) -> Place:
         def count(end: int) -> Tensor:
@@ -78,14 +129,12 @@ class Transformer(nn.Module):
         # Ring entry (row, key or value, head, position) of [n, steps, key or value, head].
         entries = (rows[:, None, None, None] * 2 + count(2)[:, None]) * self.heads + count(self.heads)
         entries = (entries * self.context + (positions % self.context)[:, :, None, None]).flatten()
-        angle = positions.float()[..., None] * self.frequencies
-        rotation = torch.complex(angle.cos(), angle.sin())[:, :, None, None]
         # The position held by each ring entry once this step is written: the newest one that falls on the entry.
         newest = positions[:, -1:]
         held = newest - (newest - count(self.context)) % self.context
         seen = (held >= 0)[:, None] & (held[:, None] <= positions[..., None])
         bias = torch.where(seen, 0.0, -math.inf)[:, None]
-        return Place(rows, entries, rotation, bias)
+        return Place(rows, entries, self._rotation(positions), bias)
 
 
 class Layer(nn.Module):
@@ -109,16 +158,13 @@ class Layer(nn.Module):
         device = layer.linear1.weight.device
         self.register_buffer("ring", torch.zeros(rows, 2, self.heads, context, self.size, device=device))
 
-    def forward(self, place: Place, x: Tensor) -> Tensor:
+    def forward(self, place: Place | Stretch, x: Tensor) -> Tensor:
         """[n, steps, channels] to the same."""
         n, steps, width = static_shape(x)
         projected = self.inputs(self.norm_1(x)).view(n, steps, 3, self.heads, self.size)
         rotated = torch.view_as_complex(projected.narrow(2, 0, 2).view(n, steps, 2, self.heads, self.size // 2, 2))
         rotated.mul_(place.rotation)
-        self.ring.view(-1, self.size).index_copy_(0, place.entries, projected.narrow(2, 1, 2).reshape(-1, self.size))
-        queries = projected.select(2, 0).transpose(1, 2)
-        attend = attend_row_by_row if self.ring.device.type == "cpu" else attend_gathered
-        heard = attend(queries, self.ring, place.rows, place.bias)
+        heard = place.attend(self.ring, projected.select(2, 0).transpose(1, 2), projected.narrow(2, 1, 2))
         x = self.output.add_to(x, heard.transpose(1, 2).reshape(n, steps, width))
         return self.feed_out.add_to(x, self.feed_in(self.norm_2(x)))
 

@@ -75,7 +75,8 @@ class Linear(nn.Module):
 class Convolution(nn.Module):
     """A causal convolution of [n, past + steps, inputs] to [n, steps / stride, outputs].
 
-    `past` steps of earlier input must come first. weight is [outputs, inputs, kernel], as in torch.
+    `past` steps of earlier input must come first. weight is [outputs, inputs, kernel], as in torch. It is laid out for
+    `steps`; more, as many frames at once have, go through the plain operator, whose own laying out they can afford.
     """
 
     bias: Tensor | None
@@ -83,6 +84,7 @@ class Convolution(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, steps: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
+        self._plain = weight, bias
         outputs, self.inputs, self._kernel = weight.shape
         self._stride, self._dilation = stride, dilation
         self.past = (self._kernel - 1) * dilation + 1 - stride
@@ -104,6 +106,10 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, past + steps, inputs] to [n, steps / stride, outputs]."""
+        if static_shape(x)[1] != self.past + self.input_steps:
+            weight, bias = self._plain
+            y = functional.conv1d(x.transpose(1, 2), weight, bias, self._stride, 0, self._dilation)
+            return y.transpose(1, 2)
         if self.linear is not None and (self._few_steps or self._is_small(static_shape(x)[0])):
             return cast(Tensor, self.linear(self._windows(x)))
         image = x.unsqueeze(1).permute(0, 3, 1, 2)
@@ -111,7 +117,7 @@ class Convolution(nn.Module):
             y = packed_convolution(image, self.weight, self.bias, self._stride, self._dilation)
         else:
             y = functional.conv2d(image, self.weight, self.bias, (1, self._stride), 0, (1, self._dilation))
-        return cast(Tensor, y).permute(0, 2, 3, 1).squeeze(1)
+        return y.permute(0, 2, 3, 1).squeeze(1)
 
     def _is_small(self, n: int) -> bool:
         return (n * self._row_cost < LARGE_CONVOLUTION

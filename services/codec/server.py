@@ -13,13 +13,14 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
+from services.codec.codes import MISSING
 from services.mesh import logs
 from services.mesh.batching import Batcher, Slot
 from services.mesh.errors import InvalidRequest
 from services.mesh.gathering import Gathering
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, read_config_message, read_payload, read_payloads
 from services.mesh.recorder import HopRecorder
-from services.mesh.samples import check_frame_codes, check_samples, check_session_id
+from services.mesh.samples import FULL_SCALE, check_frame_codes, check_samples, check_session_id
 from services.mesh.serving import Service
 from services.mesh.telemetry import FrameTracer
 from services.mesh.timings import Timing, answer_context
@@ -31,7 +32,8 @@ if TYPE_CHECKING:  # this file speaks gRPC, that one torch
 Pcm = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
 Frame = Pcm | Codes
-NO_CONTEXT = audio_pb2.FrameContext()  # of past frames: nobody hears of them
+SAMPLE_TYPES = {audio_pb2.AUDIO_ENCODING_UNSPECIFIED: "<f4", audio_pb2.AUDIO_ENCODING_PCM_F32LE: "<f4",
+                audio_pb2.AUDIO_ENCODING_PCM_S16LE: "<i2"}
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 
 
@@ -49,12 +51,12 @@ class CodecStepper:
 
     def __init__(self, engine: EncodeEngine | DecodeEngine) -> None:
         self.slots = engine.slots
-        self._engine = engine
+        self._engine: Any = engine  # either's frames are what its own session brings
 
-    def open(self, row: int, settings: None) -> Iterator[None]:
-        """Clear a row."""
+    def open(self, row: int, past: Frame) -> Iterator[None]:
+        """Clear a row, and let it hear its session's past frames [frames, ...]."""
         self._engine.open(row)
-        yield from ()
+        yield from self._engine.prime(row, past)
 
     def step(self, rows: Sequence[int], items: Sequence[Item]) -> Sequence[tuple[Item, Frame]]:
         """Each item with what its frame became: the codes of samples, or the samples of codes."""
@@ -74,7 +76,7 @@ class CodecServer:
         self._instance_id = str(uuid.uuid4())
         self._tunnel = TunnelServer(service, self._keep)
         self.services = (service, self._tunnel.service)
-        # One number for both halves: theirs differ by a frame or two.
+        # One number for both halves: theirs may differ by a frame or two.
         priming_frames = max(encoder.facts.priming_frames, decoder.facts.priming_frames)
         self.facts: CodecFacts = replace(encoder.facts, priming_frames=priming_frames)
         self._announced: dict[str, Any] = {
@@ -82,10 +84,10 @@ class CodecServer:
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._tracer = tracer
-        self._encode: Batcher[None, Item, tuple[Item, Frame]] = Batcher(
+        self._encode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher(
             "encode", CodecStepper(encoder),
             Gathering(self.facts.samples_per_frame * 1_000_000_000 // self.facts.sample_rate_hertz))
-        self._decode: Batcher[None, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
+        self._decode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
         self._recorders = {hop: HopRecorder(tracer, hop, batcher.total, codec_id, batcher.recent)
                            for hop, batcher in ((audio_pb2.HOP_CODEC_ENCODE, self._encode),
                                                 (audio_pb2.HOP_CODEC_DECODE, self._decode))}
@@ -119,20 +121,21 @@ class CodecServer:
         config: codec_pb2.EncodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
         logs.bind(session_id)
-        past = self._pcm_past(config.priming_pcm)
+        codebooks = self._codebooks(config.codebooks)
+        past = await self._pcm_past(requests, config.past_frames)
         # With a past, the first frame to come is not the session's first.
-        items = self._pcm_items(requests, clear_after_first=config.reset_after_first_frame and not past)
+        items = self._pcm_items(requests, clear_after_first=config.reset_after_first_frame and not len(past))
         frames = 0
-        with self._encode.lease(session_id, None, past) as slot:
+        with self._encode.lease(session_id, past) as slot:
             await slot.opened()
             yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
-                frame_phase_us=slot.phase // 1000, **self._announced))
+                frame_phase_us=slot.phase // 1000, **self._announced | {"codebooks": codebooks}))
             async for answer in slot.serve(items):
                 item, codes = answer.result
                 frames += 1
                 yield codec_pb2.EncodeResponse(frame=audio_pb2.CodeFrame(
                     context=self._record(audio_pb2.HOP_CODEC_ENCODE, item.context, answer.timing, slot),
-                    codes=codes.tolist()))
+                    codes=codes[:codebooks].tolist()))
         yield codec_pb2.EncodeResponse(summary=codec_pb2.EncodeSummary(frames=frames))
 
     async def decode(self, requests: Incoming[codec_pb2.DecodeRequest]
@@ -141,11 +144,12 @@ class CodecServer:
         config: codec_pb2.DecodeConfig = await read_config_message(requests)
         session_id = check_session_id(config.session_id)
         logs.bind(session_id)
+        codebooks = self._codebooks(config.codebooks)
         frames = 0
-        with self._decode.lease(session_id, None, self._codes_past(config.priming_codes)) as slot:
+        with self._decode.lease(session_id, self._codes_past(config.priming_codes, codebooks)) as slot:
             await slot.opened()
-            yield codec_pb2.DecodeResponse(ready=codec_pb2.DecodeReady(**self._announced))
-            async for answer in slot.serve(self._codes_items(requests)):
+            yield codec_pb2.DecodeResponse(ready=codec_pb2.DecodeReady(**self._announced | {"codebooks": codebooks}))
+            async for answer in slot.serve(self._codes_items(requests, codebooks)):
                 item, pcm = answer.result
                 frames += 1
                 yield codec_pb2.DecodeResponse(frame=audio_pb2.PcmFrame(
@@ -157,48 +161,73 @@ class CodecServer:
                          ) -> AsyncIterator[Item]:
         clear_after = clear_after_first
         async for frame in read_payloads(requests, "frame"):
-            yield Item(self._checked_pcm(frame.pcm, "frame.pcm"), frame.context, clear_after)
+            yield Item(self._checked_pcm(frame.pcm), frame.context, clear_after)
             clear_after = False
 
-    async def _codes_items(self, requests: AsyncIterator[codec_pb2.DecodeRequest]) -> AsyncIterator[Item]:
+    async def _codes_items(self, requests: AsyncIterator[codec_pb2.DecodeRequest], codebooks: int
+                           ) -> AsyncIterator[Item]:
         async for frame in read_payloads(requests, "frame"):
-            yield Item(self._checked_codes(frame.codes, "frame.codes"), frame.context)
+            check_frame_codes(frame.codes, codebooks, self.facts.cardinality)
+            yield Item(self._filled_up(np.array(frame.codes, np.int64)), frame.context)
 
-    def _pcm_past(self, data: bytes) -> list[Item]:
-        """The frames that a session brings to the encoder. Raises InvalidRequest."""
-        field, size = "config.priming_pcm", self.facts.samples_per_frame * 4
-        self._check_past("BAD_PCM", field, len(data), size, "bytes")
-        return [Item(self._checked_pcm(data[begin:begin + size], field), NO_CONTEXT)
-                for begin in range(0, len(data), size)]
+    def _codebooks(self, asked: int) -> int:
+        """How many codes a session's frames have. Raises InvalidRequest."""
+        if asked > self.facts.codebooks:
+            raise InvalidRequest("BAD_CODES", f"codebooks must be at most {self.facts.codebooks}, got {asked}",
+                                 field="config.codebooks", accepted=f"0..{self.facts.codebooks}")
+        return asked or self.facts.codebooks
 
-    def _codes_past(self, codes: Sequence[int]) -> list[Item]:
-        """The frames that a session brings to the decoder. Raises InvalidRequest."""
-        field, size = "config.priming_codes", self.facts.codebooks
-        self._check_past("BAD_CODES", field, len(codes), size, "codes")
-        return [Item(self._checked_codes(codes[begin:begin + size], field), NO_CONTEXT)
-                for begin in range(0, len(codes), size)]
+    async def _pcm_past(self, requests: AsyncIterator[codec_pb2.EncodeRequest], frames: int) -> Pcm:
+        """The frames that a session brings to the encoder, [frames, samples_per_frame]. Raises MeshError."""
+        samples, most = self.facts.samples_per_frame, self.facts.priming_frames
+        if frames > most:
+            raise InvalidRequest("BAD_PCM", f"past_frames must be at most {most}, got {frames}",
+                                 field="config.past_frames", accepted=f"0..{most}")
+        parts: list[Pcm] = [np.empty((0, samples), np.float32)]
+        missing = frames
+        while missing:
+            past = await read_payload(requests, "past")
+            kind = SAMPLE_TYPES.get(past.encoding)
+            if kind is None:
+                raise InvalidRequest("BAD_PCM", f"there is no encoding {past.encoding}", field="past.encoding")
+            whole, rest = divmod(len(past.pcm), samples * np.dtype(kind).itemsize)
+            if rest or not 1 <= whole <= missing:
+                raise InvalidRequest("BAD_PCM", f"past.pcm must be 1 to {missing} whole frames of {samples} samples, "
+                                     f"got {len(past.pcm)} bytes", field="past.pcm", accepted=f"1..{missing} frames")
+            part: Pcm = np.frombuffer(past.pcm, kind).reshape(whole, samples).astype(np.float32)
+            if kind == "<i2":
+                part /= FULL_SCALE
+            check_samples(part, "past.pcm")
+            parts.append(part)
+            missing -= whole
+        return np.concatenate(parts)
 
-    def _check_past(self, reason: str, field: str, found: int, size: int, unit: str) -> None:
-        """Refuse a past that is not whole frames of `size`, or longer than what a row remembers."""
-        most = self.facts.priming_frames
-        if found > most * size or found % size:
-            raise InvalidRequest(reason, f"{field.removeprefix('config.')} must be at most {most} frames of {size} "
-                                 f"{unit}, got {found} {unit}", field=field, accepted=f"0..{most * size}")
+    def _codes_past(self, codes: Sequence[int], codebooks: int) -> Codes:
+        """The frames that a session brings to the decoder, [frames, all codebooks]. Raises InvalidRequest."""
+        field, most = "config.priming_codes", self.facts.priming_frames
+        frames, rest = divmod(len(codes), codebooks)
+        if frames > most or rest:
+            raise InvalidRequest("BAD_CODES", f"priming_codes must be at most {most} frames of {codebooks} codes, got "
+                                 f"{len(codes)} codes", field=field, accepted=f"0..{most * codebooks}")
+        if frames:
+            check_frame_codes(codes, len(codes), self.facts.cardinality, field)
+        return self._filled_up(np.array(codes, np.int64).reshape(frames, codebooks))
 
-    def _checked_pcm(self, data: bytes, field: str) -> Pcm:
+    def _filled_up(self, codes: Codes) -> Codes:
+        """Frames of codes [..., codebooks] of a session, with those that it does not have."""
+        filled = np.full((*codes.shape[:-1], self.facts.codebooks), MISSING, np.int64)
+        filled[..., :codes.shape[-1]] = codes
+        return filled
+
+    def _checked_pcm(self, data: bytes) -> Pcm:
         """One frame's samples [samples_per_frame], or what is wrong with them."""
         expected = self.facts.samples_per_frame * 4
         if len(data) != expected:
             raise InvalidRequest("BAD_PCM", f"a frame must have {self.facts.samples_per_frame} float samples "
-                                 f"({expected} bytes), got {len(data)} bytes", field=field, accepted=expected)
+                                 f"({expected} bytes), got {len(data)} bytes", field="frame.pcm", accepted=expected)
         pcm = np.frombuffer(data, dtype="<f4")
-        check_samples(pcm, field)
+        check_samples(pcm, "frame.pcm")
         return pcm
-
-    def _checked_codes(self, codes: Sequence[int], field: str) -> Codes:
-        """One frame's codes [codebooks], or what is wrong with them."""
-        check_frame_codes(codes, self.facts.codebooks, self.facts.cardinality, field)
-        return np.array(codes, np.int64)
 
     def _keep(self, keep: tunnel_pb2.Keep) -> None:
         """Send the spans of a frame that was here."""

@@ -11,14 +11,17 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import cast
 
+import numpy as np
 import torch
 from moshi.models.compression import MimiModel
 from moshi.modules.conv import StreamingConv1d, StreamingConvTranspose1d
 from moshi.modules.seanet import SEANetResnetBlock
 from moshi.quantization import ResidualVectorQuantizer, SplitResidualVectorQuantizer
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.codec.attention import Transformer
+from services.codec.codes import MISSING
 from services.codec.packed import Convolution, Linear, elu, static_shape
 from services.codec.past import Past
 
@@ -129,7 +132,7 @@ class EncoderHalf(nn.Module):
         self._downsample = None
         if mimi.encoder_frame_rate != mimi.frame_rate:
             self._downsample = Downsample(self._past, mimi.downsample.conv.conv.conv, steps)
-        self._search = Search(mimi.quantizer)
+        self.search = Search(mimi.quantizer)
         self.register_buffer("memory", torch.zeros(rows, self._past.width, device=next(mimi.parameters()).device))
 
     @property
@@ -150,18 +153,28 @@ class EncoderHalf(nn.Module):
         if self._downsample is not None:
             x = self._downsample(x, fresh)
         self.memory.index_copy_(0, rows, self._past.left())
-        return cast(Tensor, self._search(x[:, 0]))
+        return cast(Tensor, self.search(x[:, 0]))
+
+    def advance(self, row: int, pcm: Tensor) -> Tensor:
+        """Many frames of one row at once, float32 [frames, samples], to what `search` takes, [frames, channels]."""
+        fresh = self._transformer.positions[row, None] == 0
+        self._past.load(self.memory[row, None])
+        x = self._transformer.advance(row, self._seanet(pcm.reshape(1, -1, 1)))
+        if self._downsample is not None:
+            x = self._downsample(x, fresh)
+        self.memory[row] = self._past.left()[0]
+        return x[0]
 
 
 class DecoderHalf(nn.Module):
-    """Codes, int64 [n, codebooks], to PCM [n, samples]."""
+    """Codes, as entries of `lookup`, int64 [n, codebooks], to PCM [n, samples]."""
 
     memory: Tensor
 
     def __init__(self, mimi: MimiModel, rows: int) -> None:
         super().__init__()
         self._past = Past()
-        self._lookup = Lookup(mimi.quantizer)
+        self.lookup = Lookup(mimi.quantizer)
         self._upsample, steps = None, 1
         if mimi.encoder_frame_rate != mimi.frame_rate:
             conv = mimi.upsample.convtr.convtr.convtr
@@ -180,15 +193,25 @@ class DecoderHalf(nn.Module):
         self.memory[row] = 0
         self._transformer.clear(row)
 
-    def forward(self, rows: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, entries: Tensor) -> Tensor:
         """One frame of each of `rows`, int64 [n]."""
         self._past.load(self.memory.index_select(0, rows))
-        x = self._lookup(codes)[:, None]
+        x = self.lookup(entries)[:, None]
         if self._upsample is not None:
             x = self._upsample(x)
         pcm = self._seanet(self._transformer(rows, x)).flatten(1)
         self.memory.index_copy_(0, rows, self._past.left())
         return cast(Tensor, pcm)
+
+    def advance(self, row: int, entries: Tensor) -> Tensor:
+        """Many frames of one row at once, int64 [frames, codebooks], to PCM [frames, samples]."""
+        self._past.load(self.memory[row, None])
+        x = self.lookup(entries)[None]
+        if self._upsample is not None:
+            x = self._upsample(x)
+        pcm = self._seanet(self._transformer.advance(row, x))
+        self.memory[row] = self._past.left()[0]
+        return cast(Tensor, pcm.reshape(len(entries), -1))
 
 
 class Search(nn.Module):
@@ -226,19 +249,27 @@ class Level(nn.Module):
 
 
 class Lookup(nn.Module):
-    """The sum of the entries that codes name, projected; the projection is folded into the entries."""
+    """The sum of the entries that codes name, projected; the projection is folded into the entries.
+
+    One table holds all codebooks' entries, and a row of nothing at its end for codes that are MISSING.
+    """
 
     def __init__(self, quantizer: SplitResidualVectorQuantizer) -> None:
         super().__init__()
         table = [entries @ rvq.output_proj.weight[:, :, 0].T
                  for rvq in (quantizer.rvq_first, quantizer.rvq_rest) for entries in _entries(rvq)]
-        self.register_buffer("_table", torch.cat(table))
-        self.register_buffer("_first", torch.arange(len(table), device=table[0].device) * quantizer.cardinality)
+        self.register_buffer("_table", torch.cat([*table, torch.zeros_like(table[0][:1])]))
+        self._first = np.arange(len(table)) * int(quantizer.cardinality)
+        self._nothing = len(table) * int(quantizer.cardinality)
 
-    def forward(self, codes: Tensor) -> Tensor:
+    def entries(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the codes [n, codebooks] are in the table, on the host."""
+        return np.where(codes == MISSING, self._nothing, codes + self._first)
+
+    def forward(self, entries: Tensor) -> Tensor:
         """int64 [n, codebooks] to [n, channels]."""
-        named = cast(Tensor, self._table).index_select(0, (codes + cast(Tensor, self._first)).flatten())
-        n, codebooks = static_shape(codes)
+        named = cast(Tensor, self._table).index_select(0, entries.flatten())
+        n, codebooks = static_shape(entries)
         return named.view(n, codebooks, -1).sum(1)
 
 

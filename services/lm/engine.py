@@ -1,20 +1,22 @@
 """The language model's engine: many sessions' steps as one, on one device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from services.lm.delays import DelayLine, Ints
 from services.lm.graphed import GraphedNetwork
 from services.lm.linear import Packing, Precision
-from services.lm.network import Draws, Network
+from services.lm.network import Draws, Network, Shapes
 from services.lm.sampling import Sampling
 from services.lm.sizing import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
 from services.lm.traced import TracedNetwork
+from services.mesh.finite import check_finite
 
 PREFILL_FRAMES = 128
 """Frames of a history that go through the model at once: more gain nothing, and their scores take memory."""
@@ -78,13 +80,41 @@ class LmEngine:
         self._generate = (TracedNetwork if place.type == "cpu" else GraphedNetwork)(self._network, rings)
 
     def warm_up(self) -> None:
-        """Make the first steps slow now, before there are sessions, rather than when somebody waits."""
+        """Make the first steps slow now, before there are sessions, rather than when somebody waits.
+
+        Raises NotFinite for a checkpoint that computes nothing.
+        """
+        self._check_first_steps()
         usual = Sampling()
         if isinstance(self._generate, GraphedNetwork):
             self._generate.prepare((usual.text_top_k, usual.audio_top_k))
         for sampling in (usual, Sampling(text_temperature=0, audio_temperature=0)):
             self.open(0, sampling)
             self.step([0], np.zeros((1, self.facts.user_codebooks), np.int64))
+
+    @torch.inference_mode()
+    def _check_first_steps(self) -> None:
+        """Look at what every part of the network makes of a few frames: tokens alone would not show a NaN."""
+        def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda module, inputs, output: check_finite(output, name)
+
+        parts = [(self._network.temporal, "the outputs of the main transformer"),
+                 (self._network.heads, "the logits of the text"),
+                 *((step, f"the logits of codebook {k}") for k, step in enumerate(self._network.depth))]
+        # The shapes of a GPU's steps; a CPU takes them, too.
+        shapes = Shapes(min(self.facts.delay_frames + 2, self.facts.context_frames), (1, 1))
+        hooks = [part.register_forward_hook(look(name)) for part, name in parts]
+        try:
+            self._line.open(0)
+            row = np.zeros(1, np.int64)
+            for _ in range(self.facts.delay_frames + 2):  # from then on, every stream's tokens are real ones
+                tokens = self._line.feed(row, np.zeros((1, self.facts.user_codebooks), np.int64))
+                heard, at, position = (torch.from_numpy(values).to(self._rings.device)
+                                       for values in (tokens, row, self._line.positions[row]))
+                self._line.take(row, self._network(heard, self._rings, at, position, shapes=shapes).cpu().numpy())
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def open(self, row: int, sampling: Sampling) -> None:
         """Clear a row and give it its sampling."""

@@ -4,8 +4,8 @@ A session leases a slot (a row of the engine's batch). Its frames wait in the sl
 and any slot has a frame, one frame of each such slot goes into one step on the engine's own thread, and each result is
 handed to the slot's tenant. Codec and language model share this file: they differ only in what a step does.
 
-A session that comes from another replica brings what its row must know first, and the others step on meanwhile: a
-history that the engine takes in chunks, one between two steps, or past frames that are stepped without an answer.
+A session that comes from another replica brings what its row must know first: the engine takes it in chunks, one
+between two steps, so that the others step on meanwhile.
 """
 
 from __future__ import annotations
@@ -75,12 +75,11 @@ class Slot(Generic[Payload, Result]):
     def __init__(self, row: int, tenant: str, wake: asyncio.Event) -> None:
         self.row = row
         self.tenant = tenant
-        self.waiting: deque[tuple[Payload, int]] = deque()  # the past, then at most IN_FLIGHT_FRAMES, by _room
+        self.waiting: deque[tuple[Payload, int]] = deque()  # at most IN_FLIGHT_FRAMES, by _room
         self.leased = now_unix_nanos()
         self.phase = 0  # of a frame's time: when its frames had best come, see Gathering
         self.last_received = 0  # when its last frame came
         self.rebuilt = False  # whether the session came with a past
-        self.past = 0  # how many of those that wait are past frames: stepped, but not answered
         self.chunks: Iterator[None] | None = None  # of the row's opening, until it is done
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outbox: asyncio.Queue[Answer[Result] | Exception | None] = asyncio.Queue()  # likewise, and an end
@@ -184,9 +183,8 @@ class Batcher(Generic[Settings, Payload, Result]):
         return not self._loop_task.done() and (since is None or self._now() - since < HANG_S)
 
     @contextlib.contextmanager
-    def lease(self, tenant: str, settings: Settings, past: Sequence[Payload] = ()
-              ) -> Iterator[Slot[Payload, Result]]:
-        """Hold a row until the block ends; `Slot.opened` says when it is ready. The frames of `past` are stepped first.
+    def lease(self, tenant: str, settings: Settings) -> Iterator[Slot[Payload, Result]]:
+        """Hold a row until the block ends; `Slot.opened` says when it is ready.
 
         Raises:
             NoFreeSlot: all are held.
@@ -201,10 +199,6 @@ class Batcher(Generic[Settings, Payload, Result]):
         if self._gathering:
             slot.phase = self._gathering.least_taken(other.phase for other in self._tenants.values())
         self._tenants[slot.row] = slot
-        now = now_unix_nanos()
-        slot.waiting.extend((payload, now) for payload in past)
-        slot.past = len(past)
-        slot.rebuilt = bool(past)
         slot.chunks = self._stepper.open(slot.row, settings)
         self._opening.append(slot)
         self._wake.set()
@@ -259,19 +253,14 @@ class Batcher(Generic[Settings, Payload, Result]):
                     self.recent.append(Work(started, finished, self._ticks, rows))
                     self.on_tick((finished - started) / 1e9, len(served))
                 for slot, (_, received), result in zip(served, frames, results, strict=True):
-                    if slot.past:
-                        slot.past -= 1
-                        if not slot.past:
-                            self._is_open(slot)
-                    else:
-                        timing = Timing(received, dequeued, started, finished, self._ticks, rows)
-                        slot.deliver(Answer(result, timing))
+                    timing = Timing(received, dequeued, started, finished, self._ticks, rows)
+                    slot.deliver(Answer(result, timing))
             if self._opening or any(slot.waiting for slot in self._tenants.values()):
                 self._wake.set()
 
     def _rebuilding(self) -> bool:
         """Whether a row is brought to where its session was: then steps follow each other without a pause."""
-        return bool(self._opening) or any(slot.past for slot in self._tenants.values())
+        return bool(self._opening)
 
     def _next_to_open(self) -> Slot[Payload, Result] | None:
         """The slot whose row is worked on next: each in turn, so that a short history need not wait for a long one."""
@@ -290,7 +279,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         if isinstance(opened, Exception):
             log.error("opening a row of %s for session %s failed", self.name, slot.tenant, exc_info=opened)
             slot.deliver(_failure(self.name, opened))
-        elif not slot.past:
+        else:
             self._is_open(slot)
 
     def _is_open(self, slot: Slot[Payload, Result]) -> None:

@@ -6,6 +6,7 @@ The only file of services/mesh that imports moshi: the gateway, which has no tor
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import warnings
@@ -24,9 +25,11 @@ from moshi.models.lm import LMModel
 from moshi.models.loaders import CheckpointInfo
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from services.mesh.checkpoint_config import ConfigRefused, check_generation, check_lm, check_mimi
 from services.mesh.fingerprint import safetensors_digest
+from services.mesh.finite import first_not_finite
 from services.mesh.quantised import dequantised
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ SAFETENSORS = (".safetensors", ".sft", ".sfts")
 FINE_TUNED_ADAPTERS, FINE_TUNED_MODEL = "lora.safetensors", "consolidated.safetensors"
 
 Loaded = TypeVar("Loaded")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class CheckpointError(ValueError):
@@ -117,7 +121,7 @@ def check_device(device: str) -> None:
 
 def load_mimi(info: CheckpointInfo, device: torch.device | str = "cpu") -> MimiModel:
     """Mimi in fp32, with as many codebooks in use as the language model speaks. Raises CheckpointError."""
-    return _load("Mimi", info.mimi_weights, lambda: info.get_mimi(device=device))
+    return _load_model("Mimi", info.mimi_weights, lambda: info.get_mimi(device=device))
 
 
 def load_lm(info: CheckpointInfo, device: torch.device | str = "cpu",
@@ -134,7 +138,7 @@ def load_lm(info: CheckpointInfo, device: torch.device | str = "cpu",
         lm.load_state_dict(dequantised(load_file(info.moshi_weights), dtype), assign=True)
         return lm.to(device)
 
-    return _load("the language model", info.moshi_weights, read)
+    return _load_model("the language model", info.moshi_weights, read)
 
 
 def load_tokenizer(info: CheckpointInfo) -> sentencepiece.SentencePieceProcessor:
@@ -284,6 +288,15 @@ def _check_parts_fit(checkpoint: str, info: CheckpointInfo) -> None:
     if pieces != text_card:
         raise CheckpointError(f"checkpoint {checkpoint}: {info.tokenizer.name} has {pieces} pieces and text_card "
                               f"is {text_card}; name the tokenizer that the model was trained with")
+
+
+def _load_model(part: str, path: Path, read: Callable[[], Model]) -> Model:
+    model = _load(part, path, read)
+    name = first_not_finite(itertools.chain(model.named_parameters(), model.named_buffers()))
+    if name is not None:
+        raise CheckpointError(f"{path}: its tensor {name} holds numbers that are not finite; the file is damaged, or "
+                              "its training has failed")
+    return model
 
 
 def _load(part: str, path: Path, read: Callable[[], Loaded]) -> Loaded:

@@ -90,12 +90,27 @@ async def read_config_message(requests: AsyncIterator[Any]) -> Any:
     return first.config
 
 
+async def read_payload(requests: AsyncIterator[Any], field: str) -> Any:
+    """The next message's `field`, as what was announced in the config. Raises InvalidRequest, SlowCaller."""
+    try:
+        return _payload(await next_within(requests, CONFIG_WAIT_S), field)
+    except StopAsyncIteration:
+        raise InvalidRequest("EMPTY_REQUEST", f"the stream ended before the {field} that its config announced",
+                             field=field) from None
+    except (asyncio.TimeoutError, TimeoutError):
+        raise SlowCaller(f"no {field} within {CONFIG_WAIT_S:.0f} s; send it right after the config") from None
+
+
 async def read_payloads(requests: AsyncIterator[Any], field: str) -> AsyncIterator[Any]:
     """The messages after the config, each of which must have `field` set."""
     async for request in requests:
-        kind = request.WhichOneof("request")
-        if kind == "config":
-            raise InvalidRequest("CONFIG_TWICE", "the config may be sent only once", field="config")
-        if kind != field:
-            raise InvalidRequest("EMPTY_REQUEST", f"a message after the config must have {field} set", field=field)
-        yield getattr(request, field)
+        yield _payload(request, field)
+
+
+def _payload(request: Any, field: str) -> Any:
+    kind = request.WhichOneof("request")
+    if kind == "config":
+        raise InvalidRequest("CONFIG_TWICE", "the config may be sent only once", field="config")
+    if kind != field:
+        raise InvalidRequest("EMPTY_REQUEST", f"a message after the config must have {field} set", field=field)
+    return getattr(request, field)

@@ -14,10 +14,12 @@ import torch
 from moshi.models.compression import MimiModel
 
 from scripts.random_checkpoint import random_mimi, speech_like
-from services.codec import packed
+from services.codec import packed, primer
 from services.codec.attention import attend_gathered, attend_row_by_row
-from services.codec.engine import MOST_PRIMING_FRAMES, CodecFacts, DecodeEngine, EncodeEngine, build_engines
+from services.codec.codes import MISSING
+from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine, build_engines
 from services.codec.runner import MOST_CPU_ROWS, row_buckets
+from services.mesh.finite import NotFinite
 
 SLOTS, CALLS, FRAMES = 8, 9, 24
 LONG_FRAMES = 140  # past the attention's context of 250 steps, 125 frames
@@ -162,7 +164,106 @@ def test_warm_up_leaves_the_rows_alone(half: Half) -> None:
 
 def test_the_facts_come_from_the_model(mimi: MimiModel) -> None:
     encoder, decoder = build_engines(mimi, 1)
-    assert encoder.facts == decoder.facts == CodecFacts(24_000, 1920, 8, 1024, MOST_PRIMING_FRAMES)
+    # Two layers of 250 steps, two steps a frame: 249 frames, and what convolutions hear.
+    assert encoder.facts == CodecFacts(24_000, 1920, 8, 1024, 252)
+    assert decoder.facts == CodecFacts(24_000, 1920, 8, 1024, 254)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 5, 8, 64, LONG_FRAMES])
+@pytest.mark.parametrize("primed", [1, 2, 30, LONG_FRAMES - 10])
+def test_a_row_primed_with_many_frames_at_once_is_where_steps_would_have_brought_it(
+        half: Half, primed: int, chunk_frames: int) -> None:
+    engine, long = half.engine, half.inputs[CALLS - 1]
+    stepped, brought = 6, 2
+    for row in (stepped, brought):
+        engine.open(row)
+    engine._primer.chunk_frames = chunk_frames
+    for frame in long[:primed]:
+        engine.step([stepped], frame[None])
+    assert len(list(engine.prime(brought, long[:primed]))) == -(-primed // chunk_frames)
+    for name, state in engine._half.named_buffers():
+        if name == "memory" or name.endswith("ring"):
+            torch.testing.assert_close(state[brought], state[stepped], atol=2e-5, rtol=1e-4, msg=name)
+    assert engine._half._transformer.positions[brought] == engine._half._transformer.positions[stepped]
+    for frame in range(primed, primed + 10):
+        same(engine.step([brought], long[[frame]])[0], half.expected[CALLS - 1][frame])
+
+
+def test_neighbours_step_between_the_chunks_of_a_past(half: Half) -> None:
+    engine, long = half.engine, half.inputs[CALLS - 1]
+    engine.open(0)
+    engine.open(1)
+    engine._primer.chunk_frames = 8
+    for frame, _ in enumerate(engine.prime(1, long[:LONG_FRAMES - 2])):
+        same(engine.step([0], half.inputs[0][[frame]])[0], half.expected[0][frame])
+    same(engine.step([1], long[[LONG_FRAMES - 2]])[0], half.expected[CALLS - 1][LONG_FRAMES - 2])
+
+
+def test_a_row_primed_with_what_the_facts_say_goes_on_as_if_it_had_heard_all(mimi: MimiModel) -> None:
+    """Whatever it heard before: a row that heard something else goes on with the same codes and sound."""
+    torch.manual_seed(2)
+    for engine, frames in ((EncodeEngine(mimi, 2), None), (DecodeEngine(mimi, 2), 1024)):
+        count = engine.facts.priming_frames
+        before, after = 20, 10
+        if frames is None:
+            sound = speech_like(28)[0, 0].numpy()
+            inputs = sound[:(before + count + after) * mimi.frame_size].reshape(-1, mimi.frame_size)
+        else:
+            inputs = np.random.default_rng(0).integers(0, frames, (before + count + after, 8))
+        for row, first in ((0, 0), (1, before)):
+            engine.open(row)
+            list(engine.prime(row, inputs[first:before + count]))
+        for frame in inputs[before + count:]:
+            long, short = engine.step([0, 1], np.stack([frame, frame]))
+            same(short, long)
+
+
+@pytest.mark.parametrize("codebooks", [1, 4, 7])
+def test_fewer_codebooks_are_decoded_as_moshi_decodes_them(mimi: MimiModel, codes: list[Array], codebooks: int) -> None:
+    _, decoder = build_engines(mimi, 2)
+    expected = decode_alone(mimi, codes[0][:, :codebooks])
+    missing = np.full((FRAMES, 8 - codebooks), MISSING)
+    padded = np.concatenate([codes[0][:, :codebooks], missing], 1)
+    for frame, whole, pcm in zip(padded, codes[1], expected, strict=True):
+        same(decoder.step([0, 1], np.stack([frame, whole]))[0], pcm)
+
+
+def test_a_chunk_is_as_long_as_others_can_wait(half: Half, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(primer, "CHUNK_S", 0.0)
+    half.engine.warm_up()
+    assert half.engine._primer.chunk_frames == 1
+    monkeypatch.setattr(primer, "CHUNK_S", 1e9)
+    half.engine.warm_up()
+    assert half.engine._primer.chunk_frames == primer.MOST_CHUNK_FRAMES
+
+
+def test_the_last_frames_have_to_do_where_all_would_take_too_long(
+        half: Half, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = half.inputs[CALLS - 1]
+    monkeypatch.setattr(primer, "PRIMING_S", 1e-9)
+    half.engine.warm_up()
+    for row, past in ((0, long[:40]), (1, long[39:40])):
+        half.engine.open(row)
+        assert len(list(half.engine.prime(row, past))) == 1
+    short, long_past = half.engine.step([0, 1], long[[40, 40]])
+    same(short, long_past)
+    monkeypatch.undo()
+    half.engine.warm_up()
+    assert half.engine._primer._most_frames > LONG_FRAMES
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("encoder.model.0.conv.conv.weight", "the latents that Mimi's encoder makes of silence are not finite"),
+    ("decoder.model.0.conv.conv.weight", "the samples that Mimi's decoder makes of codes are not finite"),
+])
+def test_a_mimi_that_computes_nothing_is_refused(mimi: MimiModel, name: str, words: str) -> None:
+    broken = copy.deepcopy(mimi)
+    with torch.no_grad():
+        broken.get_parameter(name).fill_(3e38)
+        broken.get_parameter(name.replace("weight", "bias")).fill_(3e38)
+    with pytest.raises(NotFinite, match=words):
+        for engine in build_engines(broken, 1):
+            engine.warm_up()
 
 
 def test_more_rows_than_one_step_takes(half: Half, mimi: MimiModel) -> None:

@@ -52,8 +52,8 @@ class Replica(Served):
 class Session:
     """One call, direct or through the tunnel, in the direction that its first message has."""
 
-    def __init__(self, replica: Replica, opening: Any, tunnelled: bool = False) -> None:
-        encodes = isinstance(opening, codec_pb2.EncodeRequest)
+    def __init__(self, replica: Replica, opening: list[Any], tunnelled: bool = False) -> None:
+        encodes = isinstance(opening[0], codec_pb2.EncodeRequest)
         self._tunnelled, self._opening = tunnelled, opening
         if tunnelled:
             self.call: Any = replica.tunnel.call(ENCODE if encodes else DECODE)
@@ -62,7 +62,8 @@ class Session:
         self._responses = aiter(self.call)
 
     async def open(self) -> Any:
-        await self._send(self._opening)
+        for message in self._opening:
+            await self._send(message)
         return (await anext(self._responses)).ready
 
     async def step(self, request: Any) -> Any:
@@ -79,12 +80,17 @@ class Session:
             await self.call.write(request)
 
 
-def encode_config(**config: Any) -> codec_pb2.EncodeRequest:
-    return codec_pb2.EncodeRequest(config=codec_pb2.EncodeConfig(session_id="session", **config))
+def encode_config(**config: Any) -> list[codec_pb2.EncodeRequest]:
+    return [codec_pb2.EncodeRequest(config=codec_pb2.EncodeConfig(session_id="session", **config))]
 
 
-def decode_config(**config: Any) -> codec_pb2.DecodeRequest:
-    return codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(session_id="session", **config))
+def past(pcm: bytes, encoding: audio_pb2.AudioEncoding = audio_pb2.AUDIO_ENCODING_PCM_F32LE
+         ) -> codec_pb2.EncodeRequest:
+    return codec_pb2.EncodeRequest(past=codec_pb2.EncodePast(pcm=pcm, encoding=encoding))
+
+
+def decode_config(**config: Any) -> list[codec_pb2.DecodeRequest]:
+    return [codec_pb2.DecodeRequest(config=codec_pb2.DecodeConfig(session_id="session", **config))]
 
 
 def pcm_requests(pcm: Pcm) -> list[codec_pb2.EncodeRequest]:
@@ -179,7 +185,7 @@ async def test_the_services_say_how_much_is_worth_bringing(replicas: tuple[Repli
 async def test_an_encoding_session_goes_on_at_another_replica(
         replicas: tuple[Replica, Replica], frames: Pcm, encoded: Codes, before: int, tunnelled: bool) -> None:
     one, two = replicas
-    memory, requests = EncoderMemory("session", 0), pcm_requests(frames)
+    memory, requests = EncoderMemory("session", 0, 8), pcm_requests(frames)
     session = Session(one, memory.opening(), tunnelled)
     memory.opened(await session.open())
     for request in requests[:before]:
@@ -224,28 +230,89 @@ async def test_a_decoding_session_goes_on_at_another_replica(
 async def test_a_session_with_a_past_is_not_cleared_behind_the_next_frame(
         replicas: tuple[Replica, Replica], frames: Pcm, encoded: Codes) -> None:
     _, two = replicas
-    session = Session(two, encode_config(reset_after_first_frame=True, priming_pcm=frames[1:29].tobytes()))
+    session = Session(two, [
+        *encode_config(reset_after_first_frame=True, past_frames=28), past(frames[1:29].tobytes())])
     await session.open()
     assert np.array_equal(codes_of(await session.steps(pcm_requests(frames[29:40]))), encoded[29:40])
     session.call.cancel()
     assert await two.all_free()
 
 
+@pytest.mark.parametrize("sixteen_bit", [False, True], ids=["floats", "16 bit"])
+@pytest.mark.parametrize("codebooks", [0, 4, 5])
+async def test_a_session_may_have_fewer_codebooks(
+        replicas: tuple[Replica, Replica], engines: tuple[EncodeEngine, DecodeEngine], frames: Pcm, encoded: Codes,
+        codebooks: int, sixteen_bit: bool) -> None:
+    """Of the models that hear or speak fewer than the codec has, also after a move."""
+    one, two = replicas
+    if not sixteen_bit:
+        frames = frames * np.float32(0.77)
+    count, requests = codebooks or 8, pcm_requests(frames[:60])
+    memory = EncoderMemory("session", 0, codebooks)
+    session = Session(one, memory.opening())
+    ready = await session.open()
+    assert ready.codebooks == count
+    memory.opened(ready)
+    codes = []
+    for request in requests[:40]:
+        codes.append(await session.step(request))
+        memory.answered(request, codes[-1])
+    session.call.cancel()
+    opening = memory.opening()
+    assert {message.past.encoding == audio_pb2.AUDIO_ENCODING_PCM_S16LE for message in opening[1:]} == {sixteen_bit}
+    moved = Session(two, opening)
+    assert (await moved.open()).codebooks == count
+    codes += await moved.steps(requests[40:])
+    assert codes_of(codes).shape == (60, count)
+    if sixteen_bit:
+        assert np.array_equal(codes_of(codes), encoded[:60, :count])
+    moved.call.cancel()
+
+    history = History(8, count, 0, 250)
+    for sequence, frame in enumerate(codes_of(codes).tolist()):
+        history.append(sequence, frame + [0] * (8 - count), [0, *frame])
+    decoding = Session(one, decode_config(codebooks=codebooks))
+    assert (await decoding.open()).codebooks == count
+    pcm = pcm_of(await decoding.steps(codes_requests(codes_of(codes))))
+    after = Session(two, DecoderMemory("session", history, 28).opening())
+    await after.open()
+    more = codes_requests(encoded[60:70, :count])
+    np.testing.assert_allclose(pcm_of(await after.steps(more)), pcm_of(await decoding.steps(more)), atol=1e-6)
+    assert len(np.unique(pcm)) > 1000
+    decoding.call.cancel()
+    after.call.cancel()
+    assert await one.all_free()
+    assert await two.all_free()
+
+
 FRAME = bytes(4 * SAMPLES)
+S16, UNKNOWN = audio_pb2.AUDIO_ENCODING_PCM_S16LE, 77
 
 
 @pytest.mark.parametrize(("opening", "reason"), [
-    (encode_config(priming_pcm=FRAME[4:]), "BAD_PCM"),
-    (encode_config(priming_pcm=FRAME + bytes(4)), "BAD_PCM"),
-    (encode_config(priming_pcm=FRAME * 29), "BAD_PCM"),
-    (encode_config(priming_pcm=FRAME + np.full(SAMPLES, np.nan, "<f4").tobytes()), "BAD_PCM"),
-    (encode_config(priming_pcm=np.full(SAMPLES, 101, "<f4").tobytes()), "BAD_PCM"),
+    ([*encode_config(past_frames=1), past(FRAME[4:])], "BAD_PCM"),
+    ([*encode_config(past_frames=2), past(FRAME + bytes(4))], "BAD_PCM"),
+    ([*encode_config(past_frames=1), past(FRAME * 2)], "BAD_PCM"),
+    ([*encode_config(past_frames=2), past(FRAME), past(b"")], "BAD_PCM"),
+    ([*encode_config(past_frames=1), past(FRAME, S16)], "BAD_PCM"),
+    ([*encode_config(past_frames=1), past(FRAME, UNKNOWN)], "BAD_PCM"),
+    (encode_config(past_frames=29), "BAD_PCM"),
+    (encode_config(past_frames=2**32 - 1), "BAD_PCM"),
+    ([*encode_config(past_frames=1), *pcm_requests(np.zeros((1, SAMPLES), np.float32))], "EMPTY_REQUEST"),
+    ([*encode_config(past_frames=1), *encode_config()], "CONFIG_TWICE"),
+    ([*encode_config(past_frames=2), past(FRAME + np.full(SAMPLES, np.nan, "<f4").tobytes())], "BAD_PCM"),
+    ([*encode_config(past_frames=1), past(np.full(SAMPLES, 101, "<f4").tobytes())], "BAD_PCM"),
+    (encode_config(codebooks=9), "BAD_CODES"),
+    (decode_config(codebooks=9), "BAD_CODES"),
+    (decode_config(codebooks=4, priming_codes=[1] * 6), "BAD_CODES"),
     (decode_config(priming_codes=[1] * 7), "BAD_CODES"),
     (decode_config(priming_codes=[1] * 9), "BAD_CODES"),
     (decode_config(priming_codes=[1] * 8 * 29), "BAD_CODES"),
     (decode_config(priming_codes=[1] * 15 + [1024]), "BAD_CODES"),
     (decode_config(priming_codes=[2**32 - 1] * 8), "BAD_CODES"),
-], ids=["part", "part more", "many", "nan", "loud", "codes missing", "codes more", "many codes", "code", "huge"])
+], ids=["part", "part more", "more than said", "nothing", "half a frame", "encoding", "many", "very many", "frame",
+        "config", "nan", "loud", "codebooks", "own codebooks", "part of a frame's codes", "codes missing",
+        "codes more", "many codes", "code", "huge"])
 @pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
 async def test_a_bad_past_is_refused(replicas: tuple[Replica, Replica], opening: Any, reason: str,
                                      tunnelled: bool) -> None:
@@ -257,15 +324,15 @@ async def test_a_bad_past_is_refused(replicas: tuple[Replica, Replica], opening:
         assert (REASON_KEY, reason) in tuple(caught.value.trailing_metadata())
     else:
         assert caught.value.reason == reason
-        assert caught.value.metadata["field"].startswith("config.priming_")
+        assert caught.value.metadata["field"].startswith(("config", "past"))
     assert await two.all_free()
 
 
-async def test_a_row_whose_tenant_left_while_its_past_was_stepped_starts_from_nothing(
+async def test_a_row_whose_tenant_left_while_its_row_was_primed_starts_from_nothing(
         replicas: tuple[Replica, Replica], frames: Pcm, encoded: Codes) -> None:
     _, two = replicas
     for _ in range(5):
-        leaving = Session(two, encode_config(priming_pcm=frames[:28].tobytes()), tunnelled=True)
+        leaving = Session(two, [*encode_config(past_frames=28), past(frames[:28].tobytes())], tunnelled=True)
         opening = asyncio.create_task(leaving.open())
         await asyncio.sleep(0.02)
         leaving.call.cancel()

@@ -10,6 +10,7 @@ from moshi.models.lm import LMModel
 from services.lm.engine import LmEngine
 from services.lm.layers import Unsupported
 from services.lm.sampling import Sampling
+from services.mesh.finite import NotFinite
 from tests.lm.small_lm import Ints, random_codes, random_lm, reference_tokens
 
 GREEDY = Sampling(text_temperature=0, audio_temperature=0)
@@ -164,6 +165,26 @@ def test_bad_steps_are_refused_before_they_touch_a_row(
     with pytest.raises(ValueError, match=message):
         engine.step(rows, codes)
     assert np.array_equal(run(engine, 0, random_codes(5, 1)), reference(5, 1))
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("text_linear.weight", "the logits of the text are not finite"),
+    ("transformer.layers.0.self_attn.in_projs.0.weight", "the outputs of the main transformer are not finite"),
+    ("linears.3.weight", "the logits of codebook 3 are not finite"),
+])
+@pytest.mark.parametrize("value", [float("nan"), 3e38])
+def test_a_model_that_computes_nothing_is_refused(name: str, words: str, value: float) -> None:
+    lm = random_lm(num_layers=1, delays=[0, *[1] * 16])
+    lm.get_parameter(name).fill_(value)
+    with pytest.raises(NotFinite, match=words):
+        LmEngine(lm, slots=2).warm_up()
+
+
+def test_the_first_steps_leave_nothing_behind(lm: LMModel, reference: Reference) -> None:
+    engine = LmEngine(lm, slots=2)
+    engine.warm_up()
+    engine.open(0, GREEDY)
+    assert np.array_equal(run(engine, 0, random_codes(30, 1)), reference(30, 1))
 
 
 def test_an_empty_step_is_nothing(engine: LmEngine) -> None:

@@ -258,28 +258,17 @@ async def test_a_short_opening_does_not_wait_for_a_long_one(echo) -> None:
         "long 0", "short 0", "long 1", "short 1", "long 2", "long 3", "long 4"]
 
 
-async def test_past_frames_are_stepped_and_not_answered(echo) -> None:
-    engine, batcher = echo
-    with batcher.lease("a", "a/2", past=[100, 101, 102]) as slot:
-        await slot.opened()
-        assert engine.heard["a"] == [100, 101, 102]
-        assert [answer.result async for answer in slot.serve(numbers(3))] == [("a", 0), ("a", 1), ("a", 2)]
-    assert engine.heard["a"] == [100, 101, 102, 0, 1, 2]
-
-
-async def test_past_frames_share_the_steps_of_others_and_nobody_is_waited_for(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_is_waited_for_while_a_row_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gathering, "wait_s", lambda _, now, sessions, last: 60.0 if sessions > 1 else 0.0)
     engine = Echo()
     gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, Gathering(80_000_000))
     engine.gate.clear()
     live = asyncio.create_task(collect(gathering, "live", numbers(IN_FLIGHT_FRAMES)))
     await until(lambda: engine.batches)
-    with gathering.lease("new", "new", past=list(range(20))) as slot:
+    with gathering.lease("new", "new/20") as slot:
         engine.gate.set()
         await asyncio.wait_for(asyncio.gather(slot.opened(), live), 5)
-    # Row 1 is opened beside the second step.
-    assert engine.batches == [[0], [0], *[[0, 1]] * (IN_FLIGHT_FRAMES - 2), *[[1]] * (20 - IN_FLIGHT_FRAMES + 2)]
+    assert engine.batches == [[0]] * IN_FLIGHT_FRAMES
     await gathering.close()
 
 
@@ -312,28 +301,19 @@ async def test_an_opening_and_a_step_that_fail_together_are_both_told(echo) -> N
         await live
 
 
-async def test_past_frames_that_fail_end_the_opening(echo) -> None:
-    _, batcher = echo
-    with pytest.raises(EngineFailed), batcher.lease("a", "a", past=[1, -1, 2]) as slot:
-        await slot.opened()
-    assert len(await collect(batcher, "b", numbers(3))) == 3
-
-
-@pytest.mark.parametrize("leaves_in", ["chunk", "past frame"])
-async def test_a_tenant_who_leaves_while_its_row_is_rebuilt(echo, leaves_in: str) -> None:
+async def test_a_tenant_who_leaves_while_its_row_is_rebuilt(echo) -> None:
     engine, batcher = echo
     engine.gate.clear()
-    with batcher.lease("gone", "gone/3" if leaves_in == "chunk" else "gone", past=[100, 101, 102]) as slot:
+    with batcher.lease("gone", "gone/3") as slot:
         await until(lambda: engine.log)
         row = slot.row
     assert batcher.free == 4
-    with batcher.lease("next", "next/2", past=[7]) as slot:
+    with batcher.lease("next", "next/2") as slot:
         assert slot.row == row
         engine.gate.set()
         assert [answer.result async for answer in slot.serve(numbers(3))] == [("next", 0), ("next", 1), ("next", 2)]
-    assert engine.log[0] == ("gone 0" if leaves_in == "chunk" else "step")
-    assert engine.log[1:] == ["next 0", "next 1", *["step"] * 4]
-    assert engine.heard["next"] == [7, 0, 1, 2]
+    assert engine.log == ["gone 0", "next 0", "next 1", *["step"] * 3]
+    assert engine.heard["next"] == [0, 1, 2]
 
 
 async def test_who_is_cancelled_while_its_row_is_rebuilt_gives_it_back(echo) -> None:

@@ -263,6 +263,21 @@ def test_a_mimi_that_is_not_computed_as_moshi_does_is_refused_by_its_key(
         resolve(str(folder))
 
 
+@pytest.mark.parametrize(("file", "name"), [
+    ("model.safetensors", "depformer_emb.0.weight"),  # of a code that no first step has
+    ("mimi.safetensors", "quantizer.rvq_first.vq.layers.0._codebook.embedding_sum"),
+    ("mimi.safetensors", "decoder.model.0.conv.conv.bias")])
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_a_tensor_with_numbers_that_are_not_finite_is_named(folder: Path, file: str, name: str, value: float) -> None:
+    weights = load_file(folder / file)
+    weights[name][-1] = value
+    save_file(weights, folder / file)
+    info = resolve(str(folder))
+    with pytest.raises(CheckpointError, match=f"its tensor {name} holds numbers that are not finite"):
+        load_mimi(info)
+        load_lm(info)
+
+
 @pytest.mark.parametrize("key", ["moshi_name", "mimi_name"])
 def test_what_moshi_would_unpickle_is_refused(folder: Path, key: str) -> None:
     (folder / "weights.pt").write_bytes(b"code that runs")

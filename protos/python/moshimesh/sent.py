@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from moshimesh.source import LONGEST_MS, SHORTEST_MS, PcmFormat
 
-KEPT_S = 30  # of the caller's audio: what the codec remembers, and what was sent and not answered, with room to spare
+KEPT_S = 45  # of the caller's audio: what the codec remembers, and what was sent and not answered, with room to spare
 
 
 class Sent:

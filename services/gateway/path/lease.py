@@ -18,8 +18,8 @@ OPEN_S = 10.0  # to clear a row, or to rebuild some from minutes of history; a l
 class Memory(Protocol[RequestMessage]):
     """What must be known about a session to open it at another replica."""
 
-    def opening(self) -> RequestMessage:
-        """The config for a row that continues after the last answer."""
+    def opening(self) -> list[RequestMessage]:
+        """What opens a row that continues after the last answer: the config, and what it announces."""
 
     def opened(self, ready: Any) -> None:
         """Take the facts of a replica's ready message."""
@@ -81,7 +81,8 @@ class Leaser(Generic[RequestMessage, ResponseMessage]):
         call = replica.tunnel.call(self._method)
         try:
             next_answer = answers()
-            call.send(self.memory.opening())
+            for message in self.memory.opening():
+                call.send(message)
             response: Any = await next_within(call, OPEN_S)
             self.memory.opened(response.ready)
         except (StopAsyncIteration, asyncio.TimeoutError, TimeoutError):

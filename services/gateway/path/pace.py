@@ -11,9 +11,9 @@ from services.mesh.errors import SlowCaller
 # who sends a sample now and then to keep a slot is not.
 SILENCE_FORGIVEN_PER_S = 10.0
 # What a live call may bring per second, and at once. Speech comes at 1; a call that was cut off catches up, and repeats
-# up to 30 s that its client has kept. Cutting more than this would cost the other callers' frames their time.
+# up to 45 s that its client has kept. Cutting more than this would cost the other callers' frames their time.
 LIVE_SECONDS_PER_S = 4.0
-LIVE_BURST_S = 30.0
+LIVE_BURST_S = 45.0
 
 
 class Pace:

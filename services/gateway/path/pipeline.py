@@ -69,7 +69,8 @@ class Rows:
                    first_sequence: int) -> Rows:
         """Hold a row in every service. Raises MeshError when one refuses; the others' rows are free again."""
         leasers: tuple[Leaser[Any, Any], ...] = (
-            Leaser(fleet.codec, ENCODE, model.codec_id, EncoderMemory(session_id, first_sequence)),
+            Leaser(fleet.codec, ENCODE, model.codec_id, EncoderMemory(
+                session_id, first_sequence, history.user_codebooks)),
             Leaser(fleet.lm, STEP, model.model_id, LmMemory(session_id, sampling, history)),
             Leaser(fleet.codec, DECODE, model.codec_id, DecoderMemory(
                 session_id, history, fleet.codec.info(model.codec_id).priming_frames)))

@@ -40,22 +40,34 @@ class GetInfoResponse(_message.Message):
     def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
-    __slots__ = ("session_id", "reset_after_first_frame", "priming_pcm")
+    __slots__ = ("session_id", "reset_after_first_frame", "past_frames", "codebooks")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     RESET_AFTER_FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
-    PRIMING_PCM_FIELD_NUMBER: _ClassVar[int]
+    PAST_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     reset_after_first_frame: bool
-    priming_pcm: bytes
-    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: bool = ..., priming_pcm: _Optional[bytes] = ...) -> None: ...
+    past_frames: int
+    codebooks: int
+    def __init__(self, session_id: _Optional[str] = ..., reset_after_first_frame: bool = ..., past_frames: _Optional[int] = ..., codebooks: _Optional[int] = ...) -> None: ...
+
+class EncodePast(_message.Message):
+    __slots__ = ("encoding", "pcm")
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    PCM_FIELD_NUMBER: _ClassVar[int]
+    encoding: _audio_pb2.AudioEncoding
+    pcm: bytes
+    def __init__(self, encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pcm: _Optional[bytes] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("config", "frame")
+    __slots__ = ("config", "frame", "past")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    PAST_FIELD_NUMBER: _ClassVar[int]
     config: EncodeConfig
     frame: _audio_pb2.PcmFrame
-    def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ...) -> None: ...
+    past: EncodePast
+    def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ..., past: _Optional[_Union[EncodePast, _Mapping]] = ...) -> None: ...
 
 class EncodeReady(_message.Message):
     __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames", "frame_phase_us")
@@ -92,12 +104,14 @@ class EncodeResponse(_message.Message):
     def __init__(self, ready: _Optional[_Union[EncodeReady, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.CodeFrame, _Mapping]] = ..., summary: _Optional[_Union[EncodeSummary, _Mapping]] = ...) -> None: ...
 
 class DecodeConfig(_message.Message):
-    __slots__ = ("session_id", "priming_codes")
+    __slots__ = ("session_id", "priming_codes", "codebooks")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     PRIMING_CODES_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     priming_codes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., priming_codes: _Optional[_Iterable[int]] = ...) -> None: ...
+    codebooks: int
+    def __init__(self, session_id: _Optional[str] = ..., priming_codes: _Optional[_Iterable[int]] = ..., codebooks: _Optional[int] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("config", "frame")
