@@ -27,9 +27,11 @@ class Edge:
     def __init__(self, failure: Exception, farewell_s: float) -> None:
         self._failure, self._farewell_s = failure, farewell_s
         descriptor = pb.DESCRIPTOR.services_by_name["ConversationService"]
-        self.services = (Service(descriptor, {"Converse": self.converse, "GetInfo": self.get_info}, 10.0),)
+        handlers = {method.name: self.converse if method.name == "Converse" else self.unary
+                    for method in descriptor.methods}
+        self.services = (Service(descriptor, handlers, 10.0),)
 
-    async def get_info(self, request: pb.GetInfoRequest) -> pb.GetInfoResponse:
+    async def unary(self, request: object) -> pb.GetInfoResponse:
         return pb.GetInfoResponse()
 
     async def converse(self, incoming: Incoming[pb.ConverseRequest]) -> AsyncGenerator[pb.ConverseResponse, None]:
