@@ -31,7 +31,7 @@ from harness.null_mesh import NullMesh
 FRAME = bytes(3840)
 CONFIG = pb.ConverseConfig(sample_rate_hertz=24_000, encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE)
 BAD_AFTER = 5  # pieces
-AT_ONCE, AT_ONCE_SLOW, CALLS_SLOW = 5, 10, 200  # calls of each style
+AT_ONCE, AT_ONCE_SLOW, CALLS_SLOW = 5, 20, 200  # calls of each style
 Opened = Callable[[str], None]
 
 
