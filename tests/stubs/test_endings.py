@@ -31,6 +31,8 @@ from harness.null_mesh import NullMesh
 FRAME = bytes(3840)
 CONFIG = pb.ConverseConfig(sample_rate_hertz=24_000, encoding=audio_pb2.AUDIO_ENCODING_PCM_S16LE)
 BAD_AFTER = 5  # pieces
+# A gateway that was restarted is connected to at once: gRPC's own pool remembers that it was away a moment ago.
+FRESH = [("grpc.use_local_subchannel_pool", 1)]
 AT_ONCE, AT_ONCE_SLOW, CALLS_SLOW = 5, 20, 200  # calls of each style
 Opened = Callable[[str], None]
 
@@ -69,7 +71,7 @@ def said(response: pb.ConverseResponse, opened: Opened) -> str:
 
 async def by_write(target: str, way: Way, opened: Opened) -> str:
     """A plain stub that writes and reads, and half-closes when the reason comes."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=FRESH) as channel:
         call = conversation_pb2_grpc.ConversationServiceStub(channel).Converse()
         await call.write(pb.ConverseRequest(config=CONFIG))
         reason = said(await call.read(), opened)
@@ -104,7 +106,7 @@ async def by_iterator(target: str, way: Way, opened: Opened) -> str:
                 return
             yield pb.ConverseRequest(audio=pb.AudioChunk(pcm=piece))
 
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=FRESH) as channel:
         try:
             async for response in conversation_pb2_grpc.ConversationServiceStub(channel).Converse(requests()):
                 is_open.set()
@@ -123,7 +125,7 @@ async def by_client(target: str, way: Way, opened: Opened) -> str:
     pcm_format = PcmFormat.of("f32", 24_000)
     source = Source(audio(), pcm_format, live=True)
     config = pb.ConverseConfig(sample_rate_hertz=24_000, encoding=pcm_format.encoding)
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=FRESH) as channel:
         events = Conversation([conversation_pb2_grpc.ConversationServiceStub(channel)], config, source,
                               Sent(source.pieces(), pcm_format), pcm_format.sample_bytes, (), resume_s=0,
                               on_ready=lambda ready: opened(ready.resume_handle)).events()
@@ -197,7 +199,7 @@ def busy() -> Iterator[None]:
 
 async def take_over(target: str, handle: str) -> None:
     """Go on with somebody's conversation, as soon as it can be found."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=FRESH) as channel:
         while True:
             call = conversation_pb2_grpc.ConversationServiceStub(channel).Converse()
             await call.write(pb.ConverseRequest(config=pb.ConverseConfig(
