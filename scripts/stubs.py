@@ -47,7 +47,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary)
         made = generate(fresh)
-        committed = sorted(p.relative_to(WHEEL) for p in WHEEL.rglob("*_pb2*.py*") if "__pycache__" not in p.parts)
+        # Only of the package itself: `pip install ./protos/python` leaves copies in build/.
+        found = (WHEEL / "moshimesh").rglob("*_pb2*.py*")
+        committed = sorted(p.relative_to(WHEEL) for p in found if "__pycache__" not in p.parts)
         stale = sorted(set(committed) - set(made))
         changed = [p for p in made if p not in committed or not filecmp.cmp(fresh / p, WHEEL / p, shallow=False)]
         if "--check" in sys.argv[1:]:

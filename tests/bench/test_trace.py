@@ -42,7 +42,7 @@ async def test_a_call_becomes_a_waterfall_and_can_be_looked_at_again(tmp_path: P
     (["--otlp-json", "/nowhere.json"], "give a file of OTLP/JSON spans"),
     (["--target", "localhost:1", "--port", "0"], "is a mesh running there?"),
     (["--checkpoint", "/nowhere"], "no such folder; give a folder"),
-    (["--wav", "README.md"], "can't be read as a WAV file"),
+    (["--wav", "README.md"], "can't be read as a sound file"),
     (["--callers", "0"], "must be at least 1, got 0"),
 ))
 async def test_an_error_is_one_line_that_says_what_to_do(flags: list[str], advice: str) -> None:

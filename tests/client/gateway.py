@@ -44,6 +44,11 @@ class Gateway(conversation_pb2_grpc.ConversationServiceServicer):
     async def GetInfo(self, request: pb.GetInfoRequest, context: grpc.aio.ServicerContext) -> pb.GetInfoResponse:
         return pb.GetInfoResponse(model_id="test", sample_rate_hertz=RATE, samples_per_frame=SAMPLES_PER_FRAME)
 
+    async def ListModels(self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
+                         ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[
+            pb.Model(model_id=f"test-{number}", codec_id="codec", slots_free=number) for number in (1, 2)])
+
     async def Converse(self, requests: AsyncIterator[pb.ConverseRequest], context: grpc.aio.ServicerContext
                        ) -> AsyncIterator[pb.ConverseResponse]:
         self.calls += 1

@@ -38,6 +38,16 @@ async def test_several_addresses(live: tuple[Gateway, str], target: str) -> None
     assert isinstance(events[-1], moshimesh.Summary)
 
 
+async def test_models_are_listed_and_named(live: tuple[Gateway, str]) -> None:
+    async with moshimesh.connect(f"127.0.0.1:{free_port()}, {live[1]}") as mesh:
+        models = await mesh.models()
+        async for _ in mesh.converse(b"", model=models[1].model_id):
+            pass
+    assert [(model.model_id, model.codec_id, model.slots_free) for model in models] == [
+        ("test-1", "codec", 1), ("test-2", "codec", 2)]
+    assert [config.model for config in live[0].configs] == ["test-2"]
+
+
 async def test_a_port_that_takes_connections_and_stays_mute_costs_connect_s(live: tuple[Gateway, str], mute: str
                                                                             ) -> None:
     for ask in ("info", "converse"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,12 @@ def interpreter(minor: int) -> str | None:
     return None
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The wheel's source without what an earlier build has left there, and which would get into this one."""
+    return Path(shutil.copytree(WHEEL, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info")))
+
+
 def venv(folder: Path, python: str) -> Path:
     subprocess.run([python, "-m", "venv", str(folder)], check=True, capture_output=True)
     return folder / "bin" / "python"
@@ -65,7 +72,8 @@ def test_it_declares_two_dependencies() -> None:
 
 
 def test_it_imports_nothing_else() -> None:
-    modules = [".".join(path.relative_to(WHEEL).with_suffix("").parts) for path in WHEEL.rglob("*_pb2*.py")]
+    stubs = (WHEEL / "moshimesh").rglob("*_pb2*.py")
+    modules = [".".join(path.relative_to(WHEEL).with_suffix("").parts) for path in stubs]
     heavy = {"numpy", "torch", "redis", "pydantic", "opentelemetry", "services"}
     script = (f"import sys; sys.path.insert(0, {str(WHEEL)!r}); import moshimesh, {', '.join(modules)}; "
               f"loaded = {{name.partition('.')[0] for name in sys.modules}}; "
@@ -75,9 +83,9 @@ def test_it_imports_nothing_else() -> None:
 
 
 def test_its_stubs_are_those_of_the_oldest_runtime_that_it_allows() -> None:
-    for path in WHEEL.rglob("*_pb2.py"):
+    for path in (WHEEL / "moshimesh").rglob("*_pb2.py"):
         assert "# Protobuf Python Version: 6.31.1" in path.read_text(), path
-    for path in WHEEL.rglob("*_pb2_grpc.py"):
+    for path in (WHEEL / "moshimesh").rglob("*_pb2_grpc.py"):
         assert "GRPC_GENERATED_VERSION = '1.76.0'" in path.read_text(), path
     assert '"grpcio>=1.76,<2", "protobuf>=6.31.1,<8"' in (WHEEL / "pyproject.toml").read_text()
 
@@ -85,12 +93,13 @@ def test_its_stubs_are_those_of_the_oldest_runtime_that_it_allows() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("minor", MINORS)
 @pytest.mark.parametrize("versions", [OLDEST, ("grpcio", "protobuf")], ids=["oldest", "newest"])
-async def test_it_makes_a_call_on_every_python(minor: int, versions: tuple[str, ...], tmp_path: Path) -> None:
+async def test_it_makes_a_call_on_every_python(minor: int, versions: tuple[str, ...], source: Path,
+                                                tmp_path: Path) -> None:
     found = interpreter(minor)
     if found is None:
         pytest.skip(f"no Python 3.{minor} on this machine")
     python = venv(tmp_path / "venv", found)
-    pip(python, "install", "--quiet", str(WHEEL), *versions)
+    pip(python, "install", "--quiet", str(source), *versions)
     gateway = Gateway()
     async with serving(gateway) as target:
         child = await asyncio.create_subprocess_exec(str(python), "-W", "error", "-c", CALL, target, cwd="/",
@@ -103,11 +112,11 @@ async def test_it_makes_a_call_on_every_python(minor: int, versions: tuple[str, 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("neighbour", NEIGHBOURS)
-def test_it_goes_beside(neighbour: str, tmp_path: Path) -> None:
+def test_it_goes_beside(neighbour: str, source: Path, tmp_path: Path) -> None:
     """pip finds versions of both that agree."""
     python = venv(tmp_path / "venv", sys.executable)
     report = tmp_path / "report.json"
-    pip(python, "install", "--quiet", "--dry-run", "--report", str(report), str(WHEEL), neighbour)
+    pip(python, "install", "--quiet", "--dry-run", "--report", str(report), str(source), neighbour)
     chosen = {entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"]
               for entry in json.loads(report.read_text())["install"]}
     assert {"moshimesh", neighbour, "grpcio", "protobuf"} <= chosen.keys()

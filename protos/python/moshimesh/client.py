@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 from moshimesh.aligned import Aligned
 from moshimesh.conversation import Conversation
-from moshimesh.events import Event, MeshError, MeshInfo, mesh_error
+from moshimesh.events import Event, MeshInfo, mesh_error
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
 from moshimesh.sent import Sent
@@ -34,15 +34,27 @@ class Mesh:
         self._stubs = [conversation_pb2_grpc.ConversationServiceStub(channel) for channel in channels]
 
     async def info(self) -> MeshInfo:
-        """What the mesh serves, and whether there is room. Raises MeshError."""
+        """The model that a conversation gets if it names none. Raises MeshError."""
+        return _mesh_info(await self._ask(lambda stub: stub.GetInfo(conversation_pb2.GetInfoRequest())))
+
+    async def models(self) -> list[MeshInfo]:
+        """All models that a conversation can have. Raises MeshError."""
+        answer = await self._ask(lambda stub: stub.ListModels(conversation_pb2.ListModelsRequest()))
+        return [_mesh_info(model) for model in answer.models]
+
+    async def _ask(self, method: Callable[[conversation_pb2_grpc.ConversationServiceStub], Awaitable[Any]]) -> Any:
+        """The answer of the first gateway that can be reached. Raises MeshError."""
         *others, last = self._stubs
         for stub in others:
             try:
-                return await _info(stub)
-            except MeshError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-        return await _info(last)
+                return await method(stub)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise mesh_error(error) from None
+        try:
+            return await method(last)
+        except grpc.aio.AioRpcError as error:
+            raise mesh_error(error) from None
 
     async def converse(
         self,
@@ -51,6 +63,7 @@ class Mesh:
         encoding: Encoding = "s16",
         pacing: Literal["live", "offline"] = "live",
         sample_rate_hertz: int = 24_000,
+        model: str = "",
         text_temperature: float | None = None,
         text_top_k: int | None = None,
         audio_temperature: float | None = None,
@@ -72,6 +85,7 @@ class Mesh:
             pacing: "live" for a person: pieces are sent when they come, a recording at the speed of speech, and the
                 mesh skips audio when it falls behind. "offline" for a file: as fast as it goes, and nothing is skipped.
             sample_rate_hertz: must equal the mesh's, see `info`.
+            model: the `model_id` of one of `models`; empty takes the one with the most free slots.
             text_temperature, text_top_k, audio_temperature, audio_top_k, seed: how the model draws its tokens;
                 temperature 0 is greedy; None takes the model's default.
             traceparent: W3C trace context under which the session's span is put.
@@ -99,7 +113,7 @@ class Mesh:
                                    audio_temperature=audio_temperature, audio_top_k=audio_top_k, seed=seed)
         config = conversation_pb2.ConverseConfig(
             sample_rate_hertz=sample_rate_hertz, encoding=pcm_format.encoding, pacing=_PACINGS[pacing],
-            sampling=sampling, traceparent=traceparent)
+            sampling=sampling, traceparent=traceparent, model=model)
         pieces, on_ready = source.pieces(), None
         if align:
             aligned = Aligned(pieces, pcm_format.sample_bytes, pcm_format.bytes_per_second)
@@ -134,12 +148,9 @@ async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = 
         yield Mesh(channels)
 
 
-async def _info(stub: conversation_pb2_grpc.ConversationServiceStub) -> MeshInfo:
-    try:
-        info = await stub.GetInfo(conversation_pb2.GetInfoRequest())
-    except grpc.aio.AioRpcError as error:
-        raise mesh_error(error) from None
-    return MeshInfo(info.model_id, info.sample_rate_hertz, info.samples_per_frame, info.slots_total, info.slots_free)
+def _mesh_info(facts: conversation_pb2.GetInfoResponse | conversation_pb2.Model) -> MeshInfo:
+    return MeshInfo(facts.model_id, facts.codec_id, facts.sample_rate_hertz, facts.samples_per_frame, facts.slots_total,
+                    facts.slots_free)
 
 
 def _metadata(api_key: str) -> tuple[tuple[str, str], ...]:

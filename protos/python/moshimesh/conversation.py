@@ -132,8 +132,9 @@ class Conversation:
                     self._ready = ready = response.ready
                     if self._on_ready is not None:
                         self._on_ready(ready)
-                    yield Ready(ready.session_id, ready.model_id, ready.sample_rate_hertz, ready.samples_per_frame,
-                                ready.delay_frames, ready.sampling.seed, ready.frame_due_us / 1e6)
+                    yield Ready(ready.session_id, ready.model_id, ready.codec_id, ready.sample_rate_hertz,
+                                ready.samples_per_frame, ready.delay_frames, ready.sampling.seed,
+                                ready.frame_due_us / 1e6)
                 elif kind == "summary":
                     yield self._summary(response.summary)
                 elif kind == "queued":

@@ -28,9 +28,10 @@ class MeshError(Exception):
 
 @dataclass(frozen=True)
 class MeshInfo:
-    """What the mesh serves."""
+    """A model that the mesh serves, the codec that it is served with, and the room for conversations with it."""
 
     model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     slots_total: int
@@ -57,6 +58,7 @@ class Ready:
 
     session_id: str
     model_id: str
+    codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     delay_frames: int

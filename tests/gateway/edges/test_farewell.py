@@ -27,11 +27,12 @@ class Edge:
     def __init__(self, failure: Exception, farewell_s: float) -> None:
         self._failure, self._farewell_s = failure, farewell_s
         descriptor = pb.DESCRIPTOR.services_by_name["ConversationService"]
-        self.services = (Service(descriptor, {
-            "Converse": self.converse, "GetInfo": self.nothing, "ListModels": self.nothing}, 10.0),)
+        handlers = {method.name: self.converse if method.name == "Converse" else self.unary
+                    for method in descriptor.methods}
+        self.services = (Service(descriptor, handlers, 10.0),)
 
-    async def nothing(self, request: object) -> None:
-        raise NotImplementedError
+    async def unary(self, request: object) -> pb.GetInfoResponse:
+        return pb.GetInfoResponse()
 
     async def converse(self, incoming: Incoming[pb.ConverseRequest]) -> AsyncGenerator[pb.ConverseResponse, None]:
         async with Requests(incoming) as requests:
