@@ -77,7 +77,7 @@ test-slow: dev ## run the slow tests: whole meshes, faults under load, installin
 	$(PY) -m pytest -m slow
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
-	$(PY) -m pytest -m "not slow" tests/gateway tests/stubs/test_wheel.py
+	$(PY) -m pytest -m "not slow" tests/gateway tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
 
 lint: dev ## ruff, mypy, protos, stubs, manifests
 	$(VENV)/bin/ruff check .
