@@ -21,10 +21,8 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 ifneq ($(words $(VENV)),1)
 $(error VENV is "$(VENV)": make's own files are in it, and their names can't have spaces)
 endif
-ifeq ($(filter $(TORCH),cpu),)
-ifneq ($(TORCH),)
+ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
-endif
 endif
 
 .PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval bench bench-gpu soak chaos trace \
