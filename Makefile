@@ -21,10 +21,8 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 ifneq ($(words $(VENV)),1)
 $(error VENV is "$(VENV)": make's own files are in it, and their names can't have spaces)
 endif
-ifeq ($(filter $(TORCH),cpu),)
-ifneq ($(TORCH),)
+ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
-endif
 endif
 
 .PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval bench bench-gpu soak chaos trace \
@@ -77,7 +75,7 @@ test-slow: dev ## run the slow tests: whole meshes, faults under load, installin
 	$(PY) -m pytest -m slow
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
-	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py
+	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
 
 lint: dev ## ruff, mypy, protos, stubs, manifests
 	$(VENV)/bin/ruff check .

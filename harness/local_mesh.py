@@ -134,8 +134,7 @@ class LocalMesh:
         """Start a service's real command, for the first time or again: codec, lm, gateway, codec-2 ..."""
         service = name.partition("-")[0]
         if service == "gateway":
-            flags = ["--codec", self.addresses("codec"), "--lm", self.addresses("lm"), "--redis-url", self.redis_url,
-                     *self.gateway_flags]
+            flags = ["--codec", self.addresses("codec"), "--lm", self.addresses("lm"), *self.gateway_flags]
         else:
             flags = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
         await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",
@@ -162,8 +161,10 @@ class LocalMesh:
     async def start_process(self, name: str, command: Sequence[str]) -> None:
         """Start any process of the mesh; it is stopped with the others."""
         path = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "python")])
-        self.processes[name] = Process(name, command, {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | self.environment,
-                                       self.on_line)
+        environment = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        if self.redis_url:
+            environment["MOSHIMESH_REDIS_URL"] = self.redis_url  # no flag: everybody's `ps` shows flags, with passwords
+        self.processes[name] = Process(name, command, environment | self.environment, self.on_line)
         await self.processes[name].start()
 
     async def wait_ready(self, name: str, port: int) -> None:

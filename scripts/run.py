@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -20,7 +21,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda ...")
     parser.add_argument("--slots", type=int, default=8, help="callers at once")
     parser.add_argument("--port", type=int, default=50050, help="the gateway's port; codec and lm take the next two")
-    parser.add_argument("--redis-url", default="", help="a running Redis; empty: start one")
+    parser.add_argument("--redis-url", default="", help="a running Redis; empty: the one of MOSHIMESH_REDIS_URL, where "
+                                                        "no `ps` shows its password, else start one")
     parser.add_argument("--trace", default="", metavar="ENDPOINT", help="OTLP/gRPC endpoint for traces and metrics")
     parser.add_argument("--metrics", type=int, default=0, metavar="PORT",
                         help="serve /metrics of the gateway at this port, of codec and lm at the next two")
@@ -38,8 +40,9 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     began = time.monotonic()
+    redis_url = options.redis_url or os.environ.get("MOSHIMESH_REDIS_URL", "")
     mesh = LocalMesh(options.checkpoint, options.device, options.slots, options.port, options.port + 1,
-                     options.port + 2, options.redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
+                     options.port + 2, redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
     if options.metrics:
         mesh.metrics_ports = {name: options.metrics + number for number, name in enumerate(("gateway", "codec", "lm"))}
     stopping = asyncio.ensure_future(stop.wait())

@@ -139,6 +139,13 @@ async def test_a_password_is_not_printed() -> None:
     assert "secret" not in output
 
 
+async def test_the_redis_url_is_in_no_command_line(mesh: LocalMesh) -> None:
+    """Everybody on the machine can read those, and the URL may hold a password."""
+    assert mesh.redis_url
+    for process in mesh.processes.values():
+        assert mesh.redis_url not in " ".join(process.command)
+
+
 async def test_sigterm_drains_and_exits_with_0(checkpoint: str) -> None:
     async with LocalMesh(checkpoint, slots=1) as mesh:
         for name in ("gateway", "lm", "codec"):
