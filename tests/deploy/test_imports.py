@@ -53,7 +53,7 @@ def test_only_the_gateway_imports_redis() -> None:
 
 def test_only_traces_and_metrics_import_the_opentelemetry_sdk() -> None:
     assert _importers("opentelemetry.sdk") == {"mesh/telemetry.py", "mesh/metrics.py", "mesh/metrics_push.py"}
-    assert _importers("prometheus_client") == {"mesh/metrics.py"}
+    assert _importers("prometheus_client") == {"mesh/metrics.py", "mesh/metrics_page.py"}
 
 
 def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
