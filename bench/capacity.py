@@ -8,8 +8,9 @@ process, could step in time. The load generator runs on the same machine and tak
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,11 +185,22 @@ async def reference(checkpoint: str, device: str, speech: bytes, seconds: float)
     return min(tried, key=lambda figures: figures.p99_ms)
 
 
+@contextlib.contextmanager
+def shown(progress: Progress | None, what: str) -> Iterator[None]:
+    """Show that something runs of which nobody knows how long it takes."""
+    task = progress.add_task(what, total=None) if progress else None
+    yield
+    if progress and task is not None:
+        progress.update(task, total=1, completed=1)
+
+
 async def run(checkpoint: str, device: str, wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
     """One repeat of parts (b) and (c)."""
     speech, seconds = read_speech(wav), 6.0 if quick else 20.0
-    beside = await reference(checkpoint, device, speech[0], seconds)
-    most, step_ms = await asyncio.to_thread(ceiling, checkpoint, device, 10 if quick else 40)
+    with shown(progress, "moshi.server, one caller"):
+        beside = await reference(checkpoint, device, speech[0], seconds)
+    with shown(progress, "the engines alone"):
+        most, step_ms = await asyncio.to_thread(ceiling, checkpoint, device, 10 if quick else 40)
     async with LocalMesh(checkpoint, device, slots=MOST_CALLERS) as mesh:
         await load(mesh.target, 4, 0.5, 1.0, speech)  # warm
         held, tried = await capacity(mesh, speech, seconds, FRAME_S, progress)

@@ -1,4 +1,4 @@
-"""Wait for a condition instead of a time."""
+"""Wait for a condition instead of a time: machines are shared."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ async def until(condition: Callable[[], object], within_s: float = 20.0) -> None
             return
         assert time.monotonic() < deadline, f"did not come within {within_s} s"
         await asyncio.sleep(0.005)
+
+
+async def settled() -> None:
+    """Let every task run that waits for its turn only, and for no clock and no other thread."""
+    for _ in range(100):
+        await asyncio.sleep(0)

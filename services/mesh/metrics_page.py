@@ -31,16 +31,19 @@ class MetricsPage:
         """Raises OSError when the address can't be listened on. A port of 0 takes a free one."""
         self._registry = registry
         self._connections = 0
+        self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
-        try:
-            self._server = self._loop.run_until_complete(
-                asyncio.start_server(self._serve, host, port, limit=REQUEST_BYTES, backlog=CONNECTIONS))
-        except BaseException:
-            self._loop.close()
-            raise
-        self.port: int = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="metrics-page", daemon=True)
         self._thread.start()
+        # Services make a page from within their own event loop, where this one can't run.
+        listening = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._serve, host, port, limit=REQUEST_BYTES, backlog=CONNECTIONS), self._loop)
+        try:
+            self._server = listening.result()
+        except OSError:
+            self.close()
+            raise
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
         """Stop serving."""
@@ -53,7 +56,8 @@ class MetricsPage:
         self._loop.close()
 
     async def _leave(self) -> None:
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         serving = asyncio.all_tasks() - {asyncio.current_task()}
         for task in serving:
             task.cancel()

@@ -228,7 +228,7 @@ async def test_callers_who_hang_up_at_once(mesh: LocalMesh) -> None:
             await stream.write(config())
             await asyncio.sleep(0.0002 * attempt)
             stream.cancel()
-    assert await slots_are_free(mesh, 2.0)
+    assert await slots_are_free(mesh)
 
 
 async def test_an_error_of_the_callers_own_audio_reaches_the_caller(mesh: LocalMesh) -> None:

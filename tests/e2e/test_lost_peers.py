@@ -50,6 +50,7 @@ async def test_a_killed_lm_that_comes_back(own_mesh: LocalMesh, speech: Pcm) -> 
                     restarting = asyncio.ensure_future(own_mesh.start_replica("lm"))
                 if after > 20:
                     break
+    assert after > 20, "the call ended"
     await restarting
     assert await slots_are_free(own_mesh)
 

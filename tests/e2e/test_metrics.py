@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -12,7 +13,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,19 +92,33 @@ class Run:
         return await scrape(self.mesh, name)
 
 
+@contextlib.asynccontextmanager
+async def collector(add_services: Callable[[grpc.aio.Server], None]) -> AsyncIterator[str]:
+    """The endpoint of a server with some of OTLP's services."""
+    server = grpc.aio.server()
+    add_services(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop(0)  # one that is not stopped keeps Python from ending
+
+
 @pytest.fixture(scope="module")
 async def run() -> AsyncIterator[Run]:
     """Eight live callers, one offline call, and a lost replica of codec and lm."""
-    server, receiver = grpc.aio.server(), Receiver()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver.traces, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(receiver, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    environment = {"MOSHIMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_METRIC_EXPORT_INTERVAL": "500",
-                   "MOSHIMESH_LOG_FORMAT": "json", "MOSHIMESH_TRACE_ONE_IN": "5"}
-    lines: list[str] = []
-    async with NullMesh(slots=16, replicas=2, metrics=True, environment=environment,
-                        on_line=lambda name, line: lines.append(line) if name == "gateway" else None) as mesh:
+    receiver, lines = Receiver(), list[str]()
+
+    def add_services(server: grpc.aio.Server) -> None:
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver.traces, server)
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(receiver, server)
+
+    async with collector(add_services) as endpoint, NullMesh(
+            slots=16, replicas=2, metrics=True,
+            environment={"MOSHIMESH_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "500",
+                         "MOSHIMESH_LOG_FORMAT": "json", "MOSHIMESH_TRACE_ONE_IN": "5"},
+            on_line=lambda name, line: lines.append(line) if name == "gateway" else None) as mesh:
         run = Run(mesh, *await load(mesh.target, 8, 0.5, 6.0, SPEECH), receiver)
         run.after_load = await run.scrape("gateway")
         async with moshimesh.connect(mesh.target) as client:
@@ -119,7 +134,6 @@ async def run() -> AsyncIterator[Run]:
                 await receiver.news(instance(await run.scrape(name)))
         run.lines = lines
         yield run
-    await server.stop(0)
 
 
 async def reads(mesh: NullMesh, name: str, number: float, **labels: str) -> bool:
@@ -247,16 +261,12 @@ async def test_logs_are_objects_with_sessions_and_without_words(run: Run) -> Non
 
 async def test_a_collector_that_takes_no_metrics_is_left_alone() -> None:
     """As Jaeger does: it implements the trace service only."""
-    server = grpc.aio.server()
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
     lines: list[str] = []
-    async with NullMesh(slots=2, environment={"MOSHIMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-                                              "OTEL_METRIC_EXPORT_INTERVAL": "200"},
-                        on_line=lambda name, line: lines.append(line) if name == "gateway" else None):
+    async with collector(lambda server: None) as endpoint, NullMesh(
+            slots=2, environment={"MOSHIMESH_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "200"},
+            on_line=lambda name, line: lines.append(line) if name == "gateway" else None):
         await until(lambda: any("takes no metrics" in line for line in lines))
         await asyncio.sleep(5 * 0.2)  # it would push as often again
-    await server.stop(0)
     assert len([line for line in lines if "takes no metrics" in line]) == 1, lines
     assert not any("ERROR" in line for line in lines), lines
 

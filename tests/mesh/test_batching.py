@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 
 import pytest
 
 from services.mesh.batching import HANG_S, IN_FLIGHT_FRAMES, Answer, Batcher
 from services.mesh.errors import Draining, EngineFailed, InvalidRequest, NoFreeSlot
-from services.mesh.gathering import LATE_S, Gathering
+from services.mesh.gathering import Gathering
+from tests.until import settled
 
 
 class Echo:
@@ -203,27 +205,61 @@ async def test_a_session_has_a_bounded_number_of_frames_under_way(echo) -> None:
             yield taken
 
     session = asyncio.create_task(collect(batcher, "a", endless()))
-    await asyncio.sleep(0.05)
+    await settled()
     assert taken == IN_FLIGHT_FRAMES + 1  # one more is in the reader's hand
     session.cancel()
     await asyncio.gather(session, return_exceptions=True)
 
 
-async def test_the_first_stage_gathers_but_a_lone_session_does_not_wait() -> None:
-    frame_s = 0.1
+async def test_the_first_stage_waits_for_those_who_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as `Gathering` says, which hears when the last frames came of the sessions that are not here."""
+    spoken = {name: asyncio.Queue[int]() for name in "abcd"}
+    due: list[str] = []
+    heard_of: list[list[int]] = []
 
-    async def spoken(start_s: float) -> AsyncIterator[int]:
-        await asyncio.sleep(start_s)
-        yield 1
-        await asyncio.sleep(frame_s)
-        yield 2
+    def wait_s(_: Gathering, now: int, sessions: int, last: Iterable[int]) -> float:
+        assert sessions == 4
+        if not due:
+            return 0.0
+        heard_of.append(sorted(last))
+        while due:  # they come while it waits
+            spoken[due.pop()].put_nowait(2)
+        return 0.1
 
-    engine = Echo()
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, Gathering(round(frame_s * 1e9)))
-    for answer in await collect(gathering, "a", spoken(0)):
-        assert answer.timing.dequeued - answer.timing.received < LATE_S * 1e9
-    sessions = await asyncio.gather(*(collect(gathering, name, spoken(0.0001 * ord(name))) for name in "abcd"))
-    assert [second.timing.batch_size for _, second in sessions] == [4] * 4
+    monkeypatch.setattr(Gathering, "wait_s", wait_s)
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), Gathering(80_000_000))
+
+    async def frames(name: str) -> AsyncIterator[int]:
+        for _ in range(2):
+            yield await spoken[name].get()
+
+    with contextlib.ExitStack() as leases:
+        slots = {name: leases.enter_context(gathering.lease(name, name)) for name in spoken}
+        answers = {name: slot.serve(frames(name)) for name, slot in slots.items()}
+        firsts = []
+        for name in spoken:
+            asking = asyncio.create_task(anext(answers[name]))
+            spoken[name].put_nowait(1)
+            firsts.append((await asking).timing)
+        assert [timing.batch_size for timing in firsts] == [1] * 4
+        asking = [asyncio.create_task(anext(answer)) for answer in answers.values()]
+        due += "bcd"
+        spoken["a"].put_nowait(2)
+        seconds = await asyncio.gather(*asking)
+        assert [second.timing.batch_size for second in seconds] == [4] * 4
+        assert heard_of == [sorted(timing.received for timing in firsts[1:])]
+        for answer in answers.values():
+            await answer.aclose()
+    await gathering.close()
+
+
+async def test_a_lone_session_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    as_it_is = Gathering.wait_s
+    monkeypatch.setattr(Gathering, "wait_s", lambda *asked: waited.append(as_it_is(*asked)) or waited[-1])
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), Gathering(80_000_000))
+    assert len(await collect(gathering, "a", numbers(3))) == 3
+    assert set(waited) == {0.0}
     await gathering.close()
 
 

@@ -52,6 +52,16 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
+async def test_a_service_starts_it_within_its_own_event_loop() -> None:
+    page = MetricsPage(CollectorRegistry(), "127.0.0.1", 0)
+    try:
+        with pytest.raises(OSError, match="in use"):
+            MetricsPage(CollectorRegistry(), "127.0.0.1", page.port)
+    finally:
+        page.close()
+    assert "metrics-page" not in {thread.name for thread in threading.enumerate()}
+
+
 def test_it_speaks_both_of_prometheus_languages(page: MetricsPage) -> None:
     kind, text = scrape(page)
     assert kind.startswith("text/plain") and "moshimesh_thing 3.0\n" in text and "# EOF" not in text

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
-from moshimesh.gateway.v1 import conversation_pb2
 
 from services.gateway.calls import waiting as line_module
-from services.gateway.calls.limits import Limits
+from services.gateway.calls.events import Queued
+from services.gateway.calls.limits import GONE_S, Limits
 from services.gateway.calls.waiting import Line
 from services.gateway.store import Store
 from services.mesh.errors import LineFull, TooManyCalls
 from tests.gateway.redis_server import RedisServer
+from tests.until import until
 
 
 @pytest.fixture
@@ -38,22 +41,31 @@ MODEL = "a model"
 
 
 class Slots:
-    """What is free in the mesh."""
+    """What is free in the mesh, and the callers that have got it, in order."""
 
     def __init__(self) -> None:
         self.free = 0
+        self.got: list[str] = []
 
 
-async def wait_in(line: Line, name: str, slots: Slots, got: list[str], ahead: bool = False
-                  ) -> list[conversation_pb2.Queued]:
-    told = []
-    async with line.join(MODEL, name, ahead) as place:
-        async for queued in place.turns(lambda: slots.free):
-            told.append(queued)
-        slots.free -= 1
-        got.append(name)
-        place.served = True
-    return told
+class Caller:
+    """Waits in a line until there is a slot."""
+
+    def __init__(self, line: Line, name: str, slots: Slots, ahead: bool = False) -> None:
+        self.told: list[Queued] = []
+        self.served = asyncio.create_task(self._wait(line, name, slots, ahead))
+
+    async def _wait(self, line: Line, name: str, slots: Slots, ahead: bool) -> None:
+        async with line.join(MODEL, name, ahead) as place:
+            async for queued in place.turns(lambda: slots.free):
+                self.told.append(queued)
+            slots.free -= 1
+            slots.got.append(name)
+            place.served = True
+
+    async def is_at(self, position: int) -> None:
+        """Wait until it is told so."""
+        await until(lambda: self.told and self.told[-1].position == position)
 
 
 @pytest.fixture(autouse=True)
@@ -61,86 +73,91 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_module, "POLL_S", 0.03)
 
 
-async def in_line(lines: list[Line], names: list[str], slots: Slots, got: list[str]
-                  ) -> list[asyncio.Task[list[conversation_pb2.Queued]]]:
-    tasks = []
+async def in_line(lines: list[Line], names: list[str], slots: Slots) -> list[Caller]:
+    callers = []
     for number, name in enumerate(names):
-        tasks.append(asyncio.create_task(wait_in(lines[number % len(lines)], name, slots, got)))
-        await asyncio.sleep(0.05)
-    return tasks
+        callers.append(Caller(lines[number % len(lines)], name, slots))
+        await callers[-1].is_at(number + 1)
+    return callers
 
 
 async def test_first_come_first_served_over_gateways(stores: list[Store]) -> None:
     lines = [Line(store, 10) for store in stores]
-    slots, got = Slots(), []
+    slots = Slots()
     assert not await lines[0].anybody_waits(MODEL)
-    tasks = await in_line(lines, ["a", "b", "c", "d"], slots, got)
+    began = time.monotonic()
+    callers = await in_line(lines, ["a", "b", "c", "d"], slots)
+    last = callers[-1]
     assert await lines[0].anybody_waits(MODEL) and await lines[1].anybody_waits(MODEL)
-    urgent = asyncio.create_task(wait_in(lines[1], "cut off", slots, got, ahead=True))
-    await asyncio.sleep(0.1)
-    assert got == []
-    for _ in range(5):
+    callers.append(Caller(lines[1], "cut off", slots, ahead=True))
+    await last.is_at(5)
+    assert slots.got == []
+    for position in (4, 3, 2, 1):
         slots.free += 1
-        await asyncio.sleep(0.15)
-    told = await asyncio.gather(*tasks)
-    await urgent
-    assert got == ["cut off", "a", "b", "c", "d"]
-    assert [queued.position for queued in told[3]] == [4, 5, 4, 3, 2, 1]
-    assert told[3][0].estimated_wait_ms == 0  # nobody had been served yet
-    assert 10 < told[3][-1].estimated_wait_ms < 2000
-    await asyncio.sleep(0.05)
-    assert not await lines[0].anybody_waits(MODEL)
+        await last.is_at(position)
+    slots.free += 1
+    await asyncio.gather(*(caller.served for caller in callers))
+    assert slots.got == ["cut off", "a", "b", "c", "d"]
+    assert [queued.position for queued in last.told] == [4, 5, 4, 3, 2, 1]
+    assert last.told[0].estimated_wait_ms == 0  # nobody had been served yet
+    assert 0 < last.told[-1].estimated_wait_ms < (time.monotonic() - began) * 1000
+    await until(lambda: nobody_waits(lines[0]))
+
+
+async def nobody_waits(line: Line) -> bool:
+    return not await line.anybody_waits(MODEL)
 
 
 async def test_a_full_line_refuses_all_but_those_who_were_cut_off(stores: list[Store]) -> None:
     lines = [Line(store, 2) for store in stores]
-    slots, got = Slots(), []
-    tasks = await in_line(lines, ["a", "b"], slots, got)
+    slots = Slots()
+    callers = await in_line(lines, ["a", "b"], slots)
     with pytest.raises(LineFull) as caught:
-        await wait_in(lines[0], "c", slots, got)
+        await Caller(lines[0], "c", slots).served
     assert caught.value.retry_after_s
-    tasks.append(asyncio.create_task(wait_in(lines[0], "cut off", slots, got, ahead=True)))
-    await asyncio.sleep(0.1)
+    callers.append(Caller(lines[0], "cut off", slots, ahead=True))
+    await callers[-1].is_at(1)
     slots.free = 3
-    await asyncio.gather(*tasks)
-    assert sorted(got) == ["a", "b", "cut off"]
+    await asyncio.gather(*(caller.served for caller in callers))
+    assert sorted(slots.got) == ["a", "b", "cut off"]
 
 
 async def test_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
     lines = [Line(store, 10) for store in stores]
-    slots, got = Slots(), []
-    first, second = await in_line(lines, ["a", "b"], slots, got)
-    first.cancel()
-    await asyncio.sleep(0.1)
+    slots = Slots()
+    first, second = await in_line(lines, ["a", "b"], slots)
+    first.served.cancel()
+    await second.is_at(1)
     slots.free = 1
-    await second
-    assert got == ["b"]
+    await second.served
+    assert slots.got == ["b"]
 
 
 async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "GONE_S", 0.3)
+    monkeypatch.setattr(line_module, "GONE_S", 1.0)
     lines = [Line(store, 10) for store in stores]
     await lines[0].wait(MODEL, "of a gateway that dies now", False)
-    slots, got = Slots(), []
+    slots = Slots()
     slots.free = 1
-    (task,) = await in_line([lines[1]], ["b"], slots, got)
-    assert got == []
-    await asyncio.wait_for(task, 2)
+    caller = Caller(lines[1], "b", slots)
+    await asyncio.wait_for(caller.served, 20)
+    assert [queued.position for queued in caller.told] == [2, 1]
 
 
 async def test_without_redis_each_gateway_has_a_line_of_its_own(server: RedisServer, stores: list[Store]) -> None:
     server.kill()
     line = Line(stores[0], 2)
-    slots, got = Slots(), []
-    tasks = await in_line([line], ["a", "b"], slots, got)
+    slots = Slots()
+    first, second = await in_line([line], ["a", "b"], slots)
     assert await line.anybody_waits(MODEL)
     with pytest.raises(LineFull):
-        await wait_in(line, "c", slots, got)
-    for _ in range(2):
-        slots.free += 1
-        await asyncio.sleep(0.15)
-    await asyncio.gather(*tasks)
-    assert got == ["a", "b"]
+        await Caller(line, "c", slots).served
+    slots.free += 1
+    await first.served
+    assert slots.got == ["a"]
+    slots.free += 1
+    await second.served
+    assert slots.got == ["a", "b"]
 
 
 async def test_calls_of_a_key_over_gateways(stores: list[Store]) -> None:
@@ -153,9 +170,14 @@ async def test_calls_of_a_key_over_gateways(stores: list[Store]) -> None:
             assert caught.value.retry_after_s
         async with one.admit("", "5"):
             pass
-    await asyncio.sleep(0.1)
-    async with other.admit("key", "6"), other.admit("key", "7"):
-        pass
+
+    async def has_room_again() -> bool:
+        with contextlib.suppress(TooManyCalls):
+            async with other.admit("key", "6"), other.admit("key", "7"):
+                return True
+        return False
+
+    await until(has_room_again, GONE_S / 2)  # sooner than calls of a lost gateway are forgotten
 
 
 async def test_a_conversation_that_is_taken_up_again_counts_once(stores: list[Store]) -> None:

@@ -12,6 +12,7 @@ from services.gateway.path.audio import AudioFormat, Pcm
 from services.gateway.path.ingest import IN_FLIGHT_FRAMES, LIVE_SLACK_FRAMES, CallerFrame, Ingest
 from services.mesh.errors import InvalidRequest
 from tests.gateway.fake_observer import Heard
+from tests.until import settled
 
 FRAME = 8
 FORMAT = AudioFormat(100, FRAME)
@@ -124,11 +125,11 @@ async def test_an_offline_caller_is_held_back() -> None:
 
     ingest = Ingest(FORMAT, Heard(), live=False, delay_frames=0)
     reader = asyncio.create_task(ingest.read(endless()))
-    await asyncio.sleep(0.01)
+    await settled()
     assert taken == IN_FLIGHT_FRAMES + 1
     sent = Sent()
     ingest.send_to(sent)
-    await asyncio.sleep(0.05)
+    await settled()
     assert len(sent.frames) == IN_FLIGHT_FRAMES  # no answer yet, so no more frames
     assert taken == 2 * IN_FLIGHT_FRAMES + 1
     ingest.answered()
@@ -172,7 +173,7 @@ async def test_a_live_call_that_is_held_up_loses_nothing() -> None:
     ingest.send_to(sent)
     for frame in range(30):
         audio.put_nowait(frame)
-        await asyncio.sleep(0.001)
+        await settled()
         clock[0] += 0.08
         if frame < 10:
             ingest.answered()
@@ -196,7 +197,7 @@ async def test_a_live_call_in_a_mesh_that_is_only_slow_skips() -> None:
     ingest.send_to(sent)
     for frame in range(60):
         audio.put_nowait(frame)
-        await asyncio.sleep(0.001)
+        await settled()
         clock[0] += 0.08
         if frame % 2:
             ingest.answered()
@@ -215,7 +216,7 @@ async def test_a_call_resumed_after_ten_seconds_loses_nothing() -> None:
             yield SILENCE
 
     reading = asyncio.create_task(ingest.read(silence()))
-    await asyncio.sleep(0.05)
+    await settled()
     heard = await drain(ingest)
     await reading
     assert [frame.sequence for frame in heard] == list(range(100, 289))
