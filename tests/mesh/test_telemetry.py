@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.trace import SpanContext
 
 import services
-from scripts.local_mesh import free_port
+from harness.local_mesh import free_port
 from services.mesh import otel_environment, telemetry
 from services.mesh.otlp import LEAST_INT, MOST_INT, wire_value
 from services.mesh.telemetry import FinishedSpan, FrameTracer, SpanSender, new_trace, service_resource
