@@ -154,6 +154,9 @@ class SessionMoved(MeshError):
 
     code, reason = grpc.StatusCode.ABORTED, "SESSION_MOVED"
 
+    def __init__(self, where: str = "elsewhere") -> None:
+        super().__init__(f"the conversation was resumed {where} with its resume handle")
+
 
 class ResumeUnavailable(MeshError):
     """The store of the sessions does not answer, or refuses."""

@@ -97,7 +97,7 @@ class Conversation:
     def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
         """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""
         if session.lost:  # somebody was faster, while the rows were opened
-            raise SessionMoved("the conversation was resumed elsewhere with its resume handle")
+            raise SessionMoved
         codec, lm, audio = rows.codec_ready, rows.lm_ready, rows.audio
         self._observer.opened(session.id, session.model_id, audio.frame_nanos)
         if isinstance(self._opening.origin, Resumed):

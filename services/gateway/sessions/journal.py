@@ -147,7 +147,7 @@ class Session:
         """Another call has taken the session over."""
         self.lost = True
         if self._listener is not None:
-            self._listener.lost(SessionMoved(f"the conversation was resumed {where} with its resume handle"))
+            self._listener.lost(SessionMoved(where))
 
     def unreachable(self) -> None:
         """Redis is away."""
