@@ -40,7 +40,7 @@ class Recalling:
                     raise ZeroDivisionError
                 while request.config.session_id == "much":
                     yield lm_pb2.StepResponse(step=lm_pb2.StepFrame(text="x" * 100_000))
-                yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=len(request.frame.codes)))
+                yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=len(request.step.frame.codes)))
         finally:
             self.running -= 1
 
