@@ -8,6 +8,7 @@ import sys
 import time
 
 from services.codec.config import CodecConfig
+from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
@@ -40,7 +41,8 @@ async def main(config: CodecConfig) -> None:
     encoder.warm_up()
     decoder.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")
-    service = CodecServer(encoder, decoder, codec, tracer, config.stall_s)
+    service = CodecServer(encoder, decoder, codec, tracer, config.stall_s,
+                          BatchingOptions(config.idle_s, config.yield_cpu))
     watch(metrics, service.batchers, device_memory(config.device))
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, codec,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.mesh.config import Port, ServiceConfig
+from services.mesh.config import EngineConfig, Port
 
 
-class CodecConfig(ServiceConfig):
+class CodecConfig(EngineConfig):
     """Flags of `python -m services.codec`; each is also MOSHIMESH_NAME in the environment."""
 
     port: Port = Field(50051, description="port to listen on; 0 takes a free one")

@@ -15,7 +15,7 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.codec.codes import MISSING
 from services.mesh import logs
-from services.mesh.batching import Batcher, Slot
+from services.mesh.batching import USUAL, Batcher, BatchingOptions, Slot
 from services.mesh.errors import InvalidRequest
 from services.mesh.gathering import Gathering
 from services.mesh.incoming import Incoming, read_config_message, read_payload, read_payloads
@@ -23,7 +23,7 @@ from services.mesh.recorder import HopRecorder
 from services.mesh.samples import FULL_SCALE, check_frame_codes, check_samples, check_session_id
 from services.mesh.serving import Service
 from services.mesh.telemetry import FrameTracer
-from services.mesh.timings import Timing, answer_context
+from services.mesh.timings import Timing, answer_context, check_context
 from services.mesh.tunnel import TunnelServer
 
 if TYPE_CHECKING:  # this file speaks gRPC, that one torch
@@ -39,7 +39,7 @@ DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 
 @dataclass(frozen=True)
 class Item:
-    """One frame: its samples or codes, its context, and whether to clear the row behind it."""
+    """One frame: its samples or codes, its context, and whether to clear the row after it."""
 
     frame: Frame
     context: audio_pb2.FrameContext
@@ -71,7 +71,7 @@ class CodecServer:
     """Encode and Decode, each over an engine of its own."""
 
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, codec_id: str, tracer: FrameTracer,
-                 stall_s: float) -> None:
+                 stall_s: float, options: BatchingOptions = USUAL) -> None:
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s)
         self._instance_id = str(uuid.uuid4())
         self._tunnel = TunnelServer(service, self._keep)
@@ -85,9 +85,10 @@ class CodecServer:
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._tracer = tracer
         self._encode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher(
-            "encode", CodecStepper(encoder),
+            "encode", CodecStepper(encoder), options,
             Gathering(self.facts.samples_per_frame * 1_000_000_000 // self.facts.sample_rate_hertz))
-        self._decode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher("decode", CodecStepper(decoder))
+        self._decode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher(
+            "decode", CodecStepper(decoder), options)
         self._recorders = {hop: HopRecorder(tracer, hop, batcher.total, codec_id, batcher.recent)
                            for hop, batcher in ((audio_pb2.HOP_CODEC_ENCODE, self._encode),
                                                 (audio_pb2.HOP_CODEC_DECODE, self._decode))}
@@ -129,7 +130,7 @@ class CodecServer:
         with self._encode.lease(session_id, past) as slot:
             await slot.opened()
             yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
-                frame_phase_us=slot.phase // 1000, **self._announced | {"codebooks": codebooks}))
+                frame_phase_us=slot.phase_nanos // 1000, **self._announced | {"codebooks": codebooks}))
             async for answer in slot.serve(items):
                 item, codes = answer.result
                 frames += 1
@@ -161,14 +162,14 @@ class CodecServer:
                          ) -> AsyncIterator[Item]:
         clear_after = clear_after_first
         async for frame in read_payloads(requests, "frame"):
-            yield Item(self._checked_pcm(frame.pcm), frame.context, clear_after)
+            yield Item(self._checked_pcm(frame.pcm), check_context(frame.context), clear_after)
             clear_after = False
 
     async def _codes_items(self, requests: AsyncIterator[codec_pb2.DecodeRequest], codebooks: int
                            ) -> AsyncIterator[Item]:
         async for frame in read_payloads(requests, "frame"):
             check_frame_codes(frame.codes, codebooks, self.facts.cardinality)
-            yield Item(self._filled_up(np.array(frame.codes, np.int64)), frame.context)
+            yield Item(self._filled_up(np.array(frame.codes, np.int64)), check_context(frame.context))
 
     def _codebooks(self, asked: int) -> int:
         """How many codes a session's frames have. Raises InvalidRequest."""

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from services.lm.config import MOST_SLOTS, LmConfig
+from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
@@ -41,7 +42,7 @@ async def main(config: LmConfig) -> None:
     engine.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
     service = LmServer(engine, tokenizer, _defaults(checkpoint), model, codec_id(checkpoint), tracer,
-                       config.stall_s)
+                       config.stall_s, BatchingOptions(config.idle_s, config.yield_cpu))
     watch(metrics, service.batchers, device_memory(config.device))
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from services.mesh.config import Port, ServiceConfig
+from services.mesh.config import EngineConfig, Port
 
 MOST_SLOTS = 256
 
 
-class LmConfig(ServiceConfig):
+class LmConfig(EngineConfig):
     """Flags of `python -m services.lm`; each is also MOSHIMESH_NAME in the environment."""
 
     port: Port = Field(50052, description="port to listen on; 0 takes a free one")

@@ -16,14 +16,14 @@ from services.lm.past import Past, read_past
 from services.lm.sampling import Sampling
 from services.lm.text import PieceTable, TextStream
 from services.mesh import logs
-from services.mesh.batching import Batcher
+from services.mesh.batching import USUAL, Batcher, BatchingOptions
 from services.mesh.errors import InvalidRequest
 from services.mesh.incoming import Incoming, read_config_message, read_payloads
 from services.mesh.recorder import HopRecorder
 from services.mesh.samples import check_frame_codes, check_session_id
 from services.mesh.serving import Service
 from services.mesh.telemetry import FrameTracer
-from services.mesh.timings import answer_context
+from services.mesh.timings import answer_context, check_context
 from services.mesh.tunnel import TunnelServer
 
 if TYPE_CHECKING:  # this file speaks gRPC, that one torch
@@ -72,9 +72,11 @@ class LmServer:
     """Step over one engine."""
 
     def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, codec_id: str,
-                 tracer: FrameTracer, stall_s: float) -> None:
+                 tracer: FrameTracer, stall_s: float,
+                 options: BatchingOptions = USUAL) -> None:
         """`codec_id` names the codec that the model was trained with."""
-        self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher("lm", LmStepper(engine))
+        self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher(
+            "lm", LmStepper(engine), options)
         self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id, self._batcher.recent)
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Step": self.step}, stall_s)
         self._instance_id = str(uuid.uuid4())
@@ -152,7 +154,7 @@ class LmServer:
             if step.HasField("controls"):
                 raise _unsupported("step.controls")
             check_frame_codes(step.frame.codes, self.facts.user_codebooks, self.facts.cardinality, "step.frame.codes")
-            yield CodesItem(step.frame.codes, step.frame.context)
+            yield CodesItem(step.frame.codes, check_context(step.frame.context))
 
 
 def _unsupported(field: str) -> InvalidRequest:

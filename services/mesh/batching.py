@@ -20,10 +20,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import Draining, EngineFailed, NoFreeSlot
+from services.mesh.errors import Draining, EngineFailed, IdleCaller, NoFreeSlot
 from services.mesh.gathering import Gathering
 from services.mesh.testhooks import TickDelay
 from services.mesh.timings import Timing, Work
@@ -62,6 +62,45 @@ class Stepper(Protocol[SettingsIn, PayloadIn, ResultOut]):
 
 
 @dataclass(frozen=True)
+class BatchingOptions:
+    """How rows and the engine's thread are looked after."""
+
+    idle_s: float = 300.0
+    """A session that has sent no frame for this long loses its row. Well above what a gateway allows its callers, whom
+    it tells more; this is for callers of the service itself."""
+    yield_cpu: bool = False
+    """The engine's thread runs only when no other one wants to: good in a container of its own, where only the
+    service's event loop competes with it; beside other programs the engine would starve."""
+
+
+USUAL = BatchingOptions()
+
+
+class _Interval(NamedTuple):
+    """From when to when, in Unix nanoseconds."""
+
+    started: int
+    finished: int
+
+
+_NEVER = _Interval(0, 0)
+_ALL = object()  # that was all of an opening's chunks
+
+
+@dataclass
+class _Ticked(Generic[Result]):
+    """What the engine's thread did in one turn: a chunk of a row's opening, then a step; either may be left out."""
+
+    opened: bool = False
+    """Whether the row is open now."""
+    opening_failure: Exception | None = None
+    opening: _Interval = _NEVER
+    results: Sequence[Result] = ()
+    step_failure: Exception | None = None
+    step: _Interval = _NEVER
+
+
+@dataclass(frozen=True)
 class Answer(Generic[Result]):
     """What the engine made of one frame."""
 
@@ -76,12 +115,14 @@ class Slot(Generic[Payload, Result]):
         self.row = row
         self.tenant = tenant
         self.waiting: deque[tuple[Payload, int]] = deque()  # at most IN_FLIGHT_FRAMES, by _room
-        self.leased = now_unix_nanos()
-        self.phase = 0  # of a frame's time: when its frames had best come, see Gathering
-        self.last_received = 0  # when its last frame came
+        self.leased_unix_nanos = now_unix_nanos()
+        self.phase_nanos = 0  # of a frame's time: when its frames should come, see Gathering
+        self.last_received_unix_nanos = 0  # when its last frame came
+        self.in_step = False  # whether the engine has a frame of its now
         self.rebuilt = False  # whether the session came with a past
         self.chunks: Iterator[None] | None = None  # of the row's opening, until it is done
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_delivered_unix_nanos = 0  # when it was answered last, or had a failure told
         self._outbox: asyncio.Queue[Answer[Result] | Exception | None] = asyncio.Queue()  # likewise, and an end
         self._room = asyncio.Semaphore(IN_FLIGHT_FRAMES)
         self._wake = wake
@@ -115,16 +156,24 @@ class Slot(Generic[Payload, Result]):
 
     def deliver(self, answer: Answer[Result] | Exception) -> None:
         """Hand over a result, or what the step failed with."""
+        self._last_delivered_unix_nanos = now_unix_nanos()
         if isinstance(answer, Exception) and not self._opened.done():
             self._opened.set_exception(answer)
             self._opened.exception()  # nobody has to ask: the tenant may have left
             return
         self._outbox.put_nowait(answer)
 
+    @property
+    def quiet_since_unix_nanos(self) -> int | None:
+        """Since when its session could send frames and has sent none; None while the engine is to do something."""
+        if self.chunks is not None or self.waiting or self.in_step:
+            return None
+        return max(self.leased_unix_nanos, self._last_delivered_unix_nanos)
+
     async def _read(self, payloads: AsyncIterator[Payload]) -> None:
         try:
             async for payload in payloads:
-                self.last_received = received = now_unix_nanos()
+                self.last_received_unix_nanos = received = now_unix_nanos()
                 await self._room.acquire()
                 self.waiting.append((payload, received))
                 self._wake.set()
@@ -139,11 +188,13 @@ class Batcher(Generic[Settings, Payload, Result]):
     """Leases the rows of one engine and runs its steps."""
 
     def __init__(self, name: str, stepper: Stepper[Settings, Payload, Result],
+                 options: BatchingOptions = USUAL,
                  gathering: Gathering | None = None, now: Callable[[], float] = time.monotonic) -> None:
-        """`gathering`: for the first stage of a frame's way only, since those who are encoded together arrive together
-        at the stages behind.
+        """`gathering`: for the first stage of a frame's way only, since frames that are encoded together arrive
+        together at the later stages.
         """
         self.name = name
+        self._options = options
         self._gathering = gathering
         self.draining = False
         self._stepper = stepper
@@ -158,8 +209,10 @@ class Batcher(Generic[Settings, Payload, Result]):
         self._now = now
         self._stepping_since: float | None = None  # None: the engine is idle
         self._delays = TickDelay.of(name)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-engine",
+                                          initializer=_give_way if options.yield_cpu else None)
         self._loop_task = asyncio.create_task(self._run())
+        self._idle_task = asyncio.create_task(self._end_idle())
 
     @property
     def total(self) -> int:
@@ -197,7 +250,7 @@ class Batcher(Generic[Settings, Payload, Result]):
                              "again later", slots=self.total)
         slot: Slot[Payload, Result] = Slot(heapq.heappop(self._free), tenant, self._wake)
         if self._gathering:
-            slot.phase = self._gathering.least_taken(other.phase for other in self._tenants.values())
+            slot.phase_nanos = self._gathering.least_taken(other.phase_nanos for other in self._tenants.values())
         self._tenants[slot.row] = slot
         slot.chunks = self._stepper.open(slot.row, settings)
         self._opening.append(slot)
@@ -211,9 +264,10 @@ class Batcher(Generic[Settings, Payload, Result]):
 
     async def close(self) -> None:
         """Stop stepping; sessions that are still open get no more answers."""
-        self._loop_task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._loop_task
+        for task in (self._loop_task, self._idle_task):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         self._thread.shutdown()
 
     async def _run(self) -> None:
@@ -221,7 +275,7 @@ class Batcher(Generic[Settings, Payload, Result]):
         while True:
             await self._wake.wait()
             if self._gathering and not self._rebuilding():
-                others = (slot.last_received for slot in self._tenants.values() if not slot.waiting)
+                others = (slot.last_received_unix_nanos for slot in self._tenants.values() if not slot.waiting)
                 if wait_s := self._gathering.wait_s(now_unix_nanos(), len(self._tenants), others):
                     await asyncio.sleep(wait_s)
             self._wake.clear()
@@ -230,29 +284,33 @@ class Batcher(Generic[Settings, Payload, Result]):
             if not served and opening is None:
                 continue
             frames = [slot.waiting.popleft() for slot in served]
+            for slot in served:
+                slot.in_step = True
             dequeued = now_unix_nanos()
             rows = [slot.row for slot in served]
             self._stepping_since = self._now()
-            opened, chunk, outcome = await loop.run_in_executor(
+            ticked = await loop.run_in_executor(
                 self._thread, self._tick, opening.chunks if opening else None, rows, [payload for payload, _ in frames])
             self._stepping_since = None
+            for slot in served:
+                slot.in_step = False
             if opening is not None:
-                self.recent.append(Work(*chunk, 0, (opening.row,), opening.tenant))
-                if opened:
-                    self._end_opening(opening, opened)
+                self.recent.append(Work(*ticked.opening, 0, (opening.row,), opening.tenant))
+                if ticked.opened or ticked.opening_failure is not None:
+                    self._end_opening(opening, ticked.opening_failure)
                 else:
                     opening.rebuilt = True
-            if isinstance(outcome, Exception):
+            if ticked.step_failure is not None:
                 log.error("a step of %s for sessions %s failed", self.name, [slot.tenant for slot in served],
-                          exc_info=outcome)
+                          exc_info=ticked.step_failure)
                 for slot in served:
-                    slot.deliver(_failure(self.name, outcome))
+                    slot.deliver(_failure(self.name, ticked.step_failure))
             else:
-                results, started, finished = outcome
+                started, finished = ticked.step
                 if served:
                     self.recent.append(Work(started, finished, self._ticks, rows))
                     self.on_tick((finished - started) / 1e9, len(served))
-                for slot, (_, received), result in zip(served, frames, results, strict=True):
+                for slot, (_, received), result in zip(served, frames, ticked.results, strict=True):
                     timing = Timing(received, dequeued, started, finished, self._ticks, rows)
                     slot.deliver(Answer(result, timing))
             if self._opening or any(slot.waiting for slot in self._tenants.values()):
@@ -271,59 +329,56 @@ class Batcher(Generic[Settings, Payload, Result]):
                 return slot
         return None
 
-    def _end_opening(self, slot: Slot[Payload, Result], opened: Exception | bool) -> None:
+    def _end_opening(self, slot: Slot[Payload, Result], failure: Exception | None) -> None:
         self._opening.remove(slot)
         if slot.chunks is None:  # its tenant has left meanwhile
             return
         slot.chunks = None
-        if isinstance(opened, Exception):
-            log.error("opening a row of %s for session %s failed", self.name, slot.tenant, exc_info=opened)
-            slot.deliver(_failure(self.name, opened))
+        if failure is not None:
+            log.error("opening a row of %s for session %s failed", self.name, slot.tenant, exc_info=failure)
+            slot.deliver(_failure(self.name, failure))
         else:
             self._is_open(slot)
 
     def _is_open(self, slot: Slot[Payload, Result]) -> None:
         slot.is_open()
         if slot.rebuilt:
-            self.on_rebuilt((now_unix_nanos() - slot.leased) / 1e9)
+            self.on_rebuilt((now_unix_nanos() - slot.leased_unix_nanos) / 1e9)
 
-    def _tick(self, chunks: Iterator[None] | None, rows: list[int], payloads: list[Payload]
-              ) -> tuple[Exception | bool, tuple[int, int], tuple[Sequence[Result], int, int] | Exception]:
-        """One chunk of an opening, and one step.
+    async def _end_idle(self) -> None:
+        """Rows belong to sessions that send frames."""
+        idle_s = self._options.idle_s
+        while True:
+            await asyncio.sleep(idle_s / 4)
+            latest = now_unix_nanos() - round(idle_s * 1e9)
+            for slot in self._tenants.values():
+                since = slot.quiet_since_unix_nanos
+                if since is not None and since < latest:
+                    slot.deliver(IdleCaller(f"no frame for {idle_s:.0f} s; open the session again to go on"))
 
-        Whether the row is open then or why it can't be; the chunk's start and end; and the step's results, start and
-        end, or what it failed with.
-        """
-        opened: Exception | bool = True
-        chunk = 0, 0
+    def _tick(self, chunks: Iterator[None] | None, rows: list[int], payloads: list[Payload]) -> _Ticked[Result]:
+        """One chunk of an opening, and one step. On the engine's thread."""
+        ticked: _Ticked[Result] = _Ticked()
         if chunks is not None:
             began = now_unix_nanos()
-            opened = _advance(chunks)
-            chunk = began, now_unix_nanos()
-        if not rows:
-            return opened, chunk, ([], 0, 0)
-        self._ticks += 1
-        for delay in self._delays:
-            delay.at("queue", self._ticks)
-        started = now_unix_nanos()
-        try:
+            try:
+                ticked.opened = next(chunks, _ALL) is _ALL
+            except Exception as error:
+                ticked.opening_failure = error
+            ticked.opening = _Interval(began, now_unix_nanos())
+        if rows:
+            self._ticks += 1
             for delay in self._delays:
-                delay.at("compute", self._ticks)
-            results = self._stepper.step(rows, payloads)
-        except Exception as error:
-            return opened, chunk, error
-        return opened, chunk, (results, started, now_unix_nanos())
-
-
-def _advance(chunks: Iterator[None]) -> Exception | bool:
-    """Whether that was all of an opening's chunks, or why it can't go on."""
-    try:
-        next(chunks)
-    except StopIteration:
-        return True
-    except Exception as error:
-        return error
-    return False
+                delay.at("queue", self._ticks)
+            began = now_unix_nanos()
+            try:
+                for delay in self._delays:
+                    delay.at("compute", self._ticks)
+                ticked.results = self._stepper.step(rows, payloads)
+            except Exception as error:
+                ticked.step_failure = error
+            ticked.step = _Interval(began, now_unix_nanos())
+        return ticked
 
 
 def _give_way() -> None:

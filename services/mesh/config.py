@@ -44,8 +44,18 @@ class ServiceConfig(BaseSettings):
                                                "are not sent")
     metrics_port: Port = Field(0, description="port of /metrics for Prometheus; 0: none")
     metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0 lets other machines read it")
+    reflection: bool = Field(True, description="let anybody ask for the contracts that are served here")
     log_level: LogLevel = Field("info", description="least severe lines to log")
     log_format: LogFormat = Field("text", description="of log lines: for people, or one JSON object each")
+
+
+class EngineConfig(ServiceConfig):
+    """What codec and language model have besides."""
+
+    idle_s: float = Field(300.0, gt=0, le=86_400, description="end a session that has sent no frame for this long; "
+                                                             "must be more than the gateway's --idle-s")
+    yield_cpu: bool = Field(False, description="let the engine run only when no other thread wants to: for a container "
+                                               "of its own, since beside other programs it would starve")
 
 
 Config = TypeVar("Config", bound=ServiceConfig)

@@ -1,8 +1,9 @@
 """When frames of many calls should come to the encoder together, and how long it waits for them.
 
-A step of many costs little more than a step of few, and what is encoded together travels together through all stages
-behind. Two means to that end, measured in docs/decisions.md: callers who can choose when their frames are complete are
-asked for one of a few phases, and before a step the encoder waits for those who are due.
+A step of many frames costs little more than a step of few, and frames that are encoded together travel together
+through all later stages. There are two means to that end, measured in docs/decisions.md: callers who can choose when
+their frames are complete are asked for one of a few phases, and before a step the encoder waits for the frames that are
+due.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ class Gathering:
     frame_nanos: int
 
     def least_taken(self, taken: Iterable[int]) -> int:
-        """The phase to ask a new session for, in nanoseconds of Unix time modulo a frame; `taken` has the others'."""
+        """The phase to ask a new session for, in nanoseconds of Unix time modulo a frame.
+
+        `taken` has the phases that the other sessions were asked for.
+        """
         sessions = Counter(taken)
         return min((phase * self.frame_nanos // PHASES for phase in range(PHASES)), key=lambda phase: sessions[phase])
 
-    def wait_s(self, now: int, sessions: int, last: Iterable[int]) -> float:
-        """How long to wait for the last of those who are due soon; 0 when nobody is.
+    def wait_s(self, now_unix_nanos: int, sessions: int, last_unix_nanos: Iterable[int]) -> float:
+        """How long to wait for the last of the frames that are due soon; 0 when none is.
 
-        `sessions` is how many there are, `last` when the last frames came of those of whom none is here. Unix
-        nanoseconds.
+        `sessions` is how many sessions there are. `last_unix_nanos` has, for each session that has no frame here now,
+        when its last one came.
         """
         longest = round(min(WAIT_S_PER_SESSION * sessions, LONGEST_WAIT_S) * 1e9)
         late = round(LATE_S * 1e9)
-        due = max((ago for received in last if -late < (ago := received + self.frame_nanos - now) < longest),
-                  default=None)
+        due = max((away for last in last_unix_nanos
+                   if -late < (away := last + self.frame_nanos - now_unix_nanos) < longest), default=None)
         return 0.0 if due is None else min(due + late, longest) / 1e9

@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from services.mesh import logs
 from services.mesh.config import ServiceConfig
 from services.mesh.errors import Draining
+from services.mesh.introspection import Health, Reflection
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.transport import SERVER_OPTIONS
 
@@ -60,7 +59,8 @@ class MeshServer:
             raise SystemExit(f"{program}: can't listen on {config.host}:{config.port} ({error.strerror}); choose "
                              "another port with --port") from None
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
+        self._reflection = config.reflection
         self._running = RunningStreams()
         host = f"[{config.host}]" if ":" in config.host else config.host
         self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
@@ -78,16 +78,17 @@ class MeshServer:
         self._served = served
         for service in served.services:
             register(self._server, service, self._running)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [service.name for service in served.services]
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        register(self._server, self._health.service, self._running)
+        if self._reflection:
+            register(self._server, Reflection((*names, self._health.service.name)).service, self._running)
         await self._server.start()
         # What is there by now stays. Looking through all of it again, with torch 200 000 objects, would stall every
         # call for 0.1 s about once a minute; from here on only what calls leave behind is looked at.
         gc.collect()
         gc.freeze()
         said = alive(), ready()
-        await self._say_health(names, *said)
+        self._say_health(names, *said)
         self._watching = asyncio.create_task(self._watch(names, alive, ready, said))
 
     async def _watch(self, names: Sequence[str], alive: Callable[[], bool], ready: Callable[[], bool],
@@ -98,7 +99,7 @@ class MeshServer:
             if now == said:
                 continue
             said = now
-            await self._say_health(names, *now)
+            self._say_health(names, *now)
             if not now[0]:
                 log.error("a step does not end; health says so, and this process should be restarted")
             elif not now[1]:
@@ -106,16 +107,15 @@ class MeshServer:
             else:
                 log.info("healthy again")
 
-    async def _say_health(self, names: Sequence[str], alive: bool, ready: bool) -> None:
+    def _say_health(self, names: Sequence[str], alive: bool, ready: bool) -> None:
         for name, good in (("", alive), *((name, alive and ready) for name in names)):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING if good
-                                   else health_pb2.HealthCheckResponse.NOT_SERVING)
+            self._health.set(name, good)
 
     async def stop(self, grace_s: float) -> None:
         """Take nobody new, let running calls end for `grace_s`, then end them."""
         self._served.drain()
         self._watching.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.shut_down()
         stopping = asyncio.create_task(self._server.stop(grace_s + FAREWELL_S + CUT_S))
         await asyncio.wait((stopping,), timeout=grace_s + FAREWELL_S)
         self._running.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))

@@ -22,9 +22,11 @@ from services.mesh.incoming import Incoming, parser
 
 log = logging.getLogger(__name__)
 
-# An async generator, so that `finally` gives back what a call holds, however it ends.
+# Those of streams are async generators, so that `finally` gives back what a call holds, however it ends.
 BidiHandler: TypeAlias = Callable[[Incoming[Any]], AsyncGenerator[Any, None]]
+ServerStreamHandler: TypeAlias = Callable[[Any], AsyncGenerator[Any, None]]
 UnaryHandler: TypeAlias = Callable[[Any], Awaitable[Any]]
+Handler: TypeAlias = BidiHandler | ServerStreamHandler | UnaryHandler
 Parse: TypeAlias = Callable[[bytes], Any]
 Context: TypeAlias = grpc.aio.ServicerContext
 
@@ -38,16 +40,16 @@ class Service:
     """
 
     descriptor: ServiceDescriptor
-    handlers: Mapping[str, BidiHandler | UnaryHandler]
+    handlers: Mapping[str, Handler]
     stall_s: float
 
     def __post_init__(self) -> None:
         methods = {method.name for method in self.descriptor.methods}
         if methods != self.handlers.keys():
             raise ValueError(f"{self.name} has the methods {sorted(methods)}, but handlers for {sorted(self.handlers)}")
-        if mixed := [method.name for method in self.descriptor.methods
-                     if method.client_streaming != method.server_streaming]:
-            raise ValueError(f"{self.name}: {', '.join(mixed)} streams one way only, which nothing here serves")
+        if odd := [method.name for method in self.descriptor.methods
+                   if method.client_streaming and not method.server_streaming]:
+            raise ValueError(f"{self.name}: only {', '.join(odd)}'s requests stream, which nothing here serves")
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ class RunningStreams:
 def register(server: grpc.aio.Server, service: Service, running: RunningStreams) -> None:
     """Add a service to a server."""
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, {
-        method.name: _bidi(service, method, running) if method.client_streaming else _unary(service, method)
+        method.name: _stream(service, method, running) if method.server_streaming else _unary(service, method)
         for method in service.descriptor.methods}),))
 
 
@@ -106,11 +108,20 @@ def _unary(service: Service, method: MethodDescriptor) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialized)
 
 
-def _bidi(service: Service, method: MethodDescriptor, running: RunningStreams) -> grpc.RpcMethodHandler:
-    handler, parse = service.bidi[f"/{service.name}/{method.name}"]
+def _stream(service: Service, method: MethodDescriptor, running: RunningStreams) -> grpc.RpcMethodHandler:
+    handler: Any = service.handlers[method.name]
+    parse = _parser(method)
 
-    async def call(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-        responses = handler(Incoming(messages, parse, _metadata(context), context.peer()))
+    def begin(came: Any, context: Context) -> AsyncGenerator[Any, None]:
+        request = Incoming(came, parse, _metadata(context), context.peer()) if method.client_streaming else parse(came)
+        responses: AsyncGenerator[Any, None] = handler(request)
+        return responses
+
+    async def call(came: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            responses = begin(came, context)
+        except MeshError as error:
+            await error.abort(context)
         watch = _Watch(service.stall_s, responses, context)
         running.watch(watch)
         try:
@@ -127,7 +138,8 @@ def _bidi(service: Service, method: MethodDescriptor, running: RunningStreams) -
         except Exception as error:
             await internal_error(method.full_name, error).abort(context)
 
-    return grpc.stream_stream_rpc_method_handler(call, response_serializer=_serialized)
+    kind = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+    return kind(call, response_serializer=_serialized)
 
 
 def _parser(method: MethodDescriptor) -> Parse:

@@ -8,6 +8,11 @@ from typing import NamedTuple
 
 from moshimesh.audio.v1 import audio_pb2
 
+from services.mesh.errors import InvalidRequest
+
+MOST_HOPS = 16  # before this one; a frame of a mesh has passed three at the most
+MOST_TRACEPARENT_CHARACTERS = 128  # 55 in version 00 of https://www.w3.org/TR/trace-context/; later ones may add some
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -38,8 +43,20 @@ class Work(NamedTuple):
     session: str = ""
 
 
+def check_context(context: audio_pb2.FrameContext) -> audio_pb2.FrameContext:
+    """The context of a frame that came in. It is copied into the answer, so it must be small. Raises InvalidRequest."""
+    if len(context.hops) > MOST_HOPS:
+        raise InvalidRequest("BAD_CONTEXT", f"a frame may have passed {MOST_HOPS} hops, got {len(context.hops)}",
+                             field="frame.context.hops", accepted=f"0..{MOST_HOPS}")
+    if len(context.traceparent) > MOST_TRACEPARENT_CHARACTERS:
+        raise InvalidRequest("BAD_CONTEXT", f"a traceparent may have {MOST_TRACEPARENT_CHARACTERS} "
+                             f"characters, got {len(context.traceparent)}", field="frame.context.traceparent",
+                             accepted=f"0..{MOST_TRACEPARENT_CHARACTERS}")
+    return context
+
+
 def answer_context(context: audio_pb2.FrameContext, hop: audio_pb2.Hop, timing: Timing) -> audio_pb2.FrameContext:
-    """The context of an answer: the frame's own number and trace, with this hop's timing behind the earlier ones."""
+    """The context of an answer: the frame's own number and trace, with this hop's timing after the earlier ones."""
     answer = audio_pb2.FrameContext()
     answer.CopyFrom(context)
     answer.hops.add(hop=hop, received_unix_nanos=timing.received, dequeued_unix_nanos=timing.dequeued,

@@ -23,9 +23,11 @@ from services.lm.delays import UNGENERATED
 from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling
 from services.lm.server import DESCRIPTOR, LmServer
+from services.mesh.batching import USUAL, BatchingOptions
 from services.mesh.checkpoint import load_lm, load_mimi, resolve
 from services.mesh.errors import REASON_KEY, MeshError, from_rpc_error
 from services.mesh.telemetry import FrameTracer
+from services.mesh.timings import MOST_HOPS
 from tests.lm.small_lm import Ints, random_codes, random_lm
 from tests.served import Served
 
@@ -46,9 +48,9 @@ class Tokenizer:
 class Replica(Served):
     """One replica."""
 
-    def __init__(self, engine: LmEngine) -> None:
-        super().__init__("lm", LmServer(engine, Tokenizer(), Sampling(), "small", "its codec", FrameTracer(), 5.0),
-                         lm_pb2_grpc.LmServiceStub)
+    def __init__(self, engine: LmEngine, options: BatchingOptions = USUAL) -> None:
+        super().__init__("lm", LmServer(engine, Tokenizer(), Sampling(), "small", "its codec", FrameTracer(), 5.0,
+                                        options), lm_pb2_grpc.LmServiceStub)
 
     async def info(self) -> lm_pb2.GetInfoResponse:
         return await self.stub.GetInfo(lm_pb2.GetInfoRequest())
@@ -258,6 +260,46 @@ async def test_controls_are_refused_until_they_are_served(
         assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CONTROLS_UNSUPPORTED")
         assert error.metadata["field"] == field
     assert await two.free(SLOTS)
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+@pytest.mark.parametrize(("context", "field"), [
+    (audio_pb2.FrameContext(hops=[audio_pb2.HopTiming()] * (MOST_HOPS + 1)), "hops"),
+    (audio_pb2.FrameContext(hops=[audio_pb2.HopTiming()] * 100_000), "hops"),
+    (audio_pb2.FrameContext(traceparent="0" * 129), "traceparent"), (audio_pb2.FrameContext(), "")],
+    ids=["hops", "many hops", "traceparent", "fine"])
+async def test_what_a_frame_carries_is_bounded(replicas: tuple[Replica, Replica], context: audio_pb2.FrameContext,
+                                               field: str, tunnelled: bool) -> None:
+    _, two = replicas
+    session = Session(two, GREEDY, None, tunnelled)
+    await session.open()
+    frame = audio_pb2.CodeFrame(codes=[0] * 8, context=context)
+    await session.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=frame)))
+    if field:
+        with pytest.raises((grpc.aio.AioRpcError, MeshError)) as caught:
+            await session.answer()
+        error = from_rpc_error(caught.value, "lm") if isinstance(
+            caught.value, grpc.aio.AioRpcError) else caught.value
+        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_CONTEXT")
+        assert error.metadata["field"] == f"frame.context.{field}"
+    else:
+        await session.answer()
+        session.call.cancel()
+    assert await two.free(SLOTS)
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+async def test_a_session_that_sends_no_frame_loses_its_slot(lm: LMModel, tunnelled: bool) -> None:
+    async with Replica(LmEngine(lm, SLOTS), BatchingOptions(idle_s=0.3)) as replica:
+        session = Session(replica, GREEDY, None, tunnelled)
+        await session.open()
+        assert len(await session.steps(random_codes(5, 1))) == 5
+        with pytest.raises((grpc.aio.AioRpcError, MeshError)) as caught:
+            await session.answer()
+        error = from_rpc_error(caught.value, "lm") if isinstance(
+            caught.value, grpc.aio.AioRpcError) else caught.value
+        assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_CALLER")
+        assert await replica.free(SLOTS)
 
 
 async def test_the_service_names_its_model_and_the_codec_of_that(replicas: tuple[Replica, Replica]) -> None:

@@ -12,8 +12,8 @@ from contextlib import aclosing
 
 import pytest
 
-from services.mesh.batching import HANG_S, IN_FLIGHT_FRAMES, Answer, Batcher
-from services.mesh.errors import Draining, EngineFailed, InvalidRequest, NoFreeSlot
+from services.mesh.batching import HANG_S, IN_FLIGHT_FRAMES, Answer, Batcher, BatchingOptions
+from services.mesh.errors import Draining, EngineFailed, IdleCaller, InvalidRequest, NoFreeSlot
 from services.mesh.gathering import Gathering
 from tests.until import settled
 
@@ -123,14 +123,47 @@ async def test_an_engine_that_hangs_in_a_step_is_not_alive() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such scheduling class")
-async def test_the_engine_gives_way_to_the_event_loop(echo, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, batcher = echo
+@pytest.mark.parametrize(("yields", "policy"), [(False, "SCHED_OTHER"), (True, "SCHED_IDLE")])
+async def test_the_engine_gives_way_to_other_threads_only_when_asked(
+        yields: bool, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Echo()
+    batcher: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, BatchingOptions(yield_cpu=yields))
     policies: list[int] = []
     step = engine.step
     monkeypatch.setattr(engine, "step", lambda *batch: policies.append(os.sched_getscheduler(0)) or step(*batch))
     await collect(batcher, "a", numbers(1))
-    assert policies == [os.SCHED_IDLE]
+    assert policies == [getattr(os, policy)]
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    await batcher.close()
+
+
+async def test_a_session_without_frames_loses_its_row_and_others_do_not() -> None:
+    engine = Echo()
+    batcher: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, BatchingOptions(idle_s=0.3))
+
+    async def few() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+    async def slow() -> AsyncIterator[int]:
+        for number in range(12):
+            await asyncio.sleep(0.05)
+            yield number
+
+    engine.gate.clear()
+    working = asyncio.create_task(collect(batcher, "working", numbers(1)))  # its frame waits for the engine
+    await until(lambda: engine.batches)
+    idle = [asyncio.create_task(collect(batcher, "idle", few())) for _ in range(2)]
+    await asyncio.sleep(0.7)
+    assert not any(task.done() for task in (working, *idle))
+    engine.gate.set()
+    assert len(await working) == 1
+    assert len(await collect(batcher, "slow", slow())) == 12
+    for task in idle:
+        with pytest.raises(IdleCaller, match="no frame for"):
+            await asyncio.wait_for(task, 5)
+    assert batcher.free == 4
+    await batcher.close()
 
 
 async def test_no_more_leases_than_slots_and_lowest_row_first(echo) -> None:
@@ -227,7 +260,7 @@ async def test_the_first_stage_waits_for_those_who_are_due(monkeypatch: pytest.M
         return 0.1
 
     monkeypatch.setattr(Gathering, "wait_s", wait_s)
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), Gathering(80_000_000))
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), gathering=Gathering(80_000_000))
 
     async def frames(name: str) -> AsyncIterator[int]:
         for _ in range(2):
@@ -257,18 +290,18 @@ async def test_a_lone_session_is_not_held_up(monkeypatch: pytest.MonkeyPatch) ->
     waited: list[float] = []
     as_it_is = Gathering.wait_s
     monkeypatch.setattr(Gathering, "wait_s", lambda *asked: waited.append(as_it_is(*asked)) or waited[-1])
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), Gathering(80_000_000))
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), gathering=Gathering(80_000_000))
     assert len(await collect(gathering, "a", numbers(3))) == 3
     assert set(waited) == {0.0}
     await gathering.close()
 
 
 async def test_the_first_stage_asks_its_sessions_for_different_phases() -> None:
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), Gathering(80))
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", Echo(), gathering=Gathering(80))
     with gathering.lease("a", "a") as first, gathering.lease("b", "b") as second:
-        assert sorted((first.phase, second.phase)) == [0, 40]
+        assert sorted((first.phase_nanos, second.phase_nanos)) == [0, 40]
         with gathering.lease("c", "c") as third:
-            assert third.phase == first.phase
+            assert third.phase_nanos == first.phase_nanos
     await gathering.close()
 
 
@@ -294,10 +327,13 @@ async def test_a_short_opening_does_not_wait_for_a_long_one(echo) -> None:
         "long 0", "short 0", "long 1", "short 1", "long 2", "long 3", "long 4"]
 
 
-async def test_nobody_is_waited_for_while_a_row_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Gathering, "wait_s", lambda _, now, sessions, last: 60.0 if sessions > 1 else 0.0)
+async def test_nobody_is_waited_for_while_a_row_is_rebuilt() -> None:
+    class ForEver(Gathering):
+        def wait_s(self, now_unix_nanos: int, sessions: int, last_unix_nanos: Iterable[int]) -> float:
+            return 60.0 if sessions > 1 else 0.0
+
     engine = Echo()
-    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, Gathering(80_000_000))
+    gathering: Batcher[str, int, tuple[str, int]] = Batcher("echo", engine, gathering=ForEver(80_000_000))
     engine.gate.clear()
     live = asyncio.create_task(collect(gathering, "live", numbers(IN_FLIGHT_FRAMES)))
     await until(lambda: engine.batches)

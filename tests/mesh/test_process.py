@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from services.mesh.config import ServiceConfig
+from services.mesh.errors import SlowCaller
 from services.mesh.incoming import Incoming
+from services.mesh.introspection import MOST_REFLECTIONS, MOST_WATCHES, Reflection
 from services.mesh.process import MeshServer
 from services.mesh.serving import Service
 
@@ -159,3 +163,103 @@ async def test_calls_that_outlast_a_drain_are_ended_with_a_reason() -> None:
         await stopping
     gc.unfreeze()
     assert (waiting.running, waiting.closed) == (0, True)
+
+
+def strange(server: MeshServer, method: str, kind: str = "unary_stream") -> Any:
+    """A caller of a method who sends and reads bytes."""
+    channel = grpc.aio.insecure_channel(server.address)
+    return channel, getattr(channel, kind)(method)
+
+
+async def test_streams_of_health_and_reflection_are_few(served) -> None:
+    _, server = served
+    for method, kind, most in (("/grpc.health.v1.Health/Watch", "unary_stream", MOST_WATCHES),
+                               ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "stream_stream",
+                                MOST_REFLECTIONS)):
+        channel, call = strange(server, method, kind)
+        async with channel:
+            def begin(call: Any = call, kind: str = kind) -> Any:
+                return call(b"") if kind == "unary_stream" else call()
+
+            async def first(stream: Any, kind: str = kind) -> bytes:
+                if kind == "stream_stream":
+                    await stream.write(b"\x3a\x00")  # list_services
+                return await stream.read()
+
+            open_now = [begin() for _ in range(most)]
+            for stream in open_now:
+                assert await first(stream)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await first(begin())
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            open_now.pop().cancel()
+
+            async def one_more(first: Any = first, begin: Any = begin) -> bool:
+                try:
+                    return bool(await first(begin()))
+                except grpc.aio.AioRpcError:
+                    return False
+
+            for _ in range(1000):
+                if await one_more():
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                pytest.fail("the place of a stream that has ended stays taken")
+
+
+async def test_a_watcher_hears_of_changes_and_does_not_hold_up_the_end() -> None:
+    alive, waiting = [True], Waiting()
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(waiting, alive=lambda: alive[0])
+    gc.unfreeze()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        alive[0] = False
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        alive[0] = True
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop(20))
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watching.read() is grpc.aio.EOF
+        await asyncio.wait_for(stopping, 10)
+
+
+async def test_a_question_about_a_service_that_is_not_there(served) -> None:
+    _, server = served
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub, nowhere = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest(service="no.such")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(nowhere)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        assert (await stub.Watch(nowhere).read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        assert set((await stub.List(health_pb2.HealthListRequest())).statuses) == {"", "moshimesh.lm.v1.LmService"}
+
+
+async def test_reflection_that_asks_nothing_ends() -> None:
+    asked: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def requests() -> AsyncIterator[bytes]:
+        while True:
+            yield await asked.get()
+
+    info = Reflection(["moshimesh.lm.v1.LmService"], idle_s=0.05)
+    answers = info.answer(Incoming(requests(), reflection_pb2.ServerReflectionRequest.FromString))
+    asked.put_nowait(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+    assert {service.name for service in (await anext(answers)).list_services_response.service} == {
+        "moshimesh.lm.v1.LmService", "grpc.reflection.v1alpha.ServerReflection"}
+    with pytest.raises(SlowCaller):
+        await anext(answers)
+
+
+async def test_reflection_can_be_turned_off() -> None:
+    server = MeshServer(ServiceConfig(host="127.0.0.1", reflection=False), "test")
+    await server.start(Waiting())
+    gc.unfreeze()
+    channel, call = strange(server, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "stream_stream")
+    async with channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call().read()
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    await server.stop(0)

@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 # A service has sent a frame's spans by then, once it has been asked for them: it sends them once a second.
 SPANS_SENT_S = LAZY_S + 1.5
-# Requests that wait while the service does not read: as many as it lets wait itself (WAITING_BYTES in
-# services/mesh/tunnel.py).
-OUTBOX_BYTES = 128 << 20
+# Requests that wait while the service does not read: what 256 sessions bring that move there at once, 500 frames of 16
+# bit samples each. A service that hangs is left after 2 s (ANSWER_S in services/gateway/path/stage.py), long before.
+OUTBOX_BYTES = 512 << 20
 # Frames whose spans a service may not have sent yet: two seconds of 64 calls whose frames are all late.
 ASKED_FRAMES = 2048
 

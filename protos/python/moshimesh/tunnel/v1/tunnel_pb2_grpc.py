@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class TunnelServiceStub(object):
-    """Carries bidi calls of the other services on the same port.
+    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with an
+    error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
+    (BAD_MESSAGE); a caller that does not read its answers ends it with DEADLINE_EXCEEDED (SLOW_CALLER).
     """
 
     def __init__(self, channel):
@@ -43,11 +45,14 @@ class TunnelServiceStub(object):
 
 
 class TunnelServiceServicer(object):
-    """Carries bidi calls of the other services on the same port.
+    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with an
+    error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
+    (BAD_MESSAGE); a caller that does not read its answers ends it with DEADLINE_EXCEEDED (SLOW_CALLER).
     """
 
     def Tunnel(self, request_iterator, context):
-        """Opens a tunnel. Its calls end with it. Half-close ends it when its last call has ended.
+        """Opens a tunnel. Its calls end with it. Half-close ends it when its last call has ended. At most 4096 calls at once:
+        one more is refused with RESOURCE_EXHAUSTED (NO_FREE_SLOT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +75,9 @@ def add_TunnelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TunnelService(object):
-    """Carries bidi calls of the other services on the same port.
+    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with an
+    error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
+    (BAD_MESSAGE); a caller that does not read its answers ends it with DEADLINE_EXCEEDED (SLOW_CALLER).
     """
 
     @staticmethod
