@@ -19,7 +19,7 @@ from services.codec.server import CodecServer
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import WaitingLine
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
@@ -65,7 +65,7 @@ class Gateway:
         for pool in (self.fleet.codec, self.fleet.lm):
             await pool.connect(time.monotonic() + 5)
             await pool.refresh()
-        resources = Resources(self.fleet, Sessions(self._store, "here", 60.0), Line(self._store, 5),
+        resources = Resources(self.fleet, Sessions(self._store, "here", 60.0), WaitingLine(self._store, 5),
                               longest_call_s=60.0, idle_s=60.0, stall_s=5.0)
         desk = Desk(resources, Limits(self._store, 0), lambda call_id, opening: Heard(), drain_s=1.0)
         self._door = Served("gateway", GrpcEdge(desk, 5.0), conversation_pb2_grpc.ConversationServiceStub)
