@@ -43,8 +43,8 @@ class House:
         self.fleet = Fleet(*pools)
         self.sessions = Sessions(self.store, f"gateway {id(self)}", grace_s=60)
         self.desk = Desk(
-            Resources(self.fleet, self.sessions, WaitingLine(self.store, most_waiting=1), longest_call_s=self._longest_call_s,
-                      idle_s=self._idle_s, stall_s=5.0),
+            Resources(self.fleet, self.sessions, WaitingLine(self.store, most_waiting=1),
+                      longest_call_s=self._longest_call_s, idle_s=self._idle_s, stall_s=5.0),
             Limits(self.store, self._calls_per_key), self._watch, drain_s=5.0)
         return self
 

@@ -48,7 +48,8 @@ class NewOrigin:
 
     def begin(self, sampling: lm_pb2.Sampling) -> Session:
         """See Origin."""
-        return self._sessions.create(self._handle, self.session_id, self.model.model_id, sampling, self.history)
+        return self._sessions.create(self._handle, Record(
+            self.session_id, self.model.model_id, self.model.codec_id, sampling, self.history))
 
     def abandon(self, reason: str) -> None:
         """Nothing is left of it."""
@@ -84,32 +85,33 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
     """
     asked = opening.origin
     if isinstance(asked, Resumed):
-        return await _resumed(resources, opening, asked, handle)
+        answered = asked.answered_sequence
+
+        async def check(record: Record) -> Model:
+            if record.age_s >= resources.longest_call_s:
+                raise call_too_long(resources.longest_call_s)
+            model = await _model_of(record, resources)
+            _check_rate(resources, model, opening)
+            if answered is not None:
+                _rewind(record.history, answered + 1)
+            return model
+
+        return ResumedOrigin(*await resources.sessions.take_up(handle, check))
     model = await resources.fleet.model(asked.model_id)
     _check_rate(resources, model, opening)
     return NewOrigin(resources, handle, call_id, model, asked.sampling)
 
 
-async def _resumed(resources: Resources, opening: Opening, asked: Resumed, handle: Handle) -> ResumedOrigin:
-    fleet = resources.fleet
-
-    def check(record: Record) -> None:
-        """Refuse what can't be resumed, before it is taken from the call that may still hold it."""
-        if record.age_s >= resources.longest_call_s:
-            raise call_too_long(resources.longest_call_s)
-        _check_rate(resources, fleet.find(record.model_id), opening)
-        if asked.answered_sequence is not None:
-            _rewind(record.history, asked.answered_sequence + 1)
-
+async def _model_of(record: Record, resources: Resources) -> Model:
+    """What is not served was so when the session began, and may be again before its time is over. Raises PeerLost."""
     try:
-        try:
-            session = await resources.sessions.take_up(handle, check)
-        except (PeerLost, UnknownModel):  # as of the last poll; a replica may just have come back
-            await fleet.refresh()
-            session = await resources.sessions.take_up(handle, check)
-    except UnknownModel as error:  # it was served when the session began, and may be again before its time is over
-        raise PeerLost(error.message, peer=fleet.lm.role) from None
-    return ResumedOrigin(session, fleet.find(session.model_id))
+        model = await resources.fleet.model(record.model_id)
+    except UnknownModel as error:
+        raise PeerLost(error.message, peer=resources.fleet.lm.role) from None
+    if model.codec_id != record.codec_id:
+        raise PeerLost(f"the conversation began with the codec {record.codec_id}, but {model.model_id} speaks "
+                       f"{model.codec_id} now", peer=resources.fleet.codec.role)
+    return model
 
 
 def _check_rate(resources: Resources, model: Model, opening: Opening) -> None:

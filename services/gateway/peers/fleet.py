@@ -31,12 +31,12 @@ class Fleet:
             UnknownModel: nobody serves it.
         """
         try:
-            return self.find(model_id)
+            return self._find(model_id)
         except MeshError:  # as of the last poll; a replica may just have come back
             await self.refresh()
-            return self.find(model_id)
+            return self._find(model_id)
 
-    def find(self, model_id: str) -> Model:
+    def _find(self, model_id: str) -> Model:
         """The same, as of the last poll."""
         served = self.models()
         if not model_id:

@@ -81,8 +81,8 @@ class Session:
         """`fence` is this gateway's fencing token, `resumable` whether Redis is there, `now` a monotonic clock (s).
         `flush` asks for a write at once.
         """
-        self.id, self.model_id, self.sampling, self.history = (
-            record.session_id, record.model_id, record.sampling, record.history)
+        self.id, self.model_id, self.codec_id = record.session_id, record.model_id, record.codec_id
+        self.sampling, self.history = record.sampling, record.history
         self.lost = False
         self.ended = ""
         self.resumable = resumable

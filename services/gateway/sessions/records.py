@@ -32,6 +32,7 @@ class Record:
 
     session_id: str
     model_id: str
+    codec_id: str
     sampling: lm_pb2.Sampling
     """What is in force, all fields set."""
     history: History
@@ -48,7 +49,7 @@ def seal_facts(handle: Handle, record: Record) -> bytes:
     """What of a record does not change with each step."""
     history = record.history
     facts = journal_pb2.Facts(
-        format_version=FORMAT_VERSION, session_id=record.session_id, model_id=record.model_id,
+        format_version=FORMAT_VERSION, session_id=record.session_id, model_id=record.model_id, codec_id=record.codec_id,
         user_codebooks=history.user_codebooks, own_codebooks=history.own_codebooks, delay_frames=history.delay_frames,
         context_frames=history.context_frames, sampling=record.sampling)
     return handle.seal(facts.SerializeToString(), _FACTS)
@@ -72,9 +73,11 @@ def open_record(handle: Handle, facts: bytes, chunks: Sequence[bytes]) -> Record
     if not (read.user_codebooks and read.own_codebooks and read.context_frames):
         raise ValueError("a session without codebooks or context")
     history = History(read.user_codebooks, read.own_codebooks, read.delay_frames, read.context_frames)
-    record = Record(read.session_id, read.model_id, read.sampling, history)
+    record = Record(read.session_id, read.model_id, read.codec_id, read.sampling, history)
     for sealed in chunks:
         chunk = _parse(journal_pb2.Chunk(), handle.open(sealed, _CHUNK))
+        if chunk.controls:
+            raise ResumeIncompatible(_INCOMPATIBLE.format("a format with controls of steps"))
         history.extend(chunk)
         record.age_s = chunk.age_ms / 1000
     return record

@@ -15,13 +15,10 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
-
-from moshimesh.lm.v1 import lm_pb2
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from services.gateway.sessions import journal
-from services.gateway.sessions.history import History
 from services.gateway.sessions.journal import Session
 from services.gateway.sessions.records import Record, keys_of, open_record
 from services.gateway.sessions.sealing import Handle
@@ -32,7 +29,9 @@ log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5  # what a lost gateway may not have written; the caller's own audio covers it
 SLICES = 5  # the sessions are written in turns, so that a hundred of them never hold up the event loop together
-MOST_READS = 5  # its owner writes twice a second, and reading takes milliseconds: even a second time is rare
+MOST_READS = 5  # of a session that is resumed; its owner writes twice a second, so even a second time is rare
+
+Checked = TypeVar("Checked")
 
 # Returns nothing for a session that is not there or has ended; else its revision, what is sealed, the journal.
 _READ = """
@@ -72,16 +71,16 @@ class Sessions:
         keys, (anew, append, gone) = keys_of(f"probe-{tag}"), journal.probes(tag)
         return [anew, append, Request(_READ, keys), gone, Request(_TAKE_OVER, keys, (3, tag, 1000))]
 
-    def create(self, handle: Handle, session_id: str, model_id: str, sampling: lm_pb2.Sampling, history: History
-               ) -> Session:
+    def create(self, handle: Handle, record: Record) -> Session:
         """A new session, written soon."""
-        return self._add(handle, Record(session_id, model_id, sampling, history), 1)
+        return self._add(handle, record, 1)
 
-    async def take_up(self, handle: Handle, check: Callable[[Record], None]) -> Session:
-        """The session that was cut off; from now on it is this gateway's, and a call that still holds it ends.
+    async def take_up(self, handle: Handle, check: Callable[[Record], Awaitable[Checked]]) -> tuple[Session, Checked]:
+        """The session that was cut off, and what `check` returned. From now on the session is this gateway's, and a
+        call that still holds it ends.
 
-        `check` sees it first, may forget steps of its history, and refuses it by raising: then the session stays as it
-        was, with its owner. It sees the session again if that has changed meanwhile.
+        `check` sees the session first, may forget steps of its history, and refuses it by raising: then the session
+        stays as it was, with its owner. It sees the session again if that has changed meanwhile.
 
         Raises:
             UnknownSession: nobody has it (any more).
@@ -90,13 +89,13 @@ class Sessions:
         """
         for _ in range(MOST_READS):
             revision, record = await self._read(handle)
-            check(record)
+            checked = await check(record)
             fence = await self._run(Request(_TAKE_OVER, keys_of(handle.name), (
                 revision, self._owner, round(self.grace_s * 1000))))
             if fence is not None:
                 if (old := self._live.get(handle.name)) is not None:
                     old.lose("again")
-                return self._add(handle, record, fence)
+                return self._add(handle, record, fence), checked
         raise ResumeUnavailable("the conversation is being resumed or written elsewhere at this moment; retry")
 
     @property

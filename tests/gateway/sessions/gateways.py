@@ -40,7 +40,8 @@ class Gateway:
 
 
 def new_session(sessions: Sessions, steps: int = 0) -> Session:
-    session = sessions.create(Handle.new(), "a session", "a model", SAMPLING, History(8, 8, 1, CONTEXT))
+    record = Record("a session", "a model", "a codec", SAMPLING, History(8, 8, 1, CONTEXT))
+    session = sessions.create(Handle.new(), record)
     say(session.history, steps)
     return session
 
@@ -51,8 +52,13 @@ def say(history: History, steps: int, rng: random.Random = random.Random(1)) -> 
                        [rng.randrange(32000), *(rng.randrange(2048) for _ in range(8))] if history.steps else None)
 
 
-def accept(record: Record) -> None:
-    """A check that refuses nothing."""
+async def resume(sessions: Sessions, handle: str, check: Callable[[Record], object] = lambda record: None) -> Session:
+    """Take a session up. `check` may refuse it by raising."""
+    async def checked(record: Record) -> None:
+        check(record)
+
+    session, _ = await sessions.take_up(Handle(handle), checked)
+    return session
 
 
 async def written(server: RedisServer, *sessions: Session) -> None:

@@ -21,7 +21,7 @@ from services.mesh.errors import (
     UnknownSession,
 )
 from tests.gateway.redis_server import RedisServer
-from tests.gateway.sessions.gateways import SAMPLING, Gateway, accept, new_session, say, written
+from tests.gateway.sessions.gateways import SAMPLING, Gateway, new_session, resume, say, written
 from tests.until import until
 
 
@@ -48,8 +48,8 @@ async def test_another_gateway_resumes_a_session(server: RedisServer) -> None:
             await written(server, session)
             say(session.history, 7)
         await written(server, session)
-        copy = await second.take_up(Handle(session.handle), accept)
-        assert (copy.id, copy.model_id, copy.sampling) == ("a session", "a model", SAMPLING)
+        copy = await resume(second, session.handle)
+        assert (copy.id, copy.model_id, copy.codec_id, copy.sampling) == ("a session", "a model", "a codec", SAMPLING)
         assert copy.history.to_proto() == session.history.to_proto()
         assert copy.history.next_sequence == session.history.next_sequence == 62
 
@@ -72,7 +72,7 @@ async def test_a_long_journal_is_capped_and_whole(server: RedisServer) -> None:
             await written(server, session)
         _, journal = keys_of(Handle(session.handle).name)
         assert server.client.llen(journal) <= session.history.most_kept // 30 + 3
-        copy = await second.take_up(Handle(session.handle), accept)
+        copy = await resume(second, session.handle)
         assert copy.history.to_proto() == session.history.to_proto()
 
 
@@ -82,7 +82,7 @@ async def test_one_owner(server: RedisServer) -> None:
         session, heard = new_session(first, 20), Heard()
         session.listen(heard.listener)
         await written(server, session)
-        copy = await second.take_up(Handle(session.handle), accept)
+        copy = await resume(second, session.handle)
         say(session.history, 10)
         say(copy.history, 5)
         await until(lambda: heard.lost)
@@ -90,7 +90,7 @@ async def test_one_owner(server: RedisServer) -> None:
         await written(server, copy)
         session.end("failed", keep=False)
         await written(server, session, copy)
-        again = await second.take_up(Handle(session.handle), accept)
+        again = await resume(second, session.handle)
         assert again.history.to_proto() == copy.history.to_proto()
 
 
@@ -99,7 +99,7 @@ async def test_resuming_at_the_same_gateway_ends_the_old_call(server: RedisServe
         session, heard, late = new_session(sessions, 20), Heard(), Heard()
         session.listen(heard.listener)
         await written(server, session)
-        await sessions.take_up(Handle(session.handle), accept)
+        await resume(sessions, session.handle)
         assert len(heard.lost) == 1
         session.listen(late.listener)
         assert len(late.lost) == 1  # a call that was being opened meanwhile
@@ -119,12 +119,12 @@ async def test_a_refused_resumption_leaves_the_live_call_alone(server: RedisServ
         before = server.client.hmget(record, "fence", "owner", "state")
         for gateway in (first, second):
             with pytest.raises(InvalidRequest):
-                await gateway.take_up(Handle(session.handle), refuse)
+                await resume(gateway, session.handle, refuse)
         say(session.history, 5)
         await written(server, session)
         assert (heard.lost, session.lost) == ([], False)
         assert server.client.hmget(record, "fence", "owner", "state") == before
-        copy = await second.take_up(Handle(session.handle), accept)
+        copy = await resume(second, session.handle)
         assert copy.history.to_proto() == session.history.to_proto()
 
 
@@ -144,7 +144,7 @@ async def test_what_changes_while_it_is_checked_is_read_again(server: RedisServe
                 if change == "taken over":
                     server.client.hset(name, mapping={"fence": 7, "owner": "a third one"})
 
-        copy = await second.take_up(Handle(session.handle), check)
+        copy = await resume(second, session.handle, check)
         assert steps == [20, 20]
         await written(server, copy)
         assert not copy.lost
@@ -156,7 +156,7 @@ async def test_a_session_that_never_stands_still_is_not_taken_over(server: Redis
         await written(server, session)
         name, _ = keys_of(Handle(session.handle).name)
         with pytest.raises(ResumeUnavailable, match="retry"):
-            await second.take_up(Handle(session.handle), lambda record: server.client.hincrby(name, "revision", 1))
+            await resume(second, session.handle, lambda record: server.client.hincrby(name, "revision", 1))
         assert not session.lost
 
 
@@ -164,13 +164,13 @@ async def test_a_race_has_one_winner(server: RedisServer) -> None:
     async with Gateway(server.url) as first, Gateway(server.url, "two") as second, Gateway(server.url, "3") as third:
         session = new_session(first, 20)
         await written(server, session)
-        copies = await asyncio.gather(*(gateway.take_up(Handle(session.handle), accept) for gateway in (second, third)))
+        copies = await asyncio.gather(*(resume(gateway, session.handle) for gateway in (second, third)))
         for copy in copies:
             say(copy.history, 10, random.Random(id(copy)))
         await written(server, *copies)
         assert sorted(copy.lost for copy in copies) == [False, True]
         (winner,) = (copy for copy in copies if not copy.lost)
-        again = await first.take_up(Handle(session.handle), accept)
+        again = await resume(first, session.handle)
         assert again.history.to_proto() == winner.history.to_proto()
 
 
@@ -178,11 +178,11 @@ async def test_a_rewound_history_replaces_the_journal(server: RedisServer) -> No
     async with Gateway(server.url) as first, Gateway(server.url, "two") as second:
         session = new_session(first, 20)
         await written(server, session)
-        copy = await second.take_up(Handle(session.handle), lambda record: record.history.rewind(12))
+        copy = await resume(second, session.handle, lambda record: record.history.rewind(12))
         assert copy.history.steps == 12
         say(copy.history, 3, random.Random(7))
         await written(server, copy)
-        again = await first.take_up(Handle(session.handle), accept)
+        again = await resume(first, session.handle)
         assert again.history.to_proto() == copy.history.to_proto()
 
 
@@ -191,12 +191,12 @@ async def test_a_session_that_was_cut_off_expires(server: RedisServer) -> None:
         session = new_session(sessions, 5)
         session.end("cancelled", keep=True)
         await written(server, session)
-        copy = await sessions.take_up(Handle(session.handle), accept)
+        copy = await resume(sessions, session.handle)
         assert copy.history.steps == 5
         copy.end("cancelled", keep=True)
         await until(lambda: not server.client.keys("*{*}:*"))
         with pytest.raises(UnknownSession):
-            await sessions.take_up(Handle(session.handle), accept)
+            await resume(sessions, session.handle)
 
 
 async def test_a_session_that_has_ended_leaves_its_record_only(server: RedisServer) -> None:
@@ -211,7 +211,7 @@ async def test_a_session_that_has_ended_leaves_its_record_only(server: RedisServ
         assert b"facts" not in record
         assert 0 < server.client.ttl(key) <= 600
         with pytest.raises(UnknownSession):
-            await sessions.take_up(Handle(session.handle), accept)
+            await resume(sessions, session.handle)
 
 
 async def test_redis_comes_back_empty(server: RedisServer) -> None:
@@ -224,7 +224,7 @@ async def test_redis_comes_back_empty(server: RedisServer) -> None:
         say(session.history, 2 * session.history.most_kept + 300)  # more than is kept
         await until(lambda: heard.resumable == [False])
         with pytest.raises(ResumeUnavailable):
-            await sessions.take_up(Handle(session.handle), accept)
+            await resume(sessions, session.handle)
         born_meanwhile, late = new_session(sessions, 9), Heard()
         born_meanwhile.listen(late.listener)
         assert late.resumable == [False]
@@ -232,7 +232,7 @@ async def test_redis_comes_back_empty(server: RedisServer) -> None:
         await until(lambda: heard.resumable == late.resumable == [False, True])
         # What was said is true: it has been written.
         for one in (session, born_meanwhile):
-            copy = await sessions.take_up(Handle(one.handle), accept)
+            copy = await resume(sessions, one.handle)
             assert copy.history.to_proto() == one.history.to_proto()
 
 
@@ -243,11 +243,11 @@ async def test_redis_that_hangs_is_away(server: RedisServer) -> None:
         server.process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(ResumeUnavailable):
-            await sessions.take_up(Handle(session.handle), accept)
+            await resume(sessions, session.handle)
         assert time.monotonic() - began < 10
         server.process.send_signal(signal.SIGCONT)
         await until(lambda: sessions.store.available)
-        assert (await sessions.take_up(Handle(session.handle), accept)).history.steps == 20
+        assert (await resume(sessions, session.handle)).history.steps == 20
 
 
 async def test_a_full_redis_is_told_once(server: RedisServer) -> None:
@@ -270,11 +270,11 @@ async def test_a_full_redis_is_told_once(server: RedisServer) -> None:
         assert all(heard.resumable == [False] for _, heard in calls)
         assert sessions.store.available
         with pytest.raises(ResumeUnavailable, match="OOM"):
-            await sessions.take_up(Handle(calls[0][0].handle), accept)
+            await resume(sessions, calls[0][0].handle)
         server.client.config_set("maxmemory", 0)
         now += REFUSED_RETRY_S
         await until(lambda: all(heard.resumable == [False, True] for _, heard in calls))
-        assert (await sessions.take_up(Handle(calls[0][0].handle), accept)).history.steps == 20
+        assert (await resume(sessions, calls[0][0].handle)).history.steps == 20
 
 
 async def test_a_key_of_another_type_concerns_its_session_only(server: RedisServer) -> None:
@@ -291,8 +291,8 @@ async def test_a_key_of_another_type_concerns_its_session_only(server: RedisServ
         await written(server, other)
         assert (others.resumable, sessions.store.available) == ([], True)
         with pytest.raises(ResumeUnavailable, match="WRONGTYPE"):
-            await sessions.take_up(Handle(session.handle), accept)
-        assert (await sessions.take_up(Handle(other.handle), accept)).history.steps == 20
+            await resume(sessions, session.handle)
+        assert (await resume(sessions, other.handle)).history.steps == 20
 
 
 async def test_two_who_have_one_fence(server: RedisServer) -> None:
@@ -301,10 +301,10 @@ async def test_two_who_have_one_fence(server: RedisServer) -> None:
         session = new_session(first, 20)
         await written(server, session)
         session.lost = True
-        copy = await second.take_up(Handle(session.handle), accept)
+        copy = await resume(second, session.handle)
         record, _ = keys_of(Handle(session.handle).name)
         server.client.hincrby(record, "fence", -1)
-        other = await third.take_up(Handle(session.handle), accept)
+        other = await resume(third, session.handle)
         await written(server, copy, other)
         assert (copy.lost, other.lost) == (True, False)
 
@@ -320,7 +320,7 @@ async def test_a_lost_write_is_mended(server: RedisServer) -> None:
         server.client.rpop(journal)
         say(session.history, 20)
         await written(server, session)
-        copy = await sessions.take_up(Handle(session.handle), accept)
+        copy = await resume(sessions, session.handle)
         assert copy.history.to_proto() == session.history.to_proto()
 
 
@@ -338,7 +338,7 @@ async def test_the_age_of_a_call_is_its_speaking_time(server: RedisServer) -> No
         await written(server, session)
         second_now += 86_400.0
         seen: list[float] = []
-        copy = await second.take_up(Handle(session.handle), lambda record: seen.append(record.age_s))
+        copy = await resume(second, session.handle, lambda record: seen.append(record.age_s))
         assert seen == [600.0]
         second_now += 30.0
         assert copy.age_s == 630.0
@@ -369,7 +369,7 @@ async def test_a_damaged_journal_is_not_resumed(server: RedisServer) -> None:
         assert chunk is not None
         server.client.lset(journal, 0, bytes([chunk[0] ^ 1]) + chunk[1:])
         with pytest.raises(UnknownSession):
-            await sessions.take_up(Handle(session.handle), accept)
+            await resume(sessions, session.handle)
         assert not session.lost
 
 
@@ -377,4 +377,4 @@ async def test_a_damaged_journal_is_not_resumed(server: RedisServer) -> None:
 async def test_handles_that_nobody_gave(server: RedisServer, handle: str) -> None:
     async with Gateway(server.url) as sessions:
         with pytest.raises(UnknownSession):
-            await sessions.take_up(Handle(handle), accept)
+            await resume(sessions, handle)

@@ -20,11 +20,13 @@ from services.gateway.sessions.records import FORMAT_VERSION, keys_of
 from services.gateway.sessions.sealing import Handle
 from services.mesh.errors import ResumeIncompatible
 from tests.gateway.redis_server import RedisServer
-from tests.gateway.sessions.gateways import Gateway, accept, written
+from tests.gateway.sessions.gateways import Gateway, resume, written
 
 VERSION_1 = json.loads(Path(__file__).with_name("version_1.json").read_text())
 HANDLE = Handle(VERSION_1["handle"])
 SAMPLING = lm_pb2.Sampling(text_temperature=0.5, text_top_k=25, audio_temperature=0.25, audio_top_k=250, seed=99)
+CONTROLS = journal_pb2.Chunk(controls=[lm_pb2.StepControlsAt(
+    step=3, controls=lm_pb2.StepControls(sampling=lm_pb2.Sampling(text_top_k=1)))]).SerializeToString()
 ADDED = b"\x9a\x3e\x05later"  # field 995, a string: what a later version has added
 
 
@@ -69,8 +71,9 @@ async def test_what_version_1_wrote_is_resumed(server: RedisServer) -> None:
     server.client.hset(record, mapping=VERSION_1["record"] | {"facts": bytes.fromhex(VERSION_1["record"]["facts"])})
     server.client.rpush(journal, *map(bytes.fromhex, VERSION_1["journal"]))
     async with Gateway(server.url, "a new gateway") as sessions:
-        session = await sessions.take_up(HANDLE, accept)
-        assert (session.id, session.model_id, session.sampling) == ("the session", "the model", SAMPLING)
+        session = await resume(sessions, HANDLE.text)
+        assert (session.id, session.model_id, session.codec_id, session.sampling) == (
+            "the session", "the model", "the codec", SAMPLING)
         assert session.history.to_proto() == the_history().to_proto()
         assert session.history.next_sequence == 16
         assert 30.0 <= session.age_s < 40.0
@@ -82,7 +85,7 @@ async def test_what_a_later_version_has_added_is_skipped(server: RedisServer) ->
     """And not written again: what is in Redis after that is of this gateway's version, whole."""
     left_in(server, facts=lambda message: message + ADDED, chunk=lambda message: ADDED + message)
     async with Gateway(server.url, "an old gateway") as sessions:
-        session = await sessions.take_up(HANDLE, accept)
+        session = await resume(sessions, HANDLE.text)
         assert session.history.to_proto() == the_history().to_proto()
         session.history.append(16, [1, 2], [3, 4, 5, 6])
         await written(server, session)
@@ -92,7 +95,7 @@ async def test_what_a_later_version_has_added_is_skipped(server: RedisServer) ->
                   for sealed in server.client.lrange(journal, 0, -1)]
         for message in (facts, *chunks):
             assert not UnknownFieldSet(message) and message.format_version == FORMAT_VERSION
-        again = await sessions.take_up(HANDLE, accept)
+        again = await resume(sessions, HANDLE.text)
         assert again.history.to_proto() == session.history.to_proto()
 
 
@@ -105,23 +108,24 @@ async def test_fields_that_an_earlier_version_did_not_have_are_optional(server: 
 
     left_in(server, chunk=bare)
     async with Gateway(server.url) as sessions:
-        session = await sessions.take_up(HANDLE, accept)
+        session = await resume(sessions, HANDLE.text)
         assert session.age_s < 10.0
         assert session.history.to_proto() == the_history().to_proto()
 
 
 @pytest.mark.parametrize("left", [
     {"facts": with_version(FORMAT_VERSION + 1)}, {"chunk": with_version(FORMAT_VERSION + 1)},
-    {"facts": with_version(0)},
+    {"facts": with_version(0)}, {"chunk": lambda message: message + CONTROLS},
     {"facts": lambda message: b"\xff another format"}, {"chunk": lambda message: b"\xff another format"}],
-    ids=["facts of a later version", "chunks of a later version", "no version", "other facts", "other chunks"])
+    ids=["facts of a later version", "chunks of a later version", "no version", "controls", "other facts",
+         "other chunks"])
 async def test_what_is_not_understood_is_refused_and_left_alone(server: RedisServer, left: dict[str, Change]) -> None:
     left_in(server, **left)
     record, journal = keys_of(HANDLE.name)
     before = (server.client.hgetall(record), server.client.lrange(journal, 0, -1))
     async with Gateway(server.url, "an old gateway") as sessions:
         with pytest.raises(ResumeIncompatible) as caught:
-            await sessions.take_up(HANDLE, accept)
+            await resume(sessions, HANDLE.text)
         assert caught.value.reason == "RESUME_INCOMPATIBLE" and caught.value.retry_after_s
     assert (server.client.hgetall(record), server.client.lrange(journal, 0, -1)) == before
 
@@ -130,13 +134,13 @@ async def test_the_live_call_goes_on_when_another_version_can_not_resume_it(serv
     """The owner, of a later version, writes on as if nobody had asked."""
     async with Gateway(server.url, "a new gateway") as new, Gateway(server.url, "an old gateway") as old:
         left_in(server)
-        session = await new.take_up(HANDLE, accept)
+        session = await resume(new, HANDLE.text)
         await written(server, session)
         _, journal = keys_of(HANDLE.name)
         (sealed,) = server.client.lrange(journal, 0, -1)
         later = with_version(FORMAT_VERSION + 1)(HANDLE.open(sealed, b"chunk"))
         server.client.lset(journal, 0, HANDLE.seal(later, b"chunk"))
         with pytest.raises(ResumeIncompatible):
-            await old.take_up(HANDLE, accept)
+            await resume(old, HANDLE.text)
         await written(server, session)
         assert not session.lost

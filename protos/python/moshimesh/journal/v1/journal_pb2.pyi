@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Facts(_message.Message):
-    __slots__ = ("format_version", "session_id", "model_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling")
+    __slots__ = ("format_version", "session_id", "model_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling", "codec_id")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class Facts(_message.Message):
     DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     session_id: str
     model_id: str
@@ -25,10 +26,11 @@ class Facts(_message.Message):
     delay_frames: int
     context_frames: int
     sampling: _lm_pb2.Sampling
-    def __init__(self, format_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ...) -> None: ...
+    codec_id: str
+    def __init__(self, format_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., codec_id: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("format_version", "age_ms", "first_step", "first_sequence", "user_codes", "tokens", "skipped")
+    __slots__ = ("format_version", "age_ms", "first_step", "first_sequence", "user_codes", "tokens", "skipped", "controls")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +38,7 @@ class Chunk(_message.Message):
     USER_CODES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     age_ms: int
     first_step: int
@@ -43,7 +46,8 @@ class Chunk(_message.Message):
     user_codes: bytes
     tokens: bytes
     skipped: _containers.RepeatedCompositeFieldContainer[SkippedFrames]
-    def __init__(self, format_version: _Optional[int] = ..., age_ms: _Optional[int] = ..., first_step: _Optional[int] = ..., first_sequence: _Optional[int] = ..., user_codes: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., skipped: _Optional[_Iterable[_Union[SkippedFrames, _Mapping]]] = ...) -> None: ...
+    controls: _containers.RepeatedCompositeFieldContainer[_lm_pb2.StepControlsAt]
+    def __init__(self, format_version: _Optional[int] = ..., age_ms: _Optional[int] = ..., first_step: _Optional[int] = ..., first_sequence: _Optional[int] = ..., user_codes: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., skipped: _Optional[_Iterable[_Union[SkippedFrames, _Mapping]]] = ..., controls: _Optional[_Iterable[_Union[_lm_pb2.StepControlsAt, _Mapping]]] = ...) -> None: ...
 
 class SkippedFrames(_message.Message):
     __slots__ = ("step", "frames")
