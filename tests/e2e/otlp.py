@@ -69,7 +69,8 @@ class Frame:
                 assert 0 <= part.start - inside < 2 * (GAP_NANOS + SHORTEST_NANOS)
                 inside = part.end + GAP_NANOS
             assert 0 <= hop.end + GAP_NANOS - inside < 2 * (GAP_NANOS + SHORTEST_NANOS)
-        jaeger.check(jaeger.tree((span.name, span.span_id, span.parent_id, span.start, span.end) for span in self.spans))
+        jaeger.check(jaeger.tree((span.name, span.span_id, span.parent_id, span.start, span.end)
+                                 for span in self.spans))
 
 
 class Receiver:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import signal
 import sys
 import urllib.request
 from collections import defaultdict
+from collections.abc import AsyncIterator
 
 import grpc
+import moshimesh
 import numpy as np
 import numpy.typing as npt
 import pytest
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
 from harness.local_mesh import LocalMesh
+from harness.null_mesh import NullMesh
 from services.mesh import logs
 from tests.e2e.calls import GREEDY, call, slots_are_free
+from tests.until import until
 
 SESSION, TRACE = "cafe" * 8, "ab" * 16
 
@@ -82,6 +88,80 @@ async def test_the_services_say_nothing_of_what_was_said(checkpoint: str, speech
         assert all({"time", "level", "logger", "message", "service"} <= entry.keys() for entry in found)
         everything = "\n".join(lines[name])
         assert not any(" ".join(words[begin:begin + 3]) in everything for begin in range(len(words) - 2))
+
+
+@pytest.mark.slow
+async def test_a_move_names_its_own_session() -> None:
+    """The loss of a replica is noticed in a task that all of its calls share; each line is still its call's."""
+    lines: list[str] = []
+    async with NullMesh(slots=8, replicas=2, environment={"MOSHIMESH_LOG_FORMAT": "json"},
+                        on_line=lambda name, text: lines.append(text) if name == "gateway" else None) as mesh:
+        here: dict[str, int] = {}  # sessions, and their answers
+
+        async def talk() -> None:
+            session = ""
+
+            async def audio() -> AsyncIterator[bytes]:
+                while len(moved()) < 3:  # then each is heard of, and may end
+                    yield bytes(3840)
+                    await asyncio.sleep(0.08)
+
+            async with moshimesh.connect(mesh.target) as client:
+                async for event in client.converse(audio()):
+                    if isinstance(event, moshimesh.Ready):
+                        session = event.session_id
+                    elif isinstance(event, moshimesh.Speech):
+                        here[session] = here.get(session, 0) + 1
+
+        def moved() -> set[str]:
+            return {entry["session"] for entry in map(json.loads, lines) if "moves away" in entry["message"]}
+
+        talking = [asyncio.create_task(talk()) for _ in range(6)]  # three for each replica
+        await until(lambda: len(here) == 6 and min(here.values()) > 3)
+        mesh.processes["codec"].send(signal.SIGKILL)
+        await until(lambda: len(moved()) >= 3)
+        await asyncio.gather(*talking)
+    assert moved() <= set(here)
+
+
+@pytest.mark.slow
+async def test_a_resumed_call_logs_its_session() -> None:
+    """A call has an id of its own until it is known which session it resumes."""
+    lines: list[str] = []
+    async with NullMesh(slots=8, replicas=2, environment={"MOSHIMESH_LOG_FORMAT": "json"},
+                        on_line=lambda name, text: lines.append(text) if name.startswith("gateway") else None) as mesh:
+        heard: list[moshimesh.Speech] = []
+        session = ""
+
+        def moved() -> set[str]:
+            return {entry["session"] for entry in map(json.loads, lines) if "moves away" in entry["message"]}
+
+        async def audio() -> AsyncIterator[bytes]:
+            while not moved():
+                yield bytes(3840)
+                await asyncio.sleep(0.08)
+
+        async def talk() -> None:
+            nonlocal session
+            async with moshimesh.connect(mesh.addresses("gateway")) as client:
+                async for event in client.converse(audio()):
+                    if isinstance(event, moshimesh.Ready):
+                        session = event.session_id
+                    elif isinstance(event, moshimesh.Speech):
+                        heard.append(event)
+
+        talking = asyncio.create_task(talk())
+        await until(lambda: len(heard) > 5)
+        mesh.processes["gateway"].send(signal.SIGKILL)
+        before = len(heard)
+        await until(lambda: len(heard) > before + 10)
+        for name in ("codec", "codec-2"):  # the call is at one of them
+            mesh.processes[name].send(signal.SIGKILL)
+            await mesh.processes[name].stop()
+            await mesh.start_replica(name)
+            await mesh.wait_ready(name, mesh.ports[name])
+        await talking
+    assert moved() == {session}
 
 
 async def test_what_prevents_a_start_is_an_object_too(checkpoint: str) -> None:

@@ -24,6 +24,7 @@ from services.mesh.testhooks import CLOCK_SHIFT_MS, DELAY
 from tests.e2e.calls import GREEDY, pieces
 from tests.e2e.otlp import HOPS, REMOTE, hanging, receiver, sequences
 
+pytestmark = pytest.mark.slow  # each starts a mesh of its own
 FRAME_BYTES = 1920 * 2
 DEADLINE_MS = 80.0
 NEVER = "1000000000"

@@ -18,7 +18,7 @@ from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EVERY = sorted({value for value in vars(known).values() if isinstance(value, str) and re.fullmatch("OTEL_[A-Z_]+", value)})
+EVERY = sorted({value for value in vars(known).values() if re.fullmatch("OTEL_[A-Z_]+", str(value))})
 START = """
 import logging, os, sys
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(message)s")

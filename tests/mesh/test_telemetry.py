@@ -17,6 +17,7 @@ from harness.local_mesh import free_port
 from services.mesh import otel_environment, telemetry
 from services.mesh.otlp import LEAST_INT, MOST_INT, wire_value
 from services.mesh.telemetry import FinishedSpan, FrameTracer, SpanSender, new_trace, service_resource
+from tests.until import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -103,10 +104,7 @@ async def test_a_batch_is_tried_again_where_that_may_help(collector: Collector) 
     collector.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE]
     sender = SpanSender(collector.endpoint, "test")
     sender.on_end(span("a"))
-    for _ in range(200):
-        if collector.names:
-            break
-        await asyncio.sleep(0.05)
+    await until(lambda: collector.names)
     assert collector.names == ["a"] and collector.calls == 3
     collector.failures = [grpc.StatusCode.INVALID_ARGUMENT]
     sender.on_end(span("b"))
@@ -118,8 +116,7 @@ async def test_a_collector_without_traces_is_left_alone(collector: Collector, ca
     collector.failures = [grpc.StatusCode.UNIMPLEMENTED]
     sender = SpanSender(collector.endpoint, "test")
     sender.on_end(span("a"))
-    while not caplog.messages:
-        await asyncio.sleep(0.02)
+    await until(lambda: caplog.messages)
     sender.on_end(span("b"))
     await asyncio.to_thread(sender.shutdown)
     assert (collector.calls, collector.names) == (1, [])
@@ -145,8 +142,7 @@ async def test_the_environment_says_where_and_as_whom(collector: Collector, monk
     tracer = FrameTracer.export_to("", "gateway")
     assert tracer.enabled
     tracer.send(span())
-    while not collector.requests:
-        await asyncio.sleep(0.02)
+    await until(lambda: collector.requests)
     await asyncio.to_thread(tracer.close)
     assert (collector.metadata["api-key"], collector.metadata["tenant"]) == ("a secret", "t")
     said = {pair.key: pair.value.string_value for pair in collector.requests[0].resource_spans[0].resource.attributes}

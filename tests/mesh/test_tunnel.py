@@ -431,9 +431,7 @@ async def test_what_a_lost_service_can_not_have_sent_is_heard_of() -> None:
         stream.keep(tunnel_pb2.Keep(sequence=sequence), functools.partial(lost.append, sequence))
         clock[0] += 1.0
         responses.put_nowait(tunnel_pb2.TunnelResponse())
-        while not responses.empty():  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await until(lambda: stream._heard == clock[0])
     # It was heard at 103 s: what it was asked for at 100 and 101 s has been sent, unlike that of 102 s.
     responses.put_nowait(None)
     with pytest.raises(PeerLost):
