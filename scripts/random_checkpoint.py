@@ -77,12 +77,15 @@ def write_checkpoint(folder: Path, seed: int = 0, own_codebooks: int = CODEBOOKS
     (folder / "config.json").write_text(json.dumps(FILES | {"model_type": "moshi"} | lm_config, indent=2) + "\n")
 
 
-def random_mimi() -> MimiModel:
-    """A Mimi whose codebooks fit what its random encoder makes of speech-like sound."""
-    mimi: MimiModel = loaders.get_mimi(None, MIMI_CONFIG, num_codebooks=CODEBOOKS)
+def random_mimi(config: dict[str, Any] = MIMI_CONFIG, layer_scale: float = 0.3) -> MimiModel:
+    """A Mimi whose codebooks fit what its random encoder makes of speech-like sound.
+
+    `layer_scale`: how much each layer of its transformers adds. With the stock 0.01 they would hardly have a say.
+    """
+    mimi: MimiModel = loaders.get_mimi(None, config, num_codebooks=CODEBOOKS)
     for name, parameter in mimi.named_parameters():
         if name.endswith("scale"):
-            parameter.fill_(0.3)  # layer scales: the stock 0.01 would leave the transformers without a say
+            parameter.fill_(layer_scale)
         elif parameter.dim() >= 2:
             # The stock initialisation shrinks the signal layer by layer until only the biases are left.
             fan_in = parameter.numel() // parameter.shape[0] if "convtr" not in name else 2 * parameter.shape[0]
@@ -91,7 +94,7 @@ def random_mimi() -> MimiModel:
     for rvq in (mimi.quantizer.rvq_first, mimi.quantizer.rvq_rest):
         rvq.input_proj.weight.div_(rvq.input_proj(latent).std())
         _fit_codebooks(rvq.vq.layers, rvq.input_proj(latent))
-    loudness = mimi.decode(torch.randint(CARD, (1, CODEBOOKS, 50))).std()
+    loudness = mimi.decode(torch.randint(mimi.cardinality, (1, CODEBOOKS, 50))).std()
     mimi.decoder.model[-1].conv.conv.weight.mul_(0.1 / loudness)
     return mimi
 
@@ -118,7 +121,8 @@ def _fit_codebooks(layers: nn.ModuleList, residual: Tensor) -> None:
         samples = residual[0].T
         spread = torch.linalg.cholesky(torch.cov(samples.T) + 1e-6 * torch.eye(samples.shape[1]))
         codebook = layer._codebook
-        codebook.embedding_sum.copy_(samples.mean(0) + torch.randn(CARD, samples.shape[1]) @ spread.T)
+        entries = torch.randn(len(codebook.embedding_sum), samples.shape[1])
+        codebook.embedding_sum.copy_(samples.mean(0) + entries @ spread.T)
         codebook._initialized.fill_(1)
         residual = residual - layer.decode(layer.encode(residual))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,9 @@ CHUNK_S = 0.03
 """How long a chunk may take, since the other rows' next step waits for it: less than half a frame's time."""
 MOST_CHUNK_FRAMES = 64
 """More at once gain nothing, and their attention's scores take memory."""
+PRIMING_S = 5.0
+"""How long a row's past may take in all: a caller waits for it, and the gateway gives up after twice as long. Only
+full-size Mimi on a CPU would need more; then the last frames, which count most, have to do."""
 
 
 class Primer:
@@ -24,12 +28,13 @@ class Primer:
         """`frame` is an empty frame of one row, on the model's device."""
         self._half, self._frame = half, frame
         self._spare = len(half.memory) - 1
+        # Until warm_up has measured:
         self.chunk_frames = 8
-        """Until warm_up has measured."""
+        self._most_frames = sys.maxsize
 
     def __call__(self, row: int, frames: Tensor) -> Iterator[None]:
-        """Hear frames [k, ...]; each item is a chunk of them done."""
-        for begin in range(0, len(frames), self.chunk_frames):
+        """Hear frames [k, ...], or as many of the last ones as time allows; each item is a chunk of them done."""
+        for begin in range(max(len(frames) - self._most_frames, 0), len(frames), self.chunk_frames):
             self._advance(row, frames[begin:begin + self.chunk_frames])
             yield
 
@@ -38,16 +43,17 @@ class Primer:
 
         Raises NotFinite.
         """
-        frames, fits = 1, 1
+        frames = 1
         while frames <= MOST_CHUNK_FRAMES:
             chunk = self._frame.expand(frames, *self._frame.shape)
             check_finite(self._advance(self._spare, chunk), made)  # the first time also pays for what comes only once
             began = time.perf_counter()
             self._advance(self._spare, chunk)
-            if time.perf_counter() - began > CHUNK_S:
+            seconds = time.perf_counter() - began
+            if frames > 1 and seconds > CHUNK_S:
                 break
-            fits, frames = frames, 2 * frames
-        self.chunk_frames = fits
+            self.chunk_frames, self._most_frames = frames, max(int(PRIMING_S / seconds * frames), 1)
+            frames *= 2
         self._half.clear(self._spare)
 
     def _advance(self, row: int, chunk: Tensor) -> Tensor:

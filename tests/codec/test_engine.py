@@ -237,6 +237,21 @@ def test_a_chunk_is_as_long_as_others_can_wait(half: Half, monkeypatch: pytest.M
     assert half.engine._primer.chunk_frames == primer.MOST_CHUNK_FRAMES
 
 
+def test_the_last_frames_have_to_do_where_all_would_take_too_long(
+        half: Half, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = half.inputs[CALLS - 1]
+    monkeypatch.setattr(primer, "PRIMING_S", 1e-9)
+    half.engine.warm_up()
+    for row, past in ((0, long[:40]), (1, long[39:40])):
+        half.engine.open(row)
+        assert len(list(half.engine.prime(row, past))) == 1
+    short, long_past = half.engine.step([0, 1], long[[40, 40]])
+    same(short, long_past)
+    monkeypatch.undo()
+    half.engine.warm_up()
+    assert half.engine._primer._most_frames > LONG_FRAMES
+
+
 @pytest.mark.parametrize(("name", "words"), [
     ("encoder.model.0.conv.conv.weight", "the latents that Mimi's encoder makes of silence are not finite"),
     ("decoder.model.0.conv.conv.weight", "the samples that Mimi's decoder makes of codes are not finite"),
