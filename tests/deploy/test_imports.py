@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -179,3 +180,14 @@ def test_the_image_has_what_its_service_imports(service: str, tmp_path: Path) ->
         assert loaded.isdisjoint({"torch", "moshi", "sentencepiece"})
     else:
         assert "redis" not in loaded
+
+
+@pytest.mark.parametrize("module", ["scripts.demo", "scripts.run"])
+def test_a_run_has_what_its_commands_import(module: str) -> None:
+    installed = _installed_by(ROOT / "requirements" / "run.txt")
+    missing = {name for name, owners in metadata.packages_distributions().items()
+               if installed.isdisjoint(canonicalize_name(owner) for owner in owners)}
+    assert {"mypy", "pytest"} <= missing
+    done = subprocess.run([sys.executable, "-c", IMPORT_WITHOUT, module, *missing], cwd=ROOT, capture_output=True,
+                          text=True, check=False, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos/python'}"})
+    assert done.returncode == 0, done.stderr
