@@ -66,7 +66,7 @@ def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
 # others don't know what listens to them.
 GATEWAY_ARROWS = {
     "edges": {"calls", "path"}, "calls": {"path", "sessions", "peers", "store"}, "path": {"sessions", "peers"},
-    "peers": {"store"}, "sessions": {"store"}, "store": set[str](), "config": set[str](),
+    "peers": {"store"}, "sessions": {"store"}, "store": {"redis_url"}, "redis_url": set[str](), "config": set[str](),
     "watching": {"calls", "path", "sessions", "peers"}}
 
 
