@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import wave
 from collections.abc import AsyncIterator
@@ -15,6 +16,9 @@ from harness.local_mesh import LocalMesh
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOTS = 8
+
+if sys.version_info >= (3, 14):  # where torch can't compile, which moshi's own loop asks for
+    os.environ.setdefault("NO_TORCH_COMPILE", "1")
 
 
 @pytest.fixture(scope="session")
