@@ -26,8 +26,8 @@ class GatewayConfig(ServiceConfig):
     """Flags of `python -m services.gateway`; each is also MOSHIMESH_NAME in the environment."""
 
     port: Port = Field(50050, description="port to listen on; 0 takes a free one")
-    codec: Targets = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a name "
-                                                      "with several addresses stands for all of them")
+    codec: Targets = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a "
+                                                          "name with several addresses stands for all of them")
     lm: Targets = Field("localhost:50052", description="host:port of the language model replicas, likewise")
     redis_url: str = Field("redis://localhost:6379/0", description="redis://, rediss:// or unix:// URL of Redis")
     grace_s: float = Field(120.0, ge=1, le=3600, description="how long a call that was cut off can be taken up again")

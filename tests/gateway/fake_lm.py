@@ -70,7 +70,8 @@ class FakeLm:
 
     async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
-        return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", instance_id=self.instance_id, user_codebooks=USER, own_codebooks=OWN,
+        return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", instance_id=self.instance_id,
+                                      user_codebooks=USER, own_codebooks=OWN,
                                       delay_frames=DELAY, context_frames=CONTEXT, slots_total=self.slots,
                                       slots_free=self.slots - self.held, draining=self.draining)
 
