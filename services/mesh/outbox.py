@@ -10,8 +10,8 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 
 # How long what is not urgent may wait for something that is.
 LAZY_S = 0.1
-# One item's message: some frames of a session's past are a quarter of a MB. Well below the limit of a gRPC message (1 MiB),
-# which ends the stream, and with it all of its calls; this one only ends its own.
+# One item's message: some frames of a session's past are a quarter of a MB. Well below the limit of a gRPC message
+# (1 MiB), which ends the stream, and with it all of its calls; this one only ends its own.
 ITEM_BYTES = 768 << 10
 # Items that share a message, by size and number. The other end reads all items of a message without a pause, about
 # 50 us each; a message costs little in comparison.

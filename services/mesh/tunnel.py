@@ -29,8 +29,8 @@ MOST_CALLS = 4096
 # Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
 # moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/path/lease.py).
 WAITING_REQUESTS = 160
-# Bytes of all calls that may wait. Sessions that move here bring up to 4 MB each, but their handlers take it as fast as it
-# comes; this is what may come while the event loop is busy. The call that brings more is refused.
+# Bytes of all calls that may wait. Sessions that move here bring up to 4 MB each, but their handlers take it as fast as
+# it comes; this is what may come while the event loop is busy. The call that brings more is refused.
 WAITING_BYTES = 128 << 20
 # Answers that wait while the gateway does not read: 4 frames of 256 sessions, twice.
 OUTBOX_BYTES = 16 << 20
