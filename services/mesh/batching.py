@@ -77,10 +77,10 @@ USUAL = BatchingOptions()
 
 
 class _Interval(NamedTuple):
-    """From when to when, in Unix nanoseconds."""
+    """From when to when."""
 
-    started: int
-    finished: int
+    started_unix_nanos: int
+    finished_unix_nanos: int
 
 
 _NEVER = _Interval(0, 0)

@@ -82,6 +82,7 @@ class MeshServer:
         register(self._server, self._health.service, self._running)
         if self._reflection:
             register(self._server, Reflection((*names, self._health.service.name)).service, self._running)
+        self._say_health(names, alive=False, ready=False)
         await self._server.start()
         # What is there by now stays. Looking through all of it again, with torch 200 000 objects, would stall every
         # call for 0.1 s about once a minute; from here on only what calls leave behind is looked at.

@@ -79,7 +79,7 @@ class HopRecorder:
             return
         offset = keep.clock_offset_nanos
         clock = clock_attributes(offset, keep.clock_uncertain)
-        tick = Work(timing.started, timing.finished, timing.tick, timing.rows)
+        tick = Work(timing.started_unix_nanos, timing.finished_unix_nanos, timing.tick, timing.rows)
         times = HopTimes.of(timing, keep.began_unix_nanos, offset)
         send_hop(self._tracer, self._name, frame, times, {
             "moshimesh.session": session, "moshimesh.sequence": keep.sequence, "moshimesh.slot": row,
@@ -91,9 +91,10 @@ class HopRecorder:
         """What the engine did while a frame waited for it, besides the frame's own step: the longest first."""
         found = []
         for work in reversed(self._recent):
-            if work.finished <= timing.received:
+            if work.finished_unix_nanos <= timing.received_unix_nanos:
                 break
-            nanos = min(work.finished, timing.started) - max(work.started, timing.received)
+            nanos = (min(work.finished_unix_nanos, timing.started_unix_nanos)
+                     - max(work.started_unix_nanos, timing.received_unix_nanos))
             if nanos >= WORTH_NANOS:
                 found.append((nanos, work))
         found.sort(key=lambda one: one[0], reverse=True)
@@ -101,16 +102,16 @@ class HopRecorder:
 
     def _span_of(self, work: Work, offset: int, clock: Attributes) -> SpanContext:
         """The span of a step or chunk, sent with the first kept frame that it served or held up."""
-        span = self._sent.get(work.started)
+        span = self._sent.get(work.started_unix_nanos)
         if span is None:
-            span = self._sent[work.started] = new_trace()
+            span = self._sent[work.started_unix_nanos] = new_trace()
             if len(self._sent) > RECENT_WORK:
                 self._sent.popitem(last=False)
             kind = "tick" if work.tick else "rebuild"
             about: Attributes = self._batch(work) if work.tick else {
                 "moshimesh.session": work.session, "moshimesh.model_id": self._model_id}
             self._tracer.send(FinishedSpan(
-                f"{self._name}.{kind}", span, None, work.started - offset, work.finished - offset,
+                f"{self._name}.{kind}", span, None, work.started_unix_nanos - offset, work.finished_unix_nanos - offset,
                 {**about, "moshimesh.rows": tuple(work.rows), **clock}))
         return span
 
@@ -131,7 +132,8 @@ class HopTimes(NamedTuple):
     @classmethod
     def of(cls, timing: Timing, began: int = 0, offset: int = 0) -> HopTimes:
         """`offset` is how far the clock of `timing` is ahead of the one of `began`."""
-        return cls(began, timing.received - offset, timing.started - offset, timing.finished - offset)
+        return cls(began, timing.received_unix_nanos - offset, timing.started_unix_nanos - offset,
+                   timing.finished_unix_nanos - offset)
 
     @property
     def start(self) -> int:

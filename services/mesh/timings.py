@@ -16,12 +16,12 @@ MOST_TRACEPARENT_CHARACTERS = 128  # 55 in version 00 of https://www.w3.org/TR/t
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When a frame was where, in Unix nanoseconds, and the batch that served it: its number and its rows."""
+    """When a frame was where, and the batch that served it: its number and its rows."""
 
-    received: int
-    dequeued: int
-    started: int
-    finished: int
+    received_unix_nanos: int
+    dequeued_unix_nanos: int
+    started_unix_nanos: int
+    finished_unix_nanos: int
     tick: int
     rows: Sequence[int]
 
@@ -32,12 +32,12 @@ class Timing:
 
 
 class Work(NamedTuple):
-    """What the engine did for a while, in Unix nanoseconds: step number `tick` for some rows, or (tick 0) one chunk of
+    """What the engine did for a while: step number `tick` for some rows, or (tick 0) one chunk of
     the opening of a session's row.
     """
 
-    started: int
-    finished: int
+    started_unix_nanos: int
+    finished_unix_nanos: int
     tick: int
     rows: Sequence[int]
     session: str = ""
@@ -59,7 +59,7 @@ def answer_context(context: audio_pb2.FrameContext, hop: audio_pb2.Hop, timing: 
     """The context of an answer: the frame's own number and trace, with this hop's timing after the earlier ones."""
     answer = audio_pb2.FrameContext()
     answer.CopyFrom(context)
-    answer.hops.add(hop=hop, received_unix_nanos=timing.received, dequeued_unix_nanos=timing.dequeued,
-                    started_unix_nanos=timing.started, finished_unix_nanos=timing.finished,
-                    batch_size=timing.batch_size, tick=timing.tick)
+    answer.hops.add(hop=hop, received_unix_nanos=timing.received_unix_nanos,
+                    dequeued_unix_nanos=timing.dequeued_unix_nanos, started_unix_nanos=timing.started_unix_nanos,
+                    finished_unix_nanos=timing.finished_unix_nanos, batch_size=timing.batch_size, tick=timing.tick)
     return answer

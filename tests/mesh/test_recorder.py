@@ -148,7 +148,7 @@ async def test_a_batcher_remembers_what_held_up_a_frame() -> None:
         with batcher.lease("is rebuilt", 10) as rebuilt:
             async for answer in talking.serve(frames()):
                 hop.record(context(answer.result), answer.timing, talking.row, "talks")
-                hop.keep(keep(answer.result, began=answer.timing.received - MS))
+                hop.keep(keep(answer.result, began=answer.timing.received_unix_nanos - MS))
             await rebuilt.opened()
     await batcher.close()
     chunks = {span.context.span_id: span for span in spans if span.name == "lm.step.rebuild"}
