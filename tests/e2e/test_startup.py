@@ -133,6 +133,14 @@ async def test_a_gateway_without_lm_is_alive_but_not_ready(checkpoint: str) -> N
         await health(channel, name, becomes=good)
 
 
+async def test_no_part_of_a_password_is_printed() -> None:
+    """At any level: `#` ends a URL early, and this one once meant localhost."""
+    result = await outcome("gateway", "--port", "0", "--redis-url", "redis://:57first#second@h:1/0", "--log-level",
+                           "debug")
+    assert "--redis-url" in result[1] and "%23" in result[1]
+    assert "57first" not in result[1] and "second@" not in result[1] and "#second" not in result[1]
+
+
 async def test_a_password_is_not_printed() -> None:
     _, output = await outcome("gateway", "--port", "0", "--redis-url", f"redis://:secret@127.0.0.1:{free_port()}/0")
     assert "can't be reached" in output

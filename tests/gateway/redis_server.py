@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from harness.local_mesh import free_port
-from harness.redis_server import redis_executable
+from harness.redis_server import NoRedis, from_debian, redis_executable
 
 
 class RedisServer:
     """One server, or one node of several."""
 
-    def __init__(self, *flags: str, config: str | None = None) -> None:
-        """`config` is the text of a configuration file, which sentinels insist on."""
+    def __init__(self, *flags: str, config: str | None = None, program: str = "", certificate: Path | None = None,
+                 password: str | None = None) -> None:
+        """`config` is the text of a configuration file, which sentinels insist on. `program` is another server than
+        the default one; with a `certificate` (see `certificate_in`) it takes TLS only. `password` is its requirepass.
+        """
         self.port = next(port for port in iter(free_port, None) if port < 55_000)  # a cluster talks on port + 10000
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._program, self._certificate, self._password = program or redis_executable(), certificate, password
         self._flags = flags
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-redis-")
         if config is not None:
@@ -31,10 +41,20 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
+        ports, tls = ["--port", str(self.port)], {}
+        if self._certificate is not None:
+            key = self._certificate.with_suffix(".key")
+            ports = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no", "--tls-replication",
+                     "yes", "--tls-cert-file", str(self._certificate), "--tls-key-file", str(key),
+                     "--tls-ca-cert-file", str(self._certificate)]
+            tls = {"ssl": True, "ssl_ca_certs": str(self._certificate)}
+        if self._password is not None:
+            ports += ["--requirepass", self._password]
         self.process = subprocess.Popen(
-            [redis_executable(), *self._flags, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--loglevel", "warning"], cwd=self._folder.name, stdout=subprocess.DEVNULL)
-        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
+            [self._program, *self._flags, *ports, "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"],
+            cwd=self._folder.name, stdout=subprocess.DEVNULL)
+        self.client = redis.Redis(host="127.0.0.1", port=self.port, password=self._password,
+                                  retry=Retry(NoBackoff(), 0), **tls)
         for _ in range(200):
             try:
                 self.client.ping()
@@ -51,3 +71,51 @@ class RedisServer:
         self.client.close()
         self.kill()
         self._folder.cleanup()
+
+
+def redis_with_tls() -> str | None:
+    """A redis-server that can do TLS: the default one, or Debian's, unpacked once for each environment."""
+    folder = Path(sys.prefix) / "share" / "moshimesh" / "redis-with-tls"
+    if not (folder / "redis-server").exists():
+        for server in (redis_executable, lambda: str(from_debian(folder))):
+            try:
+                program = server()
+            except NoRedis:
+                return None
+            if _does_tls(program):
+                return program
+        return None
+    return str(folder / "redis-server")
+
+
+def _does_tls(program: str) -> bool:
+    """Whether it was built with TLS: if not, the option is an error in its configuration."""
+    port = str(free_port())
+    server = subprocess.Popen([program, "--port", port, "--tls-port", "0", "--save", ""], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir())
+    try:
+        server.wait(0.5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+        return True
+    return False
+
+
+def certificate_in(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that signs itself; its key is beside it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis of a test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256()))
+    path = folder / "redis.crt"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    path.with_suffix(".key").write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return path

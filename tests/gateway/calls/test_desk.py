@@ -111,6 +111,38 @@ async def test_a_call_that_was_cut_off_goes_on(house: House, redis_server: Redis
     assert house.observers[0].facts[-1] == ("ended", "cancelled")
 
 
+async def test_a_refused_resume_leaves_the_live_call_alone(house: House, redis_server: RedisServer) -> None:
+    """Whoever asks with a wrong rate, or for a frame that is forgotten, has taken nothing from the call that speaks."""
+    hang_up = asyncio.Event()
+    said: list[Speech] = []
+    async with House(redis_server.url) as another, contextlib.aclosing(
+            house.hold(OPENING, spoken(0, FRAMES, hang_up))) as events:
+        ready = await anext(events)
+        assert isinstance(ready, Ready)
+        said.append(await anext(events))
+        await until(lambda: house.sessions.lag_s == 0.0)
+        for there in (house, another):
+            with pytest.raises(InvalidRequest) as caught:
+                await anext(there.hold(Opening(Resumed(ready.resume_handle), RATE + 1), spoken(0, 1)))
+            assert caught.value.reason == "BAD_SAMPLE_RATE"
+        hang_up.set()
+        said += [event async for event in events if isinstance(event, Speech)]
+    assert [[one.text_token, *one.codes] for one in said] == expected(FRAMES)
+
+
+async def test_a_call_that_lasted_as_long_as_it_may_is_not_resumed_and_not_deleted(
+        house: House, redis_server: RedisServer) -> None:
+    """An age that is impossible here, as after a wrong setting: another gateway can still resume the call."""
+    ready, said = await cut_off(house, 10)
+    last = said[-1].context.sequence
+    opening = Opening(Resumed(ready.resume_handle, last + 1, last), RATE, live=False)
+    async with House(redis_server.url, longest_call_s=1e-9) as strict:
+        with pytest.raises(CallTooLong):
+            await anext(strict.hold(opening, spoken(last + 1, FRAMES)))
+    events = [event async for event in house.hold(opening, spoken(last + 1, FRAMES))]
+    assert isinstance(events[-1], Summary)
+
+
 async def test_what_a_conversation_can_t_be_opened_with(house: House) -> None:
     for opening, reason in (
             (Opening(New(), RATE + 1), "BAD_SAMPLE_RATE"),

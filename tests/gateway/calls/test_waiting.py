@@ -1,26 +1,23 @@
-"""The line and the limits, over gateways that share a real Redis, and without it."""
+"""The waiting line, over gateways that share a real Redis, and without it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from services.gateway.calls import waiting as line_module
 from services.gateway.calls.events import Queued
-from services.gateway.calls.limits import GONE_S, Limits
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import Ticket, WaitingLine
 from services.gateway.store import Store
-from services.mesh.errors import LineFull, TooManyCalls
+from services.mesh.errors import LineFull
 from tests.gateway.redis_server import RedisServer
 from tests.until import until
 
 
 @pytest.fixture
-def server() -> AsyncIterator[RedisServer]:
+def server() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.close()
@@ -51,29 +48,28 @@ class Slots:
 class Caller:
     """Waits in a line until there is a slot."""
 
-    def __init__(self, line: Line, name: str, slots: Slots, ahead: bool = False) -> None:
+    def __init__(self, line: WaitingLine, name: str, slots: Slots, ahead: bool = False) -> None:
         self.told: list[Queued] = []
         self.served = asyncio.create_task(self._wait(line, name, slots, ahead))
 
-    async def _wait(self, line: Line, name: str, slots: Slots, ahead: bool) -> None:
-        async with line.join(MODEL, name, ahead) as place:
-            async for queued in place.turns(lambda: slots.free):
+    async def _wait(self, line: WaitingLine, name: str, slots: Slots, ahead: bool) -> None:
+        async with line.join(MODEL, name, ahead) as ticket:
+            async for queued in ticket.turns(lambda: slots.free):
                 self.told.append(queued)
             slots.free -= 1
             slots.got.append(name)
-            place.served = True
+            ticket.served = True
 
     async def is_at(self, position: int) -> None:
         """Wait until it is told so."""
         await until(lambda: self.told and self.told[-1].position == position)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "POLL_S", 0.03)
+def line_over(store: Store, most_waiting: int, gone_s: float = 30.0) -> WaitingLine:
+    return WaitingLine(store, most_waiting, poll_s=0.03, gone_s=gone_s)
 
 
-async def in_line(lines: list[Line], names: list[str], slots: Slots) -> list[Caller]:
+async def in_line(lines: list[WaitingLine], names: list[str], slots: Slots) -> list[Caller]:
     callers = []
     for number, name in enumerate(names):
         callers.append(Caller(lines[number % len(lines)], name, slots))
@@ -82,7 +78,7 @@ async def in_line(lines: list[Line], names: list[str], slots: Slots) -> list[Cal
 
 
 async def test_first_come_first_served_over_gateways(stores: list[Store]) -> None:
-    lines = [Line(store, 10) for store in stores]
+    lines = [line_over(store, 10) for store in stores]
     slots = Slots()
     assert not await lines[0].anybody_waits(MODEL)
     began = time.monotonic()
@@ -104,12 +100,12 @@ async def test_first_come_first_served_over_gateways(stores: list[Store]) -> Non
     await until(lambda: nobody_waits(lines[0]))
 
 
-async def nobody_waits(line: Line) -> bool:
+async def nobody_waits(line: WaitingLine) -> bool:
     return not await line.anybody_waits(MODEL)
 
 
-async def test_a_full_line_refuses_all_but_those_who_were_cut_off(stores: list[Store]) -> None:
-    lines = [Line(store, 2) for store in stores]
+async def test_a_full_line_refuses_all_but_callers_who_were_cut_off(stores: list[Store]) -> None:
+    lines = [line_over(store, 2) for store in stores]
     slots = Slots()
     callers = await in_line(lines, ["a", "b"], slots)
     with pytest.raises(LineFull) as caught:
@@ -122,8 +118,8 @@ async def test_a_full_line_refuses_all_but_those_who_were_cut_off(stores: list[S
     assert sorted(slots.got) == ["a", "b", "cut off"]
 
 
-async def test_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
-    lines = [Line(store, 10) for store in stores]
+async def test_a_caller_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
+    lines = [line_over(store, 10) for store in stores]
     slots = Slots()
     first, second = await in_line(lines, ["a", "b"], slots)
     first.served.cancel()
@@ -133,10 +129,9 @@ async def test_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
     assert slots.got == ["b"]
 
 
-async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "GONE_S", 1.0)
-    lines = [Line(store, 10) for store in stores]
-    await lines[0].wait(MODEL, "of a gateway that dies now", False)
+async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store]) -> None:
+    lines = [line_over(store, 10, gone_s=1.0) for store in stores]
+    await lines[0].ask(Ticket(lines[0], MODEL, "of a gateway that dies now", ahead=False))
     slots = Slots()
     slots.free = 1
     caller = Caller(lines[1], "b", slots)
@@ -146,7 +141,7 @@ async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store], monke
 
 async def test_without_redis_each_gateway_has_a_line_of_its_own(server: RedisServer, stores: list[Store]) -> None:
     server.kill()
-    line = Line(stores[0], 2)
+    line = line_over(stores[0], 2)
     slots = Slots()
     first, second = await in_line([line], ["a", "b"], slots)
     assert await line.anybody_waits(MODEL)
@@ -160,52 +155,13 @@ async def test_without_redis_each_gateway_has_a_line_of_its_own(server: RedisSer
     assert slots.got == ["a", "b"]
 
 
-async def test_calls_of_a_key_over_gateways(stores: list[Store]) -> None:
-    one, other = (Limits(store, 2) for store in stores)
-    async with one.admit("key", "1"), other.admit("key", "2"), one.admit("another key", "3"):
-        for limits in (one, other):
-            with pytest.raises(TooManyCalls) as caught:
-                async with limits.admit("key", "4"):
-                    pass
-            assert caught.value.retry_after_s
-        async with one.admit("", "5"):
-            pass
-
-    async def has_room_again() -> bool:
-        with contextlib.suppress(TooManyCalls):
-            async with other.admit("key", "6"), other.admit("key", "7"):
-                return True
-        return False
-
-    await until(has_room_again, GONE_S / 2)  # sooner than calls of a lost gateway are forgotten
-
-
-async def test_a_conversation_that_is_taken_up_again_counts_once(stores: list[Store]) -> None:
-    one, other = (Limits(store, 1) for store in stores)
-    async with (one.admit("key", "a conversation"), other.admit("key", "a conversation"),
-                one.admit("key", "a conversation")):
-        with pytest.raises(TooManyCalls):
-            async with one.admit("key", "another"):
-                pass
-
-
-async def test_limits_without_redis(server: RedisServer, stores: list[Store]) -> None:
-    server.kill()
-    limits = Limits(stores[0], 1)
-    async with limits.admit("key", "1"):
-        with pytest.raises(TooManyCalls):
-            async with limits.admit("key", "2"):
-                pass
-    async with limits.admit("key", "3"):
-        pass
-
-
-async def test_no_limit(server: RedisServer) -> None:
-    limits = Limits(Store(server.url), 0)
-    async with limits.admit("key", "1"), limits.admit("key", "2"):
-        assert not server.client.keys("*")
-
-
-async def test_redis_does_not_learn_a_key(server: RedisServer, stores: list[Store]) -> None:
-    async with Limits(stores[0], 2).admit("a secret key", "1"):
-        assert server.client.keys("*") and not any(b"secret" in key for key in server.client.keys("*"))
+async def test_a_redis_that_refuses_is_none(server: RedisServer, stores: list[Store]) -> None:
+    """A full one, or a key of another type. Callers wait as they do without Redis."""
+    server.client.set(f"moshimesh:{{line:{MODEL}}}:waiting", "not a sorted set")
+    line = line_over(stores[0], 10)
+    slots = Slots()
+    callers = await in_line([line], ["a", "b"], slots)
+    assert await line.anybody_waits(MODEL)
+    slots.free = 2
+    await asyncio.gather(*(caller.served for caller in callers))
+    assert (slots.got, line.waiting) == (["a", "b"], 0)
