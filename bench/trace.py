@@ -29,7 +29,7 @@ from harness.receiver import Receiver, Span, read, receiving, save
 from harness.recordings import FRAME_BYTES, RATE_HZ, UnreadableRecording, read_recording
 
 OTLP_PORT = 4317
-# A frame's spans leave a service in batches; with a mesh of our own in quick ones, with another in its own (5 s).
+# A frame's spans leave a service in batches; with a mesh of our own in quick ones, with another every second.
 QUICK_EXPORT = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
 PATIENCE_S = 12.0
 SETTLE_S = 0.5  # the gateway asks the services for the last frames' spans when it has nothing better to send

@@ -223,6 +223,9 @@ def _check_container(container: Container, containers: Sequence[Container], serv
         yield from _check_peer(peer, getattr(config, peer), containers, services)
 
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
 def _check_ports(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
     expected = [config.port, config.metrics_port] if config.metrics_port else [config.port]
     if list(container.ports.values()) != expected:
@@ -233,6 +236,8 @@ def _check_ports(container: Container, config: ServiceConfig, service: str) -> I
         yield f"annotation prometheus.io/port must be {config.metrics_port}, where /metrics is, got {scraped}"
     if config.metrics_port and container.ports.get("metrics") != config.metrics_port:
         yield "the port of /metrics must be named metrics, as Prometheus looks for it"
+    if config.metrics_port and config.metrics_host in LOOPBACK:
+        yield f"MOSHIMESH_METRICS_HOST is {config.metrics_host}, where Prometheus can't read it; set it to 0.0.0.0"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
         if asked != config.port:

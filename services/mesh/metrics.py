@@ -1,7 +1,7 @@
 """Metrics: instruments that cost next to nothing to record, and the two ways out of the process.
 
 Beside telemetry.py the only file that imports the OpenTelemetry SDK. A frame is counted in 16 places, and the SDK's own
-`record` would cost as much there as a third of all that the gateway does for a frame (measured in docs/decisions.md).
+`record` would add a quarter to all that the gateway does for a frame (measured in docs/decisions.md).
 So the instruments here are plain numbers in plain lists, written by one thread; the SDK's readers ask for them when
 somebody scrapes (`--metrics-port`, Prometheus and OpenMetrics) or when it is time to push (`--otlp-endpoint`).
 docs/telemetry.md lists all metrics.
@@ -41,7 +41,7 @@ Reading: TypeAlias = tuple[Attributes, float]
 
 SCOPE = "moshimesh"
 # Series of one instrument. What we count by is short (hops, replicas, reasons); a mistake must not fill the memory of
-# whoever stores it. The rest is counted together, as the SDK does:
+# the system that stores it. The rest is counted together, as the SDK does:
 # https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute
 MOST_SERIES = 200
 OVERFLOW: Attributes = {"otel.metric.overflow": "true"}
@@ -66,7 +66,7 @@ class Series:
         self.exemplars: dict[int, tuple[float, int, SpanContext]] = {}  # the last of each bucket: value, when, trace
 
     def record(self, value: float, kept: SpanContext | None = None) -> None:
-        """Count a value; `kept` is a trace that somebody who wonders about it can open."""
+        """Count a value; `kept` is a trace that explains it, if one was sent."""
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.total += value
@@ -94,7 +94,7 @@ class Histogram(_Instrument):
         self._series: dict[tuple[str, ...], Series] = {}
 
     def series(self, **attributes: str) -> Series:
-        """The histogram of one set of attributes; whoever records often keeps it."""
+        """The histogram of one set of attributes; looking it up is slow, so keep it to record often."""
         key = tuple(attributes.values())
         found = self._series.get(key)
         if found is None:
@@ -180,12 +180,12 @@ class Metrics:
         return counter
 
     def total(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
-        """A counter that somebody else keeps. `read`, here and below, is called on a reader's thread."""
+        """A counter that is kept elsewhere. `read`, here and below, is called on a reader's thread."""
         if self._provider is not None:
             self._provider.get_meter(SCOPE).create_observable_counter(name, [_observe(read)], unit, description)
 
     def gauge(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Reading]]) -> None:
-        """What `read` says whenever somebody asks."""
+        """What `read` says at every scrape or push."""
         if self._provider is not None:
             self._provider.get_meter(SCOPE).create_observable_gauge(name, [_observe(read)], unit, description)
 

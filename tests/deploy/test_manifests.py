@@ -117,6 +117,10 @@ def _move_metrics(documents: Documents) -> None:
     _container(documents, "lm")["env"] = [{"name": "MOSHIMESH_METRICS_PORT", "value": "9465"}]
 
 
+def _hide_metrics(documents: Documents) -> None:
+    _container(documents, "lm")["env"] = [{"name": "MOSHIMESH_METRICS_HOST", "value": "127.0.0.1"}]
+
+
 def _misspell_module(documents: Documents) -> None:
     _container(documents, "codec")["command"][2] = "services.codecs"
 
@@ -185,6 +189,8 @@ def _lost_selector(documents: Documents) -> None:
     (_too_many_slots, "would not start: --slots: Input should be less than or equal to 256, got '999'"),
     (_move_port, "Deployment/lm: containerPort must be 6000 and 9464, where the service listens, got [50052, 9464]"),
     (_move_metrics, "Deployment/lm: annotation prometheus.io/port must be 9465, where /metrics is, got 9464"),
+    (_hide_metrics, "Deployment/lm: MOSHIMESH_METRICS_HOST is 127.0.0.1, where Prometheus can't read it; set it to "
+                    "0.0.0.0"),
     (_misspell_module, "Deployment/codec: command: there is no module services.codecs"),
     (_unknown_flag, "Deployment/codec: services.codec would not start: "),
     (_wrong_peer, "MOSHIMESH_LM=lm:50051: there is no Service lm with port 50051"),

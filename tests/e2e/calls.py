@@ -99,3 +99,13 @@ async def slots_are_free(mesh: LocalMesh, within_s: float = 10.0) -> bool:
             return True
         await asyncio.sleep(0.05)
     return False
+
+
+async def stepper(mesh: LocalMesh) -> str:
+    """The process of a NullMesh with two replicas whose lm holds the call."""
+    for name, lm in (("codec", "lm"), ("codec-2", "lm-2")):
+        async with grpc.aio.insecure_channel(f"localhost:{mesh.ports[lm]}") as channel:
+            info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest())
+        if info.slots_free < info.slots_total:
+            return name
+    raise AssertionError("nobody holds the call")

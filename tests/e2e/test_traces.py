@@ -8,12 +8,10 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-import grpc
 import moshimesh
 import numpy as np
 import numpy.typing as npt
 import pytest
-from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from harness.local_mesh import LocalMesh
 from harness.null_mesh import NullMesh
@@ -21,7 +19,7 @@ from services.mesh.clock import now_unix_nanos
 from services.mesh.recorder import GAP_NANOS
 from services.mesh.telemetry import FinishedSpan, FrameTracer, new_trace
 from services.mesh.testhooks import CLOCK_SHIFT_MS, DELAY
-from tests.e2e.calls import GREEDY, pieces
+from tests.e2e.calls import GREEDY, pieces, stepper
 from tests.e2e.otlp import HOPS, REMOTE, hanging, receiver, sequences
 
 pytestmark = pytest.mark.slow  # each starts a mesh of its own
@@ -304,16 +302,6 @@ async def test_the_frames_after_a_cut_are_kept() -> None:
     assert first > 25  # type: ignore[operator]
     kept = {frame.sequence for frame in collected.frames() if frame.root.links[0][1] == after.span_id}
     assert set(range(first, first + 5)) <= kept and min(kept) >= first  # type: ignore[type-var, arg-type, operator]
-
-
-async def stepper(mesh: NullMesh) -> str:
-    """The process whose lm holds the call."""
-    for name, lm in (("codec", "lm"), ("codec-2", "lm-2")):
-        async with grpc.aio.insecure_channel(f"localhost:{mesh.ports[lm]}") as channel:
-            info = await lm_pb2_grpc.LmServiceStub(channel).GetInfo(lm_pb2.GetInfoRequest())
-        if info.slots_free < info.slots_total:
-            return name
-    raise AssertionError("nobody holds the call")
 
 
 @pytest.mark.parametrize("collector", ["hangs", "is gone"])

@@ -1,4 +1,4 @@
-"""What others know anyway, and is only asked for when somebody looks: the line, the journals, Redis, the replicas."""
+"""What other objects know already, and is read at every scrape or push: the line, the journals, Redis, the replicas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REDIS_BOUNDS_S = (.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1.,
 def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: WaitingLine) -> None:
     """Offer all of it."""
     store = sessions.store
-    metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway who wait for a slot.",
+    metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway that wait for a slot.",
                    lambda: [({}, line.waiting)])
     metrics.gauge("moshimesh.journal.lag", "s", "How old the last write of a session is that has something new; the "
                   "oldest one's.", lambda: [({}, sessions.lag_s)])

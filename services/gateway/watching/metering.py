@@ -44,7 +44,7 @@ class GatewayMetrics:
             hop: (hops.series(hop=name, part="queue").record, hops.series(hop=name, part="compute").record)
             for hop, name in HOPS.items()}
         self.factor = metrics.histogram("moshimesh.realtime.factor", "1", "Length of a frame by what its computations "
-                                        "took; below 1 nobody can be served.", FACTOR_BOUNDS).series()
+                                        "took; below 1 even one caller can't be served.", FACTOR_BOUNDS).series()
         self.jitter = metrics.histogram("moshimesh.jitter", "s", "Interarrival jitter (RFC 3550) of live callers' "
                                         "audio, every 5 s.", JITTER_BOUNDS_S).series()
         opinion = metrics.histogram("moshimesh.mos", "1", "Mean opinion score of live calls as the E-model (ITU-T "
@@ -60,7 +60,7 @@ class GatewayMetrics:
                       lambda: [({}, self.skipped)])
         metrics.total("moshimesh.underruns", "{underrun}", "Times that a caller with 160 ms of playout buffer heard a "
                       "hole.", lambda: [({}, self.underruns)])
-        metrics.total("moshimesh.resumes", "{call}", "Calls that were taken up again.", lambda: [({}, self.resumes)])
+        metrics.total("moshimesh.resumes", "{call}", "Calls that were resumed.", lambda: [({}, self.resumes)])
         metrics.amount("moshimesh.calls", "{call}", "Calls that hold slots now.", lambda: [({}, self.live)])
         self.ended = metrics.counter("moshimesh.calls.ended", "{call}", "Calls that ended, and how.")
         self.ended.add(0, reason="completed")
@@ -116,7 +116,7 @@ class CallMeter:
         self._metrics.failovers.add(service=service, kind="drained" if change is Change.DRAINED else "lost")
 
     def frame(self, context: audio_pb2.FrameContext, kept: SpanContext | None = None) -> None:
-        """One frame was answered. `kept` is its span, if somebody can open it."""
+        """One frame was answered. `kept` is its span, if it is sent."""
         metrics = self._metrics
         if not metrics.enabled:
             return
@@ -126,8 +126,8 @@ class CallMeter:
             place: int = hop.hop
             received, started, finished = hop.received_unix_nanos, hop.started_unix_nanos, hop.finished_unix_nanos
             if first:
-                # On the gateway's clock, what passed since the frame left the hop before, less what the hop itself had
-                # it by its own: no clock is compared with another one's.
+                # Transit is the time since the frame left the hop before, by the gateway's clock, minus the time for
+                # which this hop had the frame, by the hop's clock. Both are differences, so the clocks may disagree.
                 back = hop.returned_unix_nanos
                 transits[place]((back - left - (finished - received) if back else received - left) / 1e9, kept)
                 left = back or finished

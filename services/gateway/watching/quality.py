@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# An answer that comes later than this behind where it should be played leaves a hole: two frames, what a listener
+# An answer that comes later than this after it should be played leaves a hole: two frames, what a listener
 # forgives and what players buffer.
 PLAYOUT_BUFFER_S = 0.160
 

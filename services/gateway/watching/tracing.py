@@ -157,7 +157,7 @@ class CallTrace:
         self._events.append((name, now_unix_nanos(), attributes))
 
     def _keep_recent(self) -> None:
-        """Keep the frames before an event. Not at once: when the next frame has left, it is known who is lost."""
+        """Keep the frames before an event. Not at once: which replica is lost is known when the next frame has left."""
         if self._recent_wanted:
             self._recent_wanted = False
             for recent in self._recent:
