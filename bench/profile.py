@@ -102,8 +102,8 @@ class Engines:
                     Place(sampler, "noise", "sampling"), Place(sampler, "window_starts", "sampling")]
         engine = self.encoder if stage == "encode" else self.decoder
         half = engine._half
-        names = {"_seanet": "convolutions", "_transformer": "transformer", "_search": "quantizer",
-                 "_lookup": "quantizer", "_downsample": "convolutions", "_upsample": "convolutions"}
+        names = {"_seanet": "convolutions", "_transformer": "transformer", "search": "quantizer",
+                 "lookup": "quantizer", "_downsample": "convolutions", "_upsample": "convolutions"}
         return [Place(engine, "step", COPIES), Place(half, "forward", "past"),
                 *(Place(module, "forward", label) for name, label in names.items()
                   if isinstance(module := getattr(half, name, None), nn.Module))]

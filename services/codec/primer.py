@@ -34,8 +34,7 @@ class Primer:
 
     def __call__(self, row: int, frames: Tensor) -> Iterator[None]:
         """Hear frames [k, ...], or as many of the last ones as time allows; each item is a chunk of them done."""
-        frames = frames[-self._most_frames:]
-        for begin in range(0, len(frames), self.chunk_frames):
+        for begin in range(max(len(frames) - self._most_frames, 0), len(frames), self.chunk_frames):
             self._advance(row, frames[begin:begin + self.chunk_frames])
             yield
 

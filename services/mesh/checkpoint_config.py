@@ -26,8 +26,10 @@ class Rule:
         """Refuse a value; `inherited` is the key that moshi falls back to. Raises ConfigRefused."""
         value = config.get(key, config.get(inherited, self.default))
         if not self.accepts(value):
-            source = "" if key in config else (f" (from {inherited}, since there is no {key})" if inherited in config
-                                               else " (moshi's default, since there is no such key)")
+            source = ("" if key in config else
+                      f" (from {inherited}, since there is no {key})" if inherited in config else
+                      " (since there is no such key)" if self.default is None else
+                      " (moshi's default, since there is no such key)")
             raise ConfigRefused(f"{key} must be {self.words}, got {json.dumps(value)}{source}")
 
 
@@ -75,9 +77,9 @@ _NO_CONDITIONERS = Rule("empty: moshi-mesh serves models without conditions", la
 
 LM: dict[str, Rule] = {
     "dim": _count(128), "num_heads": _count(8), "num_layers": _count(), "hidden_scale": _positive(4),
-    "context": _count(), "max_period": _positive(10_000), "n_q": _count(8), "card": _count(1024),
-    "dep_q": Rule("at least 1 (a model without a depth transformer does not speak)", _is_count, 8),
-    "text_card": _count(32_000), "text_card_out": _optional(_count()),
+    "context": _count(), "max_period": _positive(10_000), "n_q": _count(), "card": _count(),
+    "dep_q": Rule("at least 1 (a model without a depth transformer does not speak)", _is_count),
+    "text_card": _count(), "text_card_out": _optional(_count()),
     "delays": _counts("a delay of 0 or more frames for each stream", 0),
     "existing_text_padding_id": _token(3), "existing_text_end_padding_id": _token(0),
     "causal": _one_of(True, default=True), "layer_scale": _optional(_NUMBER), "kv_repeat": _count(1),
@@ -130,8 +132,8 @@ TRANSFORMER: dict[str, Rule] = {
     "positional_scale": _WITHOUT_EFFECT, "betas": _WITHOUT_EFFECT,
 }
 QUANTIZER: dict[str, Rule] = {
-    "dimension": _count(128), "input_dimension": _count(), "output_dimension": _count(), "n_q": _count(8),
-    "n_q_semantic": _count(1), "bins": _count(1024),
+    "dimension": _count(128), "input_dimension": _count(), "output_dimension": _count(), "n_q": _count(),
+    "n_q_semantic": _count(1), "bins": _count(),
     # Of training.
     "q_dropout": _WITHOUT_EFFECT, "no_quantization_rate": _WITHOUT_EFFECT, "decay": _WITHOUT_EFFECT,
     "threshold_usage_ratio": _WITHOUT_EFFECT, "replaced_usage_ratio": _WITHOUT_EFFECT,
@@ -153,13 +155,13 @@ def check_lm(config: Mapping[str, Any]) -> None:
     for key, rule in LM.items():
         # What the depth transformer does not say for itself it has from the model.
         rule.check(key, config, key.removeprefix("depformer_") if key in _INHERITING else "")
-    own, streams = config.get("dep_q", 8), config.get("n_q", 8) + 1
+    own, streams = config["dep_q"], config["n_q"] + 1
     if len(config["delays"]) != streams:
         raise ConfigRefused(f"delays must have {streams} entries (text and n_q codebooks), got {len(config['delays'])}")
     schedule = config.get("depformer_weights_per_step_schedule")
     if schedule is not None and len(schedule) != own:
         raise ConfigRefused(f"depformer_weights_per_step_schedule must have {own} entries (dep_q), got {len(schedule)}")
-    if (config.get("text_card_out") or 1) > config.get("text_card", 32_000):
+    if (config.get("text_card_out") or 1) > config["text_card"]:
         raise ConfigRefused(f"text_card_out must be at most text_card, got {config['text_card_out']}")
     if config.get("quantize") and config.get("lora"):
         raise ConfigRefused("lora must be false where quantize is true")

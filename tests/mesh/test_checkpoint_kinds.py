@@ -233,7 +233,8 @@ def test_what_is_not_computed_as_moshi_does_is_refused_by_its_key(
 
 
 @pytest.mark.parametrize("key", ["norm", "gating", "positional_embedding", "depformer_pos_emb", "context", "delays",
-                                 "num_layers", "depformer_num_heads", "depformer_weights_per_step"])
+                                 "num_layers", "depformer_num_heads", "depformer_weights_per_step", "n_q", "dep_q",
+                                 "card", "text_card"])
 def test_a_missing_key_is_refused_where_moshis_default_would_be(folder: Path, key: str) -> None:
     config = config_of(folder)
     del config[key]
