@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.gateway.calls import waiting as line_module
 from services.gateway.calls.events import Queued
 from services.gateway.calls.limits import GONE_S, Limits
-from services.gateway.calls.waiting import Line
+from services.gateway.calls.waiting import Ticket, WaitingLine
 from services.gateway.store import Store
 from services.mesh.errors import LineFull, TooManyCalls
 from tests.gateway.redis_server import RedisServer
@@ -51,11 +50,11 @@ class Slots:
 class Caller:
     """Waits in a line until there is a slot."""
 
-    def __init__(self, line: Line, name: str, slots: Slots, ahead: bool = False) -> None:
+    def __init__(self, line: WaitingLine, name: str, slots: Slots, ahead: bool = False) -> None:
         self.told: list[Queued] = []
         self.served = asyncio.create_task(self._wait(line, name, slots, ahead))
 
-    async def _wait(self, line: Line, name: str, slots: Slots, ahead: bool) -> None:
+    async def _wait(self, line: WaitingLine, name: str, slots: Slots, ahead: bool) -> None:
         async with line.join(MODEL, name, ahead) as place:
             async for queued in place.turns(lambda: slots.free):
                 self.told.append(queued)
@@ -68,12 +67,12 @@ class Caller:
         await until(lambda: self.told and self.told[-1].position == position)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "POLL_S", 0.03)
+def line_of(store: Store, most_waiting: int, gone_s: float = 3.0) -> WaitingLine:
+    """A gateway's, whose callers ask often where they are."""
+    return WaitingLine(store, most_waiting, poll_s=0.03, gone_s=gone_s)
 
 
-async def in_line(lines: list[Line], names: list[str], slots: Slots) -> list[Caller]:
+async def in_line(lines: list[WaitingLine], names: list[str], slots: Slots) -> list[Caller]:
     callers = []
     for number, name in enumerate(names):
         callers.append(Caller(lines[number % len(lines)], name, slots))
@@ -82,7 +81,7 @@ async def in_line(lines: list[Line], names: list[str], slots: Slots) -> list[Cal
 
 
 async def test_first_come_first_served_over_gateways(stores: list[Store]) -> None:
-    lines = [Line(store, 10) for store in stores]
+    lines = [line_of(store, 10) for store in stores]
     slots = Slots()
     assert not await lines[0].anybody_waits(MODEL)
     began = time.monotonic()
@@ -104,12 +103,12 @@ async def test_first_come_first_served_over_gateways(stores: list[Store]) -> Non
     await until(lambda: nobody_waits(lines[0]))
 
 
-async def nobody_waits(line: Line) -> bool:
+async def nobody_waits(line: WaitingLine) -> bool:
     return not await line.anybody_waits(MODEL)
 
 
 async def test_a_full_line_refuses_all_but_those_who_were_cut_off(stores: list[Store]) -> None:
-    lines = [Line(store, 2) for store in stores]
+    lines = [line_of(store, 2) for store in stores]
     slots = Slots()
     callers = await in_line(lines, ["a", "b"], slots)
     with pytest.raises(LineFull) as caught:
@@ -123,7 +122,7 @@ async def test_a_full_line_refuses_all_but_those_who_were_cut_off(stores: list[S
 
 
 async def test_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
-    lines = [Line(store, 10) for store in stores]
+    lines = [line_of(store, 10) for store in stores]
     slots = Slots()
     first, second = await in_line(lines, ["a", "b"], slots)
     first.served.cancel()
@@ -133,10 +132,9 @@ async def test_who_gives_up_leaves_the_line(stores: list[Store]) -> None:
     assert slots.got == ["b"]
 
 
-async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "GONE_S", 1.0)
-    lines = [Line(store, 10) for store in stores]
-    await lines[0].wait(MODEL, "of a gateway that dies now", False)
+async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store]) -> None:
+    lines = [line_of(store, 10, gone_s=1.0) for store in stores]
+    await lines[0].ask(Ticket(lines[0], MODEL, "of a gateway that dies now", ahead=False))
     slots = Slots()
     slots.free = 1
     caller = Caller(lines[1], "b", slots)
@@ -146,7 +144,7 @@ async def test_a_lost_gateways_callers_leave_the_line(stores: list[Store], monke
 
 async def test_without_redis_each_gateway_has_a_line_of_its_own(server: RedisServer, stores: list[Store]) -> None:
     server.kill()
-    line = Line(stores[0], 2)
+    line = line_of(stores[0], 2)
     slots = Slots()
     first, second = await in_line([line], ["a", "b"], slots)
     assert await line.anybody_waits(MODEL)
