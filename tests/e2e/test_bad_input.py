@@ -149,9 +149,9 @@ async def test_bad_codes(mesh: LocalMesh, name: str) -> None:
                 lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id="test")),
                 lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=frame))]),
         ]
-    for error in errors:
+    for error, field in zip(errors, ("frame.codes", "step.frame.codes"), strict=True):
         assert (error.code(), error_info(error).reason) == (INVALID, "BAD_CODES")
-        assert error_info(error).metadata["field"] == "frame.codes"
+        assert error_info(error).metadata["field"] == field
     assert await slots_are_free(mesh)
 
 

@@ -125,7 +125,12 @@ async def run() -> AsyncIterator[Run]:
             async for _ in client.converse(pieces(np.zeros(24_000, np.float32)), pacing="offline", encoding="f32"):
                 pass
             cut = asyncio.create_task(load(mesh.target, 4, 0.1, 4.0, SPEECH))
-            await until(lambda: reads(mesh, "moshimesh_calls", 4))
+            spoken = value(run.after_load, "moshimesh_frames_total", pacing="live")
+
+            async def have_a_past() -> bool:
+                return value(await run.scrape("gateway"), "moshimesh_frames_total", pacing="live") > spoken + 4 * 12
+
+            await until(have_a_past)
             mesh.processes["codec-2"].send(signal.SIGKILL)
             await cut
             await until(lambda: reads(mesh, "moshimesh_replica_up", 1, service="codec"))
