@@ -374,6 +374,9 @@ async def test_a_lost_service_is_told_to_every_call(served) -> None:
     for call in calls:
         with pytest.raises(PeerLost, match="echo"):
             await numbers(call)
+    # Nobody is left that waits for something to send.
+    await until(lambda: not any("_requests" in str(task) or "_consume_request" in str(task)
+                                for task in asyncio.all_tasks()))
     with pytest.raises(PeerLost):
         await numbers(tunnel.call(ENCODE))
 

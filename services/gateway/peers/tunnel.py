@@ -205,9 +205,10 @@ class Stream:
         return asyncio.create_task(self._read())
 
     async def _requests(self) -> AsyncIterator[tunnel_pb2.TunnelRequest]:
-        while True:
+        while not self.broken:  # gRPC waits for the next one also when the stream has ended
             for items in await self._outbox.take():
-                yield tunnel_pb2.TunnelRequest(items=items)
+                if items:
+                    yield tunnel_pb2.TunnelRequest(items=items)
 
     async def _read(self) -> None:
         """Hand every item to its call. However that ends, each call hears that the service is lost, and may move: if a
@@ -233,6 +234,7 @@ class Stream:
             log.exception("the tunnel to %s failed", self._peer)
         finally:
             self.broken = True
+            self._outbox.wake()
             self._rpc.cancel()  # unless it has ended, its calls hold slots
             for call in self._calls.values():
                 call.lose(PeerLost(self._failure, peer=self._peer))
