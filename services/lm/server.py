@@ -154,7 +154,7 @@ class LmServer:
             if step.HasField("controls"):
                 raise _unsupported("step.controls")
             check_frame_codes(step.frame.codes, self.facts.user_codebooks, self.facts.cardinality, "step.frame.codes")
-            yield CodesItem(step.frame.codes, check_context(step.frame.context))
+            yield CodesItem(step.frame.codes, check_context(step.frame.context, "step.frame.context"))
 
 
 def _unsupported(field: str) -> InvalidRequest:

@@ -43,14 +43,14 @@ class Work(NamedTuple):
     session: str = ""
 
 
-def check_context(context: audio_pb2.FrameContext) -> audio_pb2.FrameContext:
+def check_context(context: audio_pb2.FrameContext, field: str = "frame.context") -> audio_pb2.FrameContext:
     """The context of a frame that came in. It is copied into the answer, so it must be small. Raises InvalidRequest."""
     if len(context.hops) > MOST_HOPS:
         raise InvalidRequest("BAD_CONTEXT", f"a frame may have passed {MOST_HOPS} hops, got {len(context.hops)}",
-                             field="frame.context.hops", accepted=f"0..{MOST_HOPS}")
+                             field=f"{field}.hops", accepted=f"0..{MOST_HOPS}")
     if len(context.traceparent) > MOST_TRACEPARENT_CHARACTERS:
         raise InvalidRequest("BAD_CONTEXT", f"a traceparent may have {MOST_TRACEPARENT_CHARACTERS} "
-                             f"characters, got {len(context.traceparent)}", field="frame.context.traceparent",
+                             f"characters, got {len(context.traceparent)}", field=f"{field}.traceparent",
                              accepted=f"0..{MOST_TRACEPARENT_CHARACTERS}")
     return context
 

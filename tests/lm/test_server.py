@@ -281,7 +281,7 @@ async def test_what_a_frame_carries_is_bounded(replicas: tuple[Replica, Replica]
         error = from_rpc_error(caught.value, "lm") if isinstance(
             caught.value, grpc.aio.AioRpcError) else caught.value
         assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_CONTEXT")
-        assert error.metadata["field"] == f"frame.context.{field}"
+        assert error.metadata["field"] == f"step.frame.context.{field}"
     else:
         await session.answer()
         session.call.cancel()
