@@ -1,8 +1,8 @@
 """The resume handle: a secret that only its caller holds, and the key of what the mesh keeps about the conversation.
 
 Two values are derived from it (HKDF, RFC 5869) and it can't be derived from either: the name under which the session is
-kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. A reader of Redis learns
-neither what was said nor how to resume a conversation.
+kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. A reader of Redis
+learns neither what was said nor how to resume a conversation.
 """
 
 from __future__ import annotations
