@@ -300,7 +300,7 @@ async def test_a_cluster() -> None:
         await until(lambda: all(node.client.cluster("info")["cluster_state"] == "ok" for node in nodes), 10)
         url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
         async with Gateway(url) as first, Gateway(url, "two") as second:
-            many = [new_session(first, 20) for _ in range(9)]
+            many = [new_session(first, 20) for _ in range(40)]  # each of three nodes has some
             await until(lambda: sum(node.client.dbsize() for node in nodes) >= 2 * len(many))
             for session in many:
                 copy = await resume(second, session.handle)

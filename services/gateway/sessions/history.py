@@ -61,7 +61,7 @@ class History:
         """Forget the steps of frames from next_sequence on.
 
         Raises:
-            ValueError: so few are kept of those before that no model can go on from there.
+            ValueError: too few of the steps before that frame are kept for a model to go on from it.
         """
         kept = bisect_left(self._sequences, next_sequence)
         if kept == len(self._sequences):

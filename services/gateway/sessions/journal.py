@@ -121,8 +121,8 @@ class Session:
     @property
     def lag_s(self) -> float:
         """How old the last write is, if there is something new to write."""
-        behind = self.history.steps != self._written and not self.finished
-        return self._now() - self._written_at if behind else 0.0
+        unwritten = self.history.steps != self._written and not self.finished
+        return self._now() - self._written_at if unwritten else 0.0
 
     def listen(self, listener: Listener) -> None:
         """From now on the listener hears what happens to the session, and at once what has happened so far."""

@@ -1,8 +1,8 @@
 """The resume handle: a secret that only its caller holds, and the key of what the mesh keeps about the conversation.
 
 Two values are derived from it (HKDF, RFC 5869) and it can't be derived from either: the name under which the session is
-kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. Whoever reads Redis
-learns neither what was said nor how to take a conversation up.
+kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. A reader of Redis
+learns neither what was said nor how to resume a conversation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Handle:
 
     @classmethod
     def new(cls) -> Handle:
-        """A handle that nobody has had before."""
+        """A new handle."""
         return cls(base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).decode().rstrip("="))
 
     def seal(self, data: bytes, kind: bytes) -> bytes:
