@@ -25,7 +25,7 @@ from services.mesh.transport import SERVER_OPTIONS
 log = logging.getLogger(__name__)
 
 # After the grace of a drain a service ends its calls itself, and may say so in-band; the rest are ended from here.
-FAREWELL_S = 1.0
+FAREWELL_S = 3.0
 # Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
 HEALTH_S = 1.0  # how old what health says may be; whoever asks waits for several bad answers before acting
