@@ -39,15 +39,14 @@ def main() -> None:
         torch.manual_seed(options.seed)
         sound = speech_like((BEFORE + AFTER) * mimi.frame_size // mimi.sample_rate + 1)[0, 0].numpy()
     pcm = sound[:(BEFORE + AFTER) * mimi.frame_size].reshape(-1, mimi.frame_size)
-    codes = goes_on(encoder, 0, pcm[:BEFORE], pcm[BEFORE:])
-    # Any codes do for the decoder.
-    said = np.random.default_rng(options.seed).integers(0, mimi.cardinality, (BEFORE + AFTER, mimi.num_codebooks))
-    samples = goes_on(decoder, 0, said[:BEFORE], said[BEFORE:])
+    said = goes_on(encoder, 0, pcm[:0], pcm)
+    codes = said[BEFORE:]
+    samples = goes_on(decoder, 0, said[:BEFORE], codes)
     print(f"hears {encoder.facts.priming_frames} and {decoder.facts.priming_frames} frames back at most")
     print("primed with   codes equal   samples differ by")
     for frames in PRIMED:
         equal = (goes_on(encoder, 1, pcm[BEFORE - frames:BEFORE], pcm[BEFORE:]) == codes).mean()
-        off = np.abs(goes_on(decoder, 1, said[BEFORE - frames:BEFORE], said[BEFORE:]) - samples).max()
+        off = np.abs(goes_on(decoder, 1, said[BEFORE - frames:BEFORE], codes) - samples).max()
         print(f"{frames:11d}   {equal:11.1%}   {off:.1e} of {np.abs(samples).max():.2f}")
 
 

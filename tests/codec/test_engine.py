@@ -13,11 +13,11 @@ import pytest
 import torch
 from moshi.models.compression import MimiModel
 
-from scripts.random_checkpoint import random_mimi, speech_like
+from scripts.random_checkpoint import MIMI_CONFIG, random_mimi, speech_like
 from services.codec import packed, primer
 from services.codec.attention import attend_gathered, attend_row_by_row
 from services.codec.codes import MISSING
-from services.codec.engine import CodecFacts, DecodeEngine, EncodeEngine, build_engines
+from services.codec.engine import MOST_PRIMING_FRAMES, CodecFacts, DecodeEngine, EncodeEngine, build_engines
 from services.codec.runner import MOST_CPU_ROWS, row_buckets
 from services.mesh.finite import NotFinite
 
@@ -216,6 +216,30 @@ def test_a_row_primed_with_what_the_facts_say_goes_on_as_if_it_had_heard_all(mim
         for frame in inputs[before + count:]:
             long, short = engine.step([0, 1], np.stack([frame, frame]))
             same(short, long)
+
+
+def test_a_call_moves_from_a_mimi_that_hears_as_far_as_the_real_one() -> None:
+    """8 layers of 250 steps: 64 frames of the past leave other codes, all of a call's do not."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = MIMI_CONFIG | {"transformer": MIMI_CONFIG["transformer"] | {"num_layers": 8}}
+    with torch.no_grad():
+        far = random_mimi(config)
+    encoder, decoder = build_engines(far, 3)
+    assert encoder.facts.priming_frames == decoder.facts.priming_frames == MOST_PRIMING_FRAMES
+    calls = 190
+    pcm = speech_like(18)[0, 0, :(calls + 20) * far.frame_size].numpy().reshape(-1, far.frame_size)
+    codes = np.concatenate([encoder.step([0], frame[None]) for frame in pcm[:calls]])
+    for frame in codes:
+        decoder.step([0], frame[None])
+    for row, first in ((1, 0), (2, calls - 64)):
+        list(encoder.prime(row, pcm[first:calls]))
+        list(decoder.prime(row, codes[first:calls]))
+    heard = np.stack([encoder.step([0, 1, 2], np.stack([frame] * 3)) for frame in pcm[calls:]], 1)
+    said = np.stack([decoder.step([0, 1, 2], np.stack([frame] * 3)) for frame in heard[0]], 1)
+    same(heard[1], heard[0])
+    same(said[1], said[0])
+    assert (heard[2] != heard[0]).mean() > 0.1 and np.abs(said[2] - said[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("codebooks", [1, 4, 7])

@@ -29,7 +29,6 @@ async def test_as_many_codebooks_as_the_model_has(tmp_path: Path, speech: Pcm, o
         answer = await call(mesh.target, speech[:100_000], **GREEDY)
         assert (answer.tokens == reference.tokens).all()
         assert np.abs(answer.pcm - reference.pcm).max() < 1e-4
-        assert answer.ready.codebooks == own
 
 
 async def test_after_the_codec_was_lost(tmp_path: Path, speech: Pcm) -> None:
