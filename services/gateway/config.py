@@ -31,7 +31,7 @@ class GatewayConfig(ServiceConfig):
     lm: Targets = Field("localhost:50052", description="host:port of the language model replicas, likewise")
     redis_url: str = Field("redis://localhost:6379/0", repr=False, description="URL of Redis (docs/sessions.md); one "
                            "with a password belongs into MOSHIMESH_REDIS_URL, since ps shows flags")
-    grace_s: float = Field(120.0, ge=1, le=3600, description="how long a call that was cut off can be taken up again")
+    grace_s: float = Field(120.0, ge=1, le=3600, description="how long a call that was cut off can be resumed")
     peers_wait_s: float = Field(120.0, ge=0, le=3600, description="how long to wait at the start for codec and lm to "
                                                                   "be ready")
     idle_s: float = Field(60.0, gt=0, le=3600, description="end a call whose caller has sent no audio for this long")

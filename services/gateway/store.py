@@ -150,7 +150,7 @@ class Store:
         if not requests:
             return []
         async with self._turns:
-            if not self.available:  # asked here, since those who wait their turn must not each find out for themselves
+            if not self.available:  # asked here, since tasks that wait their turn must not each find out for themselves
                 raise StoreAway("Redis is away")
             pipe = self._redis.pipeline(transaction=False)
             for request in requests:

@@ -150,7 +150,7 @@ class TooManyResumes(MeshError):
 
 
 class SessionMoved(MeshError):
-    """The conversation was taken up elsewhere with its resume handle."""
+    """The conversation was resumed elsewhere with its resume handle."""
 
     code, reason = grpc.StatusCode.ABORTED, "SESSION_MOVED"
 

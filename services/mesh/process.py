@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 FAREWELL_S = 3.0
 # Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
-HEALTH_S = 1.0  # how old what health says may be; whoever asks waits for several bad answers before acting
+HEALTH_S = 1.0  # how old what health says may be; a prober waits for several bad answers before acting
 CLEAN_UP_S = 2.0  # for the handlers of calls that have ended to run to their own end; usually milliseconds
 
 

@@ -1,6 +1,6 @@
 """The serving end of a tunnel: many calls of a service over one stream.
 
-A gRPC message costs about 0.1 ms of CPU at each end whatever is in it; 64 callers who are answered by one step would
+A gRPC message costs about 0.1 ms of CPU at each end whatever is in it; 64 callers that are answered by one step would
 pay that 64 times. In a tunnel, what all of them have to say at one moment travels in one message. The handlers are the
 service's own; they don't know that they are tunnelled.
 
@@ -23,8 +23,8 @@ from services.mesh.outbox import ITEM_BYTES, ITEMS_PER_MESSAGE, Outbox
 from services.mesh.serving import Service, internal_error
 
 DESCRIPTOR = tunnel_pb2.DESCRIPTOR.services_by_name["TunnelService"]
-# Calls in one tunnel. An engine has 256 slots at the most and the codec two engines; the rest is for those who are told
-# that there is no room.
+# Calls in one tunnel. An engine has 256 slots at the most and the codec two engines; the rest is for calls that are
+# refused because there is no room.
 MOST_CALLS = 4096
 # Requests of one call that may wait for its handler. The gateway has at most 4 frames in flight, but a session that has
 # moved here sends again what passed while its row was rebuilt, 10 s of it (OPEN_S in services/gateway/path/lease.py).

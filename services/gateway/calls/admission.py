@@ -33,7 +33,7 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
                 raise NoFreeSlot(error.message) from None
             raise
 
-    # A caller who was cut off does not wait for those who are new.
+    # A caller that was cut off does not wait for new callers.
     if origin.ahead or not await line.anybody_waits(model.model_id):
         try:
             rows = await open_rows()

@@ -140,7 +140,7 @@ class Conversation:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end_when_idle(self, ingest: Ingest, pipeline: Pipeline) -> None:
-        """The slots belong to those who talk."""
+        """End the call of a caller that no longer talks: others wait for its slots."""
         limit_s = left_s = self._resources.idle_s
         while left_s > 0:
             await asyncio.sleep(left_s)

@@ -1,4 +1,4 @@
-"""The front desk behind every edge: whoever calls, in whatever wire format, has a conversation through `Desk.hold`.
+"""The front desk of the gateway: every edge holds its callers' conversations through `Desk.hold`.
 
 Draining, limits, the logs' context, trace and meter are seen to here, once for all edges.
 """
@@ -27,7 +27,7 @@ from services.mesh.errors import Draining, InvalidRequest, TooManyResumes
 MOST_FRAMES = 1 << 24  # of one conversation, 15 days; the language model's positions go no further
 INFO_AGE_S = 0.2  # of what `info` says: asking often must not cost the replicas anything
 # Resuming costs the rebuilding of three rows. A network that flaps needs some at once, and a client retries within
-# seconds. One address may be that of a proxy with many callers, who all come at once when a gateway stops.
+# seconds. One address may be that of a proxy with many callers, which all come at once when a gateway stops.
 RESUMES_PER_HANDLE = (10, 1.0)  # at once, and per second
 RESUMES_PER_ADDRESS = (64, 8.0)
 
@@ -104,7 +104,7 @@ class Desk:
                          fleet.slots_total(model), fleet.slots_free(model))
 
     def drain(self) -> None:
-        """Take nobody new, and ask those who are here to reconnect: another gateway finds their sessions in Redis."""
+        """Take no new calls, and ask the running ones to reconnect: another gateway finds their sessions in Redis."""
         self._draining = True
         for conversation in self._conversations:
             conversation.go_away(self._drain_s)

@@ -25,7 +25,7 @@ class Origin(Protocol):
     sampling: lm_pb2.Sampling
     history: History
     ahead: bool
-    """Whether it waits in line before those who are new, since its caller was cut off."""
+    """Whether it waits in line before new callers, since its caller was cut off."""
 
     def begin(self, sampling: lm_pb2.Sampling) -> Session:
         """The session, now that the model has said what sampling is in force."""

@@ -18,6 +18,6 @@ class Resources:
     line: WaitingLine
     longest_call_s: float
     idle_s: float
-    """A caller who sends too little audio for this long loses its slots."""
+    """A caller that sends too little audio for this long loses its slots."""
     stall_s: float
-    """So does one who reads the answers this much too late."""
+    """So does one that reads the answers this much too late."""

@@ -18,7 +18,7 @@ TURNS_KEPT = 16  # when the last callers had their turn: how fast the line moves
 EMPTY_TTL_S = 600
 
 # waiting: call -> ticket's number; seen: call -> when it is gone (ms). Returns how many callers are before this one,
-# how many had their turn of late and since when (ms); only -1 when the line is full. For no call: how many wait.
+# how many had their turn lately and since when (ms); only -1 when the line is full. For no call: how many wait.
 # The clock is Redis's own, one for all gateways.
 _WAIT = """
 local time = redis.call('TIME')
@@ -88,7 +88,7 @@ class Standing:
 
 
 class WaitingLine:
-    """The callers who wait, for each model. While Redis does not do its part each gateway has a line of its own."""
+    """The callers that wait, for each model. While Redis is away, each gateway has a line of its own."""
 
     def __init__(self, store: Store, most_waiting: int, *, poll_s: float = POLL_S, gone_s: float = GONE_S) -> None:
         """`poll_s`: how often each caller's position is asked for; `gone_s`: how long a gateway may be silent before

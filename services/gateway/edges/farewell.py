@@ -1,6 +1,6 @@
 """Why a conversation ends, said in-band before its status.
 
-grpc.aio hides the status from a caller who is writing at the moment when the call ends
+grpc.aio hides the status from a caller that is writing at the moment when the call ends
 (https://github.com/grpc/grpc/issues/36066): it reports INTERNAL instead. A backend that streams audio is always
 writing. So the reason comes as the last response, too, while the caller may still write, and the call ends when the
 caller has half-closed, or a moment later.
@@ -22,8 +22,8 @@ Request = conversation_pb2.ConverseRequest
 Response = conversation_pb2.ConverseResponse
 
 # How long the caller may take to half-close after the reason. It covers a round trip and a caller's event loop that is
-# busy with many calls: with 0.5 s, 39 of 1000 lost the reason (80 calls at once beside two busy processes). A caller who
-# ignores the reason only gets its status so much later, and holds no slot meanwhile. services/mesh/process.py gives a
+# busy with many calls: with 0.5 s, 39 of 1000 lost the reason (80 calls at once beside two busy processes). A caller
+# that ignores the reason only gets its status so much later, and holds no slot meanwhile. services/mesh/process.py gives a
 # drain more than that.
 FAREWELL_S = 2.0
 # Requests that are read ahead. One is enough to know whether the caller has half-closed; more would only be a queue in

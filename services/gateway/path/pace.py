@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from services.mesh.errors import SlowCaller
 
-# A second of audio makes up for this many seconds without any. So a caller who pauses is soon as good as new, and one
-# who sends a sample now and then to keep a slot is not.
+# A second of audio makes up for this many seconds without any. So a caller that pauses soon recovers, and one
+# that sends a sample now and then to keep a slot is not.
 SILENCE_FORGIVEN_PER_S = 10.0
 # What a live call may bring per second, and at once. Speech comes at 1; a call that was cut off catches up, and repeats
 # up to 45 s that its client has kept. Cutting more than this would cost the other callers' frames their time.

@@ -106,7 +106,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         lease.call.deliver_to(functools.partial(self._receive, lease))
 
     def _receive(self, lease: Lease[RequestMessage, ResponseMessage], response: Any) -> None:
-        """Take what a call delivers: nothing may be raised here, since other sessions' calls are behind it."""
+        """Take what a call delivers: nothing may be raised here, since other sessions' calls come after it."""
         if lease is not self._lease or self._closed:  # the session has moved on, or is over
             return
         try:

@@ -1,4 +1,4 @@
-"""The replicas of a service: who they are, how much room they have, and which one gets the next session.
+"""The replicas of a service: which they are, how much room they have, and which one gets the next session.
 
 A long stream can't be balanced once it is open, so the choice is made when a session opens or moves: the better of two
 replicas drawn at random, by free slots (the power of two choices). Choosing the best of all would send everybody who
@@ -193,8 +193,8 @@ class Replicas:
     async def refresh(self, max_age_s: float = 0.0) -> None:
         """Ask those that answer how they are now; all of them, a second for each that is down, if none does.
 
-        Those who ask at the same time share the answers, and `max_age_s` old ones may do: however many callers want to
-        know, the replicas are asked once.
+        Callers that ask at the same time share the answers, and `max_age_s` old ones may do: however many callers want
+        to know, the replicas are asked once.
         """
         if self._refreshing.done():
             if max_age_s and time.monotonic() - self._refreshed_at < max_age_s:
