@@ -23,8 +23,8 @@ Response = conversation_pb2.ConverseResponse
 
 # How long the caller may take to half-close after the reason. It covers a round trip and a caller's event loop that is
 # busy with many calls: with 0.5 s, 39 of 1000 lost the reason (80 calls at once beside two busy processes). A caller
-# that ignores the reason only gets its status so much later, and holds no slot meanwhile. services/mesh/process.py gives a
-# drain more than that.
+# that ignores the reason only gets its status so much later, and holds no slot meanwhile. services/mesh/process.py
+# gives a drain more than that.
 FAREWELL_S = 2.0
 # Requests that are read ahead. One is enough to know whether the caller has half-closed; more would only be a queue in
 # which live audio grows old.

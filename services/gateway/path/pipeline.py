@@ -146,12 +146,12 @@ class Pipeline:
 
     def send(self, frame: CallerFrame) -> None:
         """Send a frame on its way. `converse` yields its answer, if there is one, and `Ingest.answered` hears of it."""
-        sent = now_unix_nanos()
+        sent_unix_nanos = now_unix_nanos()
         context = audio_pb2.FrameContext(sequence=frame.sequence, capture_unix_nanos=frame.received_unix_nanos,
                                          traceparent=self._observer.entered(frame.sequence))
         context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received_unix_nanos,
-                         dequeued_unix_nanos=sent, started_unix_nanos=sent, finished_unix_nanos=now_unix_nanos(),
-                         batch_size=1)
+                         dequeued_unix_nanos=sent_unix_nanos, started_unix_nanos=sent_unix_nanos,
+                         finished_unix_nanos=now_unix_nanos(), batch_size=1)
         self._encode.send(codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm)))
 
     def _encoded(self, frame: audio_pb2.CodeFrame) -> None:

@@ -29,21 +29,22 @@ class PeerClock:
         self._low_before, self._high_before = -_FAR, _FAR
         self._until = 0
 
-    def stamp(self, context: audio_pb2.FrameContext, sent: int) -> None:
+    def stamp(self, context: audio_pb2.FrameContext, sent_unix_nanos: int) -> None:
         """Note on an answer's last hop when the frame was sent there and that it is back now, and learn from it."""
         hops = context.hops
         if hops:  # the contract lets a hop leave out its timing
-            hop, returned = hops[-1], now_unix_nanos()
-            hop.sent_unix_nanos, hop.returned_unix_nanos = sent, returned
-            self.add(sent, hop.received_unix_nanos, hop.finished_unix_nanos, returned)
+            hop, returned_unix_nanos = hops[-1], now_unix_nanos()
+            hop.sent_unix_nanos, hop.returned_unix_nanos = sent_unix_nanos, returned_unix_nanos
+            self.add(sent_unix_nanos, hop.received_unix_nanos, hop.finished_unix_nanos, returned_unix_nanos)
 
-    def add(self, sent: int, received: int, finished: int, returned: int) -> None:
-        """A frame has been there; `sent` and `returned` by our clock, the others by theirs."""
-        if returned > self._until:
+    def add(self, sent_unix_nanos: int, received_unix_nanos: int, finished_unix_nanos: int,
+            returned_unix_nanos: int) -> None:
+        """A frame has been there; `sent_unix_nanos` and `returned_unix_nanos` by our clock, the others by theirs."""
+        if returned_unix_nanos > self._until:
             self._low_before, self._high_before = self._low, self._high
             self._low, self._high = -_FAR, _FAR
-            self._until = returned + WINDOW_NANOS
-        low, high = finished - returned, received - sent
+            self._until = returned_unix_nanos + WINDOW_NANOS
+        low, high = finished_unix_nanos - returned_unix_nanos, received_unix_nanos - sent_unix_nanos
         if low > self._low:
             self._low = low
         if high < self._high:
