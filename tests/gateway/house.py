@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
 import numpy as np
+from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Audio, Caller, Opening
+from services.gateway.calls.callers import Audio, Caller, New, Opening
 from services.gateway.calls.desk import Desk
-from services.gateway.calls.events import Event
+from services.gateway.calls.events import Event, Ready, Speech
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import WaitingLine
@@ -17,11 +20,14 @@ from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
-from tests.gateway.fake_codec import FRAME, FakeCodec
-from tests.gateway.fake_lm import FakeLm
+from tests.gateway.fake_codec import FRAME, RATE, FakeCodec, codes_of
+from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
 from tests.gateway.fake_observer import Heard
+from tests.until import until
 
 CALLER = Caller.with_key("", "127.0.0.1:1", "test")
+OPENING = Opening(New(lm_pb2.Sampling(seed=1)), RATE, live=False)
+FRAMES = 30
 
 
 class House:
@@ -67,3 +73,34 @@ class House:
 def frame(number: int) -> np.ndarray:
     """The caller's frame of this number, float32 [FRAME]."""
     return np.arange(number, number + FRAME, dtype=np.float32)
+
+
+def expected(frames: int) -> list[list[int]]:
+    """What the model answers to so many frames, and to the silence that flushes its delay line."""
+    model = Checksum()
+    said = [model.step(codes_of(frame(number))) for number in range(frames)]
+    said += [model.step(codes_of(np.zeros(FRAME))) for _ in range(DELAY)]
+    return [tokens for tokens in said if tokens is not None]
+
+
+async def spoken(first: int, last: int, then: asyncio.Event | None = None) -> AsyncIterator[Audio]:
+    """The caller's frames of these numbers, one a piece; then silence on the wire until an event comes."""
+    for number in range(first, last):
+        yield Audio(frame(number))
+    if then is not None:
+        await then.wait()
+
+
+async def cut_off(house: House, answers: int, opening: Opening = OPENING) -> tuple[Ready, list[Speech]]:
+    """A call that the caller's network ends after so many answers."""
+    said: list[Speech] = []
+    async with contextlib.aclosing(house.hold(opening, spoken(0, FRAMES, asyncio.Event()))) as events:
+        async for event in events:
+            if isinstance(event, Ready):
+                ready = event
+            elif isinstance(event, Speech):
+                said.append(event)
+                if len(said) == answers:
+                    break
+    await until(lambda: not house.sessions._live)  # its last record is in Redis
+    return ready, said

@@ -61,6 +61,11 @@ class Opening:
     traceparent: str = ""
     """W3C trace context, to which the call's trace belongs; may be empty."""
 
+    @property
+    def first_sequence(self) -> int:
+        """Number of the frame at which the audio to come begins."""
+        return self.origin.first_sequence if isinstance(self.origin, Resumed) else 0
+
 
 @dataclass(frozen=True)
 class Audio:

@@ -83,16 +83,12 @@ class Conversation:
             if self._leaving:
                 raise Draining(GATEWAY_STOPS)
 
-        asked = self._opening.origin
-        first_sequence = asked.first_sequence if isinstance(asked, Resumed) else 0
-        return rows_in_turn(self._resources, origin, self._call_id, first_sequence, check)
+        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, check)
 
     def _ingest(self, rows: Rows, origin: Origin) -> Ingest:
         """Where the caller's audio enters the path."""
-        asked = self._opening.origin
         return Ingest(rows.audio, self._observer, live=self._opening.live, delay_frames=rows.lm_ready.delay_frames,
-                      first_sequence=asked.first_sequence if isinstance(asked, Resumed) else 0,
-                      next_sequence=origin.history.next_sequence)
+                      first_sequence=self._opening.first_sequence, next_sequence=origin.history.next_sequence)
 
     def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
         """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -15,10 +15,9 @@ from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.edges.grpc import GrpcEdge
 from services.mesh.errors import REASON_KEY
-from tests.gateway.calls.test_desk import expected
 from tests.gateway.fake_codec import FRAME, RATE
 from tests.gateway.fake_lm import DELAY
-from tests.gateway.house import House, frame
+from tests.gateway.house import House, expected, frame
 from tests.gateway.redis_server import RedisServer
 from tests.served import Served
 
@@ -26,13 +25,6 @@ Config, Request = conversation_pb2.ConverseConfig, conversation_pb2.ConverseRequ
 OFFLINE = conversation_pb2.PACING_OFFLINE
 S16 = audio_pb2.AUDIO_ENCODING_PCM_S16LE
 FRAMES = 20
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture
