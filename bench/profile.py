@@ -277,7 +277,8 @@ async def wait_ms(name: str, step: Step, callers: int, rounds: int) -> float:
         with batcher.lease(str(number), None) as slot:
             async for answer in slot.serve(payloads(queues[number])):
                 timing = answer.timing
-                answers.put_nowait((time.perf_counter(), (timing.finished - timing.started) / 1e9))
+                stepped_s = (timing.finished_unix_nanos - timing.started_unix_nanos) / 1e9
+                answers.put_nowait((time.perf_counter(), stepped_s))
 
     running = [asyncio.create_task(caller(number)) for number in range(callers)]
     taken = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,13 +13,15 @@ import pytest
 from scripts.check_manifests import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
+# Not those of the make that runs this test.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
 ODD = "it's a \"file\" $HOME `x` & co.wav"
 
 
 def planned(tmp_path: Path, *arguments: str) -> list[list[str]]:
     """The commands that make would run in an environment that does not exist yet, each as its words."""
     done = subprocess.run(["make", "--dry-run", f"VENV={tmp_path}/venv", *arguments], cwd=ROOT, capture_output=True,
-                          text=True, check=True)
+                          text=True, check=True, env=ENVIRONMENT)
     return [shlex.split(line) for line in done.stdout.replace("\\\n", " ").splitlines() if line]
 
 
@@ -29,7 +32,8 @@ def installed(commands: list[list[str]]) -> list[str]:
 
 def test_help_lists_every_target() -> None:
     (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
-    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env=ENVIRONMENT).stdout
     targets = re.findall(r"^([a-z-]+):(?! [A-Z]+ =)", MAKEFILE, re.MULTILINE)  # not the variables of one target
     assert sorted(phony.replace("\\", "").split()) == sorted(targets)
     assert [line.split()[0] for line in said.splitlines()] == targets
