@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from services.mesh.config import ServiceConfig
 
 _session: ContextVar[str] = ContextVar("session", default="")
 _trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+# Only this goes into lines, since a caller may send anything: https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 EXTRAS = ("session", "sessions", "trace_id", "span_id")  # what a line may be given with `extra`
 
 
@@ -28,8 +31,8 @@ def bind(session: str, traceparent: str = "") -> None:
     A later `bind` in the same task replaces both: a call that turns out to resume a session is bound to that one.
     """
     _session.set(session)
-    parts = traceparent.split("-")
-    _trace_id.set(parts[1] if len(parts) == 4 else "")
+    found = _TRACEPARENT.fullmatch(traceparent)
+    _trace_id.set(found[1] if found else "")
 
 
 def unbound() -> Context:
@@ -62,7 +65,28 @@ def configure(config: ServiceConfig, program: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(program) if config.log_format == "json" else logging.Formatter(
         f"%(asctime)s.%(msecs)03d {program:<8} %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_OfGrpc())
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
+
+
+class _OfGrpc(logging.Filter):
+    """What gRPC logs about a message that it can't take, such as one that is too large when unpacked: a traceback for
+    each, and a caller could send any number. One short line in 10 s is left.
+    """
+
+    def __init__(self, every_s: float = 10.0, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every_s, self._now, self._next = every_s, now, float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        if "ExecuteBatchError" not in record.getMessage():
+            return True
+        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+        if self._now() < self._next:
+            return False
+        self._next = self._now() + self._every_s
+        return True
 
 
 class Sparing:

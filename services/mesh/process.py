@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -150,9 +151,16 @@ def _probe(host: str, port: int) -> None:
         probe.bind(address)
 
 
+def _allow_many_connections() -> None:
+    """Each connection takes a descriptor, and many systems allow 1024 unless a process asks for more, as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def run(program: str, config: ServiceConfig, main: Callable[[], Any]) -> None:
     """Run a service's main coroutine with logs set up; known failures end with one line and exit code 1."""
     logs.configure(config, program)
+    _allow_many_connections()
     # Until run_until_signal takes over: as process 1 of a container, SIGTERM would be ignored while a model loads.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{program}: stopped while it was starting"))
     with contextlib.suppress(KeyboardInterrupt):

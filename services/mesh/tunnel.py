@@ -95,15 +95,17 @@ class _Call:
 
     def __init__(self, tunnel: _Tunnel, method: str) -> None:
         self._tunnel, self._method = tunnel, method
-        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()  # WAITING_REQUESTS at the most, see `take`
+        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()  # WAITING_REQUESTS and an end, see `take`
         self._failure: MeshError | None = None
+        self._half_closed = False
         self.task: asyncio.Task[None]
 
     def take(self, data: bytes | None) -> None:
         """Hand a request to the handler, or (None) the end of them."""
-        if self._failure is not None:
+        if self._failure is not None or self._half_closed:
             return
         if data is None:
+            self._half_closed = True
             self._waiting.put_nowait(None)
         elif len(data) > ITEM_BYTES:
             self.fail(InvalidRequest("PAYLOAD_TOO_LARGE", f"a request may have {ITEM_BYTES} bytes in a tunnel, got "

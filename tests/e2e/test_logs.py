@@ -43,8 +43,9 @@ async def test_a_line_knows_its_call() -> None:
     assert (found["message"], found["session"], found["trace_id"]) == ("3 frames", SESSION, TRACE)
     assert (found["level"], found["logger"], found["service"]) == ("warning", "services.lm.engine", "lm")
     assert line(record("of others", session="theirs"))["session"] == "theirs"
-    logs.bind(SESSION, "nonsense")
-    assert "trace_id" not in line(record("untraced"))
+    for nonsense in ("nonsense", f"00-{'a' * 1_000_000}-{'cd' * 8}-01", f"00-{'zz' * 16}-{'cd' * 8}-01"):
+        logs.bind(SESSION, nonsense)
+        assert "trace_id" not in line(record("untraced"))
 
 
 async def test_an_error_is_one_line() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
+from services.mesh import logs
 from services.mesh.config import ServiceConfig
 from services.mesh.errors import SlowCaller
 from services.mesh.incoming import Incoming
@@ -263,3 +266,69 @@ async def test_reflection_can_be_turned_off() -> None:
             await call().read()
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     await server.stop(0)
+
+
+class Unready(Waiting):
+    """Reads so many requests as fast as they come, and then none."""
+
+    async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
+        async for _ in requests:
+            self.running += 1
+            if self.running == 3000:
+                break
+        yield lm_pb2.StepResponse(ready=lm_pb2.StepReady())
+        await asyncio.Event().wait()
+
+
+async def test_little_waits_in_the_transport_for_a_handler_that_does_not_read() -> None:
+    """gRPC's windows once grew to megabytes of tiny messages, which cost others' calls their time."""
+    unready, server = Unready(), MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(unready)
+    gc.unfreeze()
+    request = lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id="x" * 100))
+    written = 0
+
+    async def write(call: Any) -> None:
+        nonlocal written
+        while written < 50_000:
+            await call.write(request)
+            written += 1
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = lm_pb2_grpc.LmServiceStub(channel).Step()
+        writing = asyncio.create_task(write(call))
+        before = -1
+        while before != written:
+            before = written
+            await asyncio.sleep(1.0)
+        call.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+    await server.stop(0)
+    assert 3000 <= written < 3000 + (256 << 10) // request.ByteSize()
+
+
+def test_what_grpc_logs_of_a_callers_message_is_one_line_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """A message that is too large when it is unpacked makes gRPC log one each, if it is answered at that moment."""
+    grpcs = logging.getLogger("grpc._cython.cygrpc")
+    before = list(grpcs.filters)
+    logs.configure(ServiceConfig(), "test")
+    try:
+        for _ in range(5):
+            try:
+                raise RuntimeError("ExecuteBatchError")
+            except RuntimeError:
+                grpcs.exception("ExecuteBatchError raised in core by servicer method [%s]", "Step")
+        grpcs.error("something else")
+    finally:
+        grpcs.filters[:] = before
+    assert [(record.levelname, record.exc_info) for record in caplog.records if record.name == grpcs.name] == [
+        ("WARNING", None), ("ERROR", None)]
+
+
+async def test_a_process_asks_for_as_many_connections_as_it_may_have() -> None:
+    code = ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256))\n"
+            "from services.mesh.config import ServiceConfig\nfrom services.mesh.process import run\n"
+            "async def main(): print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+            "run('test', ServiceConfig(), main)")
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert (await child.communicate())[0].split() == [b"(256,", b"256)"]

@@ -26,6 +26,9 @@ Response = conversation_pb2.ConverseResponse
 # that ignores the reason only gets its status so much later, and holds no slot meanwhile. services/mesh/process.py
 # gives a drain more than that.
 FAREWELL_S = 2.0
+# Requests that are let go of during the farewell: what was on its way when the reason went out, and more than a window of
+# gRPC holds in pieces of 10 ms. A caller that goes on and on does not look for a reason, and costs others their time.
+FAREWELL_REQUESTS = 500
 # Requests that are read ahead. One is enough to know whether the caller has half-closed; more would only be a queue in
 # which live audio grows old.
 AHEAD = 1
@@ -44,7 +47,7 @@ class Requests:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._failure: MeshError | None = None
-        self._leaving = False
+        self._leaving = asyncio.Event()
 
     async def __aenter__(self) -> Requests:
         self._reading = asyncio.create_task(self._read())
@@ -71,26 +74,31 @@ class Requests:
 
     async def half_closed(self, within_s: float) -> None:
         """Let go of what comes until the caller has half-closed or hung up, for `within_s` at the most."""
-        self._leaving = True
+        self._leaving.set()
         self._room.set()
         await asyncio.wait((self._reading,), timeout=within_s)
 
     async def _read(self) -> None:
+        let_go = 0
         try:
-            while True:
+            while let_go < FAREWELL_REQUESTS:
                 try:
                     request = await anext(self._requests)
-                except MeshError as error:  # a message that can't be parsed; others come after it
+                except MeshError as error:  # a message that can't be parsed; nobody wants what comes after it
                     self._failure = self._failure or error
-                    self._leaving = True
                     self._changed.set()
+                    await self._leaving.wait()
+                    let_go += 1
                     continue
-                while len(self._ahead) >= AHEAD and not self._leaving:
+                while len(self._ahead) >= AHEAD and not self._leaving.is_set():
                     self._room.clear()
                     await self._room.wait()
-                if not self._leaving:
+                if self._leaving.is_set():
+                    let_go += 1
+                else:
                     self._ahead.append(request)
                     self._changed.set()
+            await asyncio.Event().wait()  # as if nothing more came, until the call ends
         except StopAsyncIteration:
             pass
         finally:

@@ -14,18 +14,24 @@ SILENCE_FORGIVEN_PER_S = 10.0
 # up to 45 s that its client has kept. Cutting more than this would cost the other callers' frames their time.
 LIVE_SECONDS_PER_S = 4.0
 LIVE_BURST_S = 45.0
+# Pieces that any call may bring per second, and at once: speech in the smallest pieces comes at 100. A piece costs the
+# gateway 0.1 ms whatever is in it: four calls that read files in pieces of 10 ms as fast as those were taken, 12 000 a
+# second, put 20 % of their neighbours' frames late; the same audio in pieces of 1 s put none.
+PIECES_PER_S = 400.0
+PIECES_BURST = 400.0
 
 
 class Pace:
     """Judges one call's pace."""
 
     def __init__(self, live: bool, now: Callable[[], float] = time.monotonic) -> None:
-        """An offline caller may bring audio as fast as the mesh takes it."""
+        """An offline caller may bring audio as fast as the mesh takes it, but not in any number of pieces."""
         self._live, self._now = live, now
         self._waiting = False
         self._waits_since = 0.0
         self._silence_s = 0.0  # without audio, less what audio has made up for
         self._burst_s = 0.0  # of audio, less what may come in the time since
+        self._pieces = 0.0  # less what may come in the time since
         self._burst_at = now()
 
     def wait(self) -> None:
@@ -37,7 +43,9 @@ class Pace:
         now = self._now()
         self._silence_s = max(self.idle_s - SILENCE_FORGIVEN_PER_S * seconds, 0.0)
         self._waiting = False
-        self._burst_s = max(self._burst_s - LIVE_SECONDS_PER_S * (now - self._burst_at), 0.0) + seconds
+        since_s = now - self._burst_at
+        self._burst_s = max(self._burst_s - LIVE_SECONDS_PER_S * since_s, 0.0) + seconds
+        self._pieces = max(self._pieces - PIECES_PER_S * since_s, 0.0) + 1
         self._burst_at = now
 
     def end(self) -> None:
@@ -51,8 +59,9 @@ class Pace:
 
     @property
     def too_early_s(self) -> float:
-        """How long the next piece must wait, so that a live caller keeps to its rate."""
-        return max(self._burst_s - LIVE_BURST_S, 0.0) / LIVE_SECONDS_PER_S if self._live else 0.0
+        """How long the next piece must wait, so that the caller keeps to its rate."""
+        pieces_s = max(self._pieces - PIECES_BURST, 0.0) / PIECES_PER_S
+        return max(pieces_s, (self._burst_s - LIVE_BURST_S) / LIVE_SECONDS_PER_S) if self._live else pieces_s
 
 
 class Reading:

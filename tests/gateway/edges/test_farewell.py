@@ -11,7 +11,7 @@ import pytest
 from moshimesh.gateway.v1 import conversation_pb2 as pb
 from moshimesh.gateway.v1 import conversation_pb2_grpc
 
-from services.gateway.edges.farewell import AHEAD, Requests, ended, with_farewell
+from services.gateway.edges.farewell import AHEAD, FAREWELL_REQUESTS, Requests, ended, with_farewell
 from services.mesh.errors import InvalidRequest, MeshError, NoFreeSlot
 from services.mesh.incoming import Incoming
 from services.mesh.serving import Service
@@ -166,3 +166,30 @@ def test_when_to_try_again_is_said_where_it_helps() -> None:
     assert ended(NoFreeSlot("full")).retry_after_ms == 1000
     assert not ended(BAD).HasField("retry_after_ms")
     assert ended(MeshError("bug")).code == 13
+
+
+class Garbage:
+    """A caller who never stops sending what is no message; counts what was read of it."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __aiter__(self) -> Garbage:
+        return self
+
+    async def __anext__(self) -> pb.ConverseRequest:
+        self.read += 1
+        await asyncio.sleep(0)
+        raise BAD
+
+
+async def test_nobody_reads_on_and_on_what_can_not_be_parsed() -> None:
+    garbage = Garbage()
+    async with Requests(garbage) as requests:
+        for _ in range(FAREWELL_REQUESTS):  # a call that waits in line does not ask for its audio yet
+            await asyncio.sleep(0)
+        assert garbage.read == 1
+        with pytest.raises(InvalidRequest):
+            await anext(requests)
+        await requests.half_closed(within_s=0.5)
+    assert garbage.read == FAREWELL_REQUESTS

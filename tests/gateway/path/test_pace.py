@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.path.pace import LIVE_BURST_S, LIVE_SECONDS_PER_S, Pace, Reading
+from services.gateway.path.pace import LIVE_BURST_S, LIVE_SECONDS_PER_S, PIECES_BURST, PIECES_PER_S, Pace, Reading
 from services.mesh.errors import SlowCaller
 
 
@@ -98,3 +98,16 @@ def test_an_offline_caller_may_think() -> None:
     reading = Reading(0.08, live=False, stall_s=10)
     for _ in range(1000):
         reading.took(0.5)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_any_number_of_tiny_pieces_is_too_many(live: bool) -> None:
+    clock = Clock()
+    pace = Pace(live, now=clock)
+    for _ in range(int(PIECES_BURST)):
+        pace.came(0.01)
+        assert pace.too_early_s == 0
+    for _ in range(100):
+        pace.came(0.01)
+        clock.seconds += pace.too_early_s
+    assert clock.seconds == pytest.approx(100 + 100 / PIECES_PER_S)
