@@ -26,13 +26,14 @@ from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
+from services.mesh.transport import CALLER_OPTIONS
 
 log = logging.getLogger("gateway")
 
 
 async def main(config: GatewayConfig) -> None:
     """Serve until a signal."""
-    server = MeshServer(config, "gateway")
+    server = MeshServer(config, "gateway", CALLER_OPTIONS)
     metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
     store = Store(config.redis_url)

@@ -50,8 +50,8 @@ class Servable(Protocol):
 class MeshServer:
     """A bound port that becomes ready when its service is."""
 
-    def __init__(self, config: ServiceConfig, program: str) -> None:
-        """Bind at once, so that a busy port is known before a model is loaded."""
+    def __init__(self, config: ServiceConfig, program: str, options: Sequence[tuple[str, int]] = ()) -> None:
+        """Bind at once, so that a busy port is known before a model is loaded. `options` are gRPC's, besides ours."""
         self.program = program
         self._drain_s = config.drain_s
         try:
@@ -59,7 +59,7 @@ class MeshServer:
         except OSError as error:
             raise SystemExit(f"{program}: can't listen on {config.host}:{config.port} ({error.strerror}); choose "
                              "another port with --port") from None
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(options=[*SERVER_OPTIONS, *options])
         self._health = Health()
         self._reflection = config.reflection
         self._running = RunningStreams()

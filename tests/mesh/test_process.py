@@ -24,6 +24,7 @@ from services.mesh.incoming import Incoming
 from services.mesh.introspection import MOST_REFLECTIONS, MOST_WATCHES, Reflection
 from services.mesh.process import MeshServer
 from services.mesh.serving import Service
+from services.mesh.transport import CALLER_OPTIONS
 
 DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
 
@@ -282,7 +283,7 @@ class Unready(Waiting):
 
 async def test_little_waits_in_the_transport_for_a_handler_that_does_not_read() -> None:
     """gRPC's windows once grew to megabytes of tiny messages, which cost others' calls their time."""
-    unready, server = Unready(), MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    unready, server = Unready(), MeshServer(ServiceConfig(host="127.0.0.1"), "test", CALLER_OPTIONS)
     await server.start(unready)
     gc.unfreeze()
     request = lm_pb2.StepRequest(config=lm_pb2.StepConfig(session_id="x" * 100))

@@ -26,8 +26,8 @@ Response = conversation_pb2.ConverseResponse
 # that ignores the reason only gets its status so much later, and holds no slot meanwhile. services/mesh/process.py
 # gives a drain more than that.
 FAREWELL_S = 2.0
-# Requests that are let go of during the farewell: what was on its way when the reason went out, and more than a window of
-# gRPC holds in pieces of 10 ms. A caller that goes on and on does not look for a reason, and costs others their time.
+# Requests that are let go of during the farewell: what was on its way when the reason went out, and more than gRPC's
+# window holds in pieces of 10 ms. A caller that goes on and on does not look for a reason, and costs others their time.
 FAREWELL_REQUESTS = 500
 # Requests that are read ahead. One is enough to know whether the caller has half-closed; more would only be a queue in
 # which live audio grows old.
