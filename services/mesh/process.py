@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 FAREWELL_S = 3.0
 # Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
-HEALTH_S = 1.0  # how old what health says may be; a prober waits for several bad answers before acting
+HEALTH_S = 1.0  # health may be this old; a prober waits for several bad answers before it acts
 CLEAN_UP_S = 2.0  # for the handlers of calls that have ended to run to their own end; usually milliseconds
 
 
@@ -82,7 +82,7 @@ class MeshServer:
 
         Args:
             served: what to serve.
-            alive: whether the process gets on; health of "" answers that, and a restart should follow when it does not.
+            alive: whether the process makes progress; health of "" says that. Without it a restart should follow.
             ready: whether a new call could be served now; health of each service's name answers that, when alive.
             doors: other ways to it than gRPC; they open after gRPC does, and close with it.
         """
@@ -137,7 +137,7 @@ class MeshServer:
             task.cancel()
         self._running.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
         await stopping
-        # gRPC waits for its calls' ends, not for what their handlers still have to say: the last record, a span.
+        # gRPC waits for its calls' ends, not for what their handlers do after that: the last record, a span.
         await self._running.ended(CLEAN_UP_S)
         if closing:
             await asyncio.wait(closing, timeout=CLEAN_UP_S)

@@ -8,7 +8,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a busy port must be an error, not a silent split of the callers
-    # A caller whose network vanished without a goodbye is noticed after 15 s at the most, and its slot comes back.
+    # A caller whose network is cut without notice is detected after 15 s at the most, and its slot is freed.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),  # without it, the one above counts for nothing and a minute passes
@@ -16,7 +16,7 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.enable_http_proxy", 0),  # a proxy's way leads out; no_proxy has names, and these channels go to addresses
+    ("grpc.enable_http_proxy", 0),  # a proxy leads out of the mesh; no_proxy has names, these channels addresses
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -1,4 +1,4 @@
-"""Why a conversation ends, said in-band before its status.
+"""The reason why a conversation ends, as a message of its own before the status.
 
 grpc.aio hides the status from a caller that is writing at the moment when the call ends
 (https://github.com/grpc/grpc/issues/36066): it reports INTERNAL instead. A backend that streams audio is always
@@ -70,7 +70,7 @@ class Requests:
         return self._ahead.popleft()
 
     async def half_closed(self, within_s: float) -> None:
-        """Let go of what comes until the caller has half-closed or hung up, for `within_s` at the most."""
+        """Discard what comes until the caller has half-closed or hung up, for `within_s` at the most."""
         self._leaving = True
         self._room.set()
         await asyncio.wait((self._reading,), timeout=within_s)
