@@ -25,7 +25,7 @@ from harness.local_mesh import LocalMesh
 
 MOST_CALLERS = 192
 FRAME_MS = FRAME_S * 1000
-# A load that does not hold is tried again: somebody else's minute on a shared machine is not the mesh's limit.
+# A load that does not hold is tried again: a minute of other work on a shared machine is not the mesh's limit.
 TRIES = 2
 WARM_STEPS = 5  # an engine may have to prepare its first ones: graphs are captured, traces optimised
 
@@ -42,7 +42,7 @@ class Usage:
 
 
 def device_memory_mb(device: str) -> dict[str, float]:
-    """Memory in use on a GPU, by everybody; nothing on a CPU."""
+    """Memory in use on a GPU, by all processes; nothing on a CPU."""
     if device == "cpu":
         return {}
     import torch
@@ -187,7 +187,7 @@ async def reference(checkpoint: str, device: str, speech: bytes, seconds: float)
 
 @contextlib.contextmanager
 def shown(progress: Progress | None, what: str) -> Iterator[None]:
-    """Show that something runs of which nobody knows how long it takes."""
+    """Show that something runs whose duration is not known."""
     task = progress.add_task(what, total=None) if progress else None
     yield
     if progress and task is not None:

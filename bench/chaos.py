@@ -231,7 +231,7 @@ def write_report(rows: Sequence[dict[str, Any]], sessions: int, prefill: dict[st
         "", "A gap is the longest time between two answers of a call, beyond the 80 ms that they are apart; a frame is",
         "lost when the caller's audio was skipped or never answered. `none` is the same run without a fault.", "",
         f"{sessions} random lives of sessions (`python -m bench.lifecycles`), with kill -9 of processes among them, "
-        "left no slot behind.", "",
+        "left no slot taken.", "",
         f"Rebuilding a row from 3000 frames of history is {prefill['median']:.0f} times faster than stepping them "
         "(`python -m bench.prefill`).", ""]
     marker = "<!-- below: written by hand -->"
@@ -261,7 +261,7 @@ def main() -> None:
             async with LocalMesh(options.checkpoint, slots=callers, replicas=2) as mesh:
                 for name in names:
                     progress.update(task, description=name)
-                    # Only who loses a row has to bring its history.
+                    # Only a killed process makes calls bring their history.
                     seconds = history_s if name.endswith("_killed") else min(history_s, 20.0)
                     rows.append(await run(mesh, name, callers, seconds, after_s))
                     console.print({key: round(value, 3) if isinstance(value, float) else value

@@ -1,7 +1,7 @@
 """The engines on the device and with the checkpoint that will serve, beside moshi's own: a part of `make bench-gpu`.
 
-One after the other, because the weights of a 7B model and its rings for 32 callers do not fit twice on a GPU. On a GPU
-by the clock, which is fair where nobody else computes; on a CPU by the CPU time of the thread.
+One after the other, because the weights of a 7B model and its rings for 32 callers do not fit twice on a GPU. Measured
+by the clock on a GPU, which is fair where nothing else computes, and by the thread's CPU time on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Times = dict[str, dict[str, dict[str, float]]]
 
 @torch.no_grad()
 def run(checkpoint: str, device: str, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
-    """`checkpoint_engines`: {"lm" and "mimi": {batch: {contender: ms of a step}}, ...}; who does not fit is missing."""
+    """`checkpoint_engines`: {"lm" and "mimi": {batch: {contender: ms of a step}}, ...}; what does not fit is missing."""
     torch.set_num_threads(1)
     info, repeats = resolve(checkpoint), 5 if quick else 15
     precisions = [name for name in PRECISIONS if device == "cpu" or name != "fp32"]

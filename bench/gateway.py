@@ -32,7 +32,7 @@ async def measure(callers: int, seconds: float, wav: Path, progress: Progress | 
 
 
 async def run(wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
-    """One repeat: the gateway's callers per core, and what the null services took beside it."""
+    """One repeat: the gateway's callers per core, and what the null services took meanwhile."""
     seconds = 5.0 if quick else 15.0
     figures, cpu_ms = await measure(CALLERS, seconds, wav, progress)
     _, aligned_cpu_ms = await measure(CALLERS, seconds, wav, progress, PIECE_S)

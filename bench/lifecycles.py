@@ -1,10 +1,10 @@
-"""Thousands of random calls, and not one slot that leaks.
+"""Thousands of random calls, none of which may leak a slot.
 
     python -m bench.lifecycles --count 10000
 
 Two gateways and two replicas of each service with null engines, as real processes. Callers come, talk, hang up, send
-nonsense, lose their connection, and take their calls up again, in an order that a seed decides; now and then a process
-is killed and started again. Whenever nobody is calling, no slot may be held anywhere.
+nonsense, lose their connection, and resume their calls, in an order that a seed decides; now and then a process
+is killed and started again. Whenever there is no call, no slot may be held anywhere.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m bench.lm_engine [--quick] [--out out/bench-lm.json]
 
 Everything is timed in turns within one run, in CPU time of the one thread that computes, so that other processes
-hardly matter and the ratios mean something on any machine. The rings are full: that is the steady state of a call,
-and the dearest one.
+hardly matter and the ratios mean something on any machine. The rings are full: the steady state of a
+call, which costs most.
 """
 
 import argparse

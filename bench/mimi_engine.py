@@ -3,7 +3,7 @@
     python -m bench.mimi_engine [--quick] [--out out/mimi_engine.json]
 
 Every figure is ms of CPU time that one frame of one caller costs, encoded and decoded, on one thread: CPU time, because
-the machine is shared. All that are compared take turns, so that a ratio's two sides saw the same machine.
+the machine is shared. The contenders take turns, so that both sides of a ratio were measured on the same machine.
 """
 
 from __future__ import annotations

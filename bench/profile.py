@@ -1,4 +1,4 @@
-"""`make profile`: what a tick's time goes to, and what is in the way of more callers.
+"""`make profile`: what a tick spends its time on, and what limits the number of callers.
 
     python -m bench.profile [--checkpoint FOLDER] [--device cpu] [--callers 1,8,32] [--quick]
 
@@ -13,7 +13,7 @@ in this process, on the same checkpoint:
   CPU that is also the reading of weights, which few callers pay for as much as many;
 - wait is what a batcher adds: handing a step to the engine's thread and back.
 
-Nothing of this is in the services: they are as fast as ever while nobody profiles.
+The services contain no profiling code, so it costs nothing while it is not used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from services.lm.sampling import Sampling
 from services.mesh.batching import Batcher
 from services.mesh.checkpoint import CheckpointError, check_device, load_lm, load_mimi, resolve
 
-HISTORY = 250  # frames that the callers have behind them: 20 s
+HISTORY = 250  # frames that the callers have sent already: 20 s
 CHAIN = 300  # operators whose cost is measured at once
 Step = Callable[[], object]
 

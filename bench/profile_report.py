@@ -101,7 +101,7 @@ def scaled(weights: dict[str, float], total: float) -> dict[str, float]:
 
 
 def bottleneck(tick: Tick) -> tuple[str, str, str]:
-    """Who (Mimi, LM or wait), which part of it, and what kind of work: compute, launch, copies or wait."""
+    """The bottleneck (Mimi, LM or wait), which part of it, and what kind of work: compute, launch, copies or wait."""
     mimi, lm = (sum(tick.stages[name].ms for name in names) for names in (("encode", "decode"), ("lm",)))
     if tick.wait_ms > max(mimi, lm):
         return "wait", max(tick.stages, key=lambda name: tick.stages[name].wait_ms), "wait"

@@ -1,7 +1,7 @@
 """Named ranges around the parts of an engine, for a profile: patched in from outside, and gone afterwards.
 
 A range is a clock of its own and a `record_function`, so that torch.profiler can say which operators and which kernels
-ran in it. The services know nothing of it: while nobody profiles, there is nothing there that could cost something.
+ran in it. The services contain none of this, so it costs nothing while it is not used.
 """
 
 from __future__ import annotations

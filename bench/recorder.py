@@ -1,11 +1,11 @@
-"""`make bench-recorder`: what traces cost, and whether they tell all.
+"""`make bench-recorder`: what traces cost, and whether they are complete.
 
     python -m bench.recorder [--quick] [--capacity N]
 
 - Cost at half capacity: meshes with the recorder on (one frame in 100, and those that were late) and off, side by side
   and in turns; turns in which frames were late do not count, if there are others. `capacity_cost` is by how much more
   CPU time a frame takes of the process that takes most: a process serves as many callers as fit into its core, and CPU
-  time depends little on who else uses the machine. `p50_cost_ms` is the difference of the callers' median latency.
+  time depends little on other users of the machine. `p50_cost_ms` is the difference of the callers' median latency.
 - The same for the gateway alone, over engines that compute nothing, also with a collector that hangs and one that is
   gone.
 - Overload: twice the callers that fit, so that nearly every frame is kept; `overload_cost` is what that costs. Each

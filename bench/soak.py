@@ -3,7 +3,7 @@
     python -m bench.soak [--callers 4] [--duration 30m]
 
 Live callers talk to a mesh of their own for the whole time. What counts is the growth after the first tenth of it: by
-then every buffer is as large as it gets.
+then every buffer has its full size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every measured figure of a benchmark is written as: its least, median and greatest value over the repeats."""
+"""The form of every measured figure of a benchmark: its least, median and greatest value over the repeats."""
 
 from __future__ import annotations
 

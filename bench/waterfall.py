@@ -182,7 +182,7 @@ def bar(frame: Frame, hop: Hop, cells: int) -> Text:
 
 
 def axis(total_ms: float, cells: int) -> Text:
-    """Round numbers of milliseconds where they belong, each behind its mark."""
+    """Round numbers of milliseconds where they belong, each after its mark."""
     step = next(size * 10 ** power for power in range(-3, 6) for size in (1, 2, 5)
                 if total_ms / (size * 10 ** power) <= max(cells // 8, 2))
     line = [" "] * (cells + 10)

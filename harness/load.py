@@ -27,10 +27,10 @@ from rich.progress import Progress
 from harness.recordings import FRAME_BYTES, UnreadableRecording, read_recording
 
 FRAME_S = 0.08
-# A microphone's, for benchmarks of callers who let frames end when the mesh would like them to.
+# A microphone's pieces, for benchmarks of callers whose frames end at the moments that the mesh recommends.
 PIECE_S = 0.01
 DEADLINE_MS = 80.0
-# The answer to a frame comes while the caller sends the next ones; one that is not there after this long is lost.
+# Answers come while the caller sends the next frames; one that has not come after this long is lost.
 PATIENCE_S = 10.0
 
 
@@ -90,7 +90,7 @@ def read_speech(path: Path) -> list[bytes]:
 
 async def speak(caller: Caller, speech: bytes, frames: int, piece_s: float, due: asyncio.Future[float]
                 ) -> AsyncIterator[bytes]:
-    """One frame every 80 ms, in a loop over the speech, as soon as it is known when the mesh would like one."""
+    """One frame every 80 ms, in a loop over the speech, from the moment that the mesh recommends."""
     size = FRAME_BYTES
     pieces = len(speech) // size
     offset = random.randrange(pieces)
@@ -132,7 +132,7 @@ async def load(target: str, callers: int, ramp_s: float, seconds: float, speech:
     people = [Caller(number) for number in range(callers)]
     frames = round((ramp_s + seconds) / FRAME_S)
     gc.collect()
-    gc.freeze()  # else what else is here (torch, earlier loads) would be looked through at times, and all callers wait
+    gc.freeze()  # else collections would look through torch and earlier loads at times, and all callers wait
     everybody_at = time.perf_counter() + ramp_s + FRAME_S
     async with moshimesh.connect(target) as mesh:
         async def one(caller: Caller) -> None:

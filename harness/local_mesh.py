@@ -61,7 +61,7 @@ class Process:
                 self.child.send_signal(number)
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL for one that does not listen."""
+        """SIGTERM, then SIGKILL for a process that does not end."""
         if self.child is None or self._pump is None:
             return
         self.send(signal.SIGTERM)
@@ -163,7 +163,7 @@ class LocalMesh:
         path = os.pathsep.join([str(ROOT), str(ROOT / "protos" / "python")])
         environment = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         if self.redis_url:
-            environment["MOSHIMESH_REDIS_URL"] = self.redis_url  # no flag: everybody's `ps` shows flags, with passwords
+            environment["MOSHIMESH_REDIS_URL"] = self.redis_url  # no flag: `ps` shows flags, with passwords
         self.processes[name] = Process(name, command, environment | self.environment, self.on_line)
         await self.processes[name].start()
 
@@ -175,7 +175,7 @@ class LocalMesh:
             raise MeshDown(f"{name} was not ready after {START_S:.0f} s: {self.processes[name].last_line}") from None
 
     async def _poll_health(self, port: int) -> None:
-        # Our own processes are never behind a proxy, whatever http_proxy says.
+        # Our own processes are never reached through a proxy, whatever http_proxy says.
         async with grpc.aio.insecure_channel(f"localhost:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:

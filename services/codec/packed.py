@@ -26,7 +26,7 @@ WIDE_WINDOWS = 50_000
 FEWEST_CONVOLVED_STEPS = 4
 # Packing asks for the number of rows to lay out for; the layout serves all that a step can have.
 PACKED_FOR_ROWS = 16
-# Fewer numbers than this are dearer to visit five times than to raise once.
+# With fewer numbers than this, five passes over them cost more than raising them once.
 SMALL_ELU = 4096
 LOG2_E = 1 / math.log(2)
 

@@ -1,4 +1,4 @@
-"""Brings a row to where a session was: many of its frames at once, in chunks that others can wait for."""
+"""Rebuilds a row from a session's past frames: many at once, in chunks short enough for other rows to wait for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_CHUNK_FRAMES = 64
 """More at once gain nothing, and their attention's scores take memory."""
 PRIMING_S = 5.0
 """How long a row's past may take in all: a caller waits for it, and the gateway gives up after twice as long. Only
-full-size Mimi on a CPU would need more; then the last frames, which count most, have to do."""
+full-size Mimi on a CPU would need more; then only the last frames, which count most, are used."""
 
 
 class Primer:

@@ -95,11 +95,11 @@ class CodecServer:
 
     @property
     def batchers(self) -> Sequence[Batcher[Any, Any, Any]]:
-        """Who runs its engines, to be measured."""
+        """The batchers that run its engines, to be measured."""
         return (self._encode, self._decode)
 
     def drain(self) -> None:
-        """Take nobody new."""
+        """Take no new sessions."""
         self._tunnel.drain()
         self._encode.draining = self._decode.draining = True
 

@@ -5,7 +5,7 @@ is filled. A full ring holds exactly the last `context` positions, so no mask is
 order of keys does not matter since rotary positions are already in them. Queries come scaled by 1/sqrt(head_dim).
 
 A ring of int8 keeps each key and value as head_dim steps of its own scale, and eight times the scale's logarithm to
-base 2 as one more int8 behind them: `kept` and `recalled` are the way in and out.
+base 2 as one more int8 after them: `kept` packs them, `recalled` unpacks them.
 
 Shapes: heads [n, query_heads + 2 * kv_heads, head_dim] (queries, keys, values), ring [2, slots, kv_heads, context,
 width] with width head_dim, or head_dim + 1 if int8, rows and positions [n], places [n * 2 * kv_heads]; the answer is

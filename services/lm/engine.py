@@ -80,7 +80,7 @@ class LmEngine:
         self._generate = (TracedNetwork if place.type == "cpu" else GraphedNetwork)(self._network, rings)
 
     def warm_up(self) -> None:
-        """Make the first steps slow now, before there are sessions, rather than when somebody waits.
+        """Make the first steps slow now, before there are sessions, rather than while a caller waits.
 
         Raises NotFinite for a checkpoint that computes nothing.
         """
@@ -146,7 +146,7 @@ class LmEngine:
         generated = self._line.generated(tokens)
         # What the last steps generated has not all been answered: they are made again, at the end.
         known = max(len(codes) - facts.delay_frames, 0)
-        # The first inputs of a history without a beginning hang on what came before it. The ring can't hold more than
+        # The first inputs of a history without a beginning depend on what came before it. The ring can't hold more than
         # the context, and a chunk must not overwrite keys that its own first steps still need.
         first = max(known - facts.context_frames, facts.delay_frames + 1 if first_step else 0)
         positions = first_step + torch.arange(known, device=device)
@@ -157,7 +157,7 @@ class LmEngine:
                 self._rings[:, :, row] = 0
         for begin in range(0, known, PREFILL_FRAMES):
             frames = range(begin, min(begin + PREFILL_FRAMES, known))
-            # The row's position ends up right behind the chunk, where a graph's step of other rows may write.
+            # The row's position is then right after the chunk, where a graph's step of other rows may write.
             inputs = self._line.replay(row, codes[begin : frames.stop], generated[begin : frames.stop])
             named = slice(max(first, begin), frames.stop)
             if named.start < named.stop:

@@ -40,7 +40,7 @@ class Shapes(NamedTuple):
 
 
 class Temporal(nn.Module):
-    """The main transformer: what all streams said at this step, in the light of what they said before."""
+    """The main transformer: what all streams said at this step, given what they said before."""
 
     offsets: Tensor
     table: Tensor

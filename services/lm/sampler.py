@@ -2,7 +2,7 @@
 
 A draw adds Gumbel noise to the logits and takes the largest: argmax(logits + temperature * gumbel) follows
 softmax(logits / temperature), and temperature 0 is greedy. The noise of an entry is a function of (seed, step,
-codebook, entry) alone, so a session's tokens never depend on who shares its batch.
+codebook, entry) alone, so a session's tokens never depend on the other sessions in its batch.
 
 Hashing every entry would cost more than the model's own small layers. Instead the hash of (seed, step, codebook)
 picks two windows of a fixed table of Gumbel values, and an entry's noise is the larger of its two values: the

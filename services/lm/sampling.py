@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MAX_SEED = 2**63 - 1
-MAX_TEMPERATURE = 10.0  # beyond it, every draw is as good as blind
+MAX_TEMPERATURE = 10.0  # beyond it, every draw is practically uniform
 
 
 @dataclass(frozen=True, slots=True)

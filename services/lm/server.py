@@ -90,11 +90,11 @@ class LmServer:
 
     @property
     def batchers(self) -> Sequence[Batcher[Any, Any, Any]]:
-        """Who runs its engine, to be measured."""
+        """The batcher that runs its engine, to be measured."""
         return (self._batcher,)
 
     def drain(self) -> None:
-        """Take nobody new."""
+        """Take no new sessions."""
         self._tunnel.drain()
         self._batcher.draining = True
 

@@ -16,12 +16,12 @@ SPARE_PERCENT = 10
 
 
 def usual_precision(device: torch.device) -> Precision:
-    """What weights are kept in unless somebody asks: what a device computes fastest without loss."""
+    """The default precision of weights: what a device computes fastest without loss."""
     return "fp32" if device.type == "cpu" else "bf16"
 
 
 def usual_kv_precision(packing: Packing) -> KvPrecision:
-    """What keys and values are kept in unless somebody asks."""
+    """The default precision of keys and values."""
     return "fp32" if packing.device.type == "cpu" or packing.precision == "fp32" else "bf16"
 
 

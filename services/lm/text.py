@@ -42,7 +42,7 @@ class TextStream:
         return broken_off + piece.replace("▁", " ")
 
     def recall(self, tokens: Iterable[int]) -> None:
-        """Hear what was said elsewhere; negative tokens are none."""
+        """Take in tokens that another replica said; negative ones are not tokens."""
         for token in tokens:
             if token >= 0:
                 self.say(token)

@@ -66,11 +66,11 @@ class BatchingOptions:
     """How rows and the engine's thread are looked after."""
 
     idle_s: float = 300.0
-    """A session that has sent no frame for this long loses its row. Well above what a gateway allows its callers, whom
-    it tells more; this is for callers of the service itself."""
+    """A session that has sent no frame for this long loses its row. Much longer than a gateway lets its own
+    callers be silent; this is for callers of the service itself."""
     yield_cpu: bool = False
     """The engine's thread runs only when no other one wants to: good in a container of its own, where only the
-    service's event loop competes with it; beside other programs the engine would starve."""
+    service's event loop competes with it. Beside other programs the engine would hardly run."""
 
 
 USUAL = BatchingOptions()
@@ -84,12 +84,12 @@ class _Interval(NamedTuple):
 
 
 _NEVER = _Interval(0, 0)
-_ALL = object()  # that was all of an opening's chunks
+_ALL = object()  # an opening has no more chunks
 
 
 @dataclass
 class _Ticked(Generic[Result]):
-    """What the engine's thread did in one turn: a chunk of a row's opening, then a step; either may be left out."""
+    """What the engine's thread did in one turn: a chunk of a row's opening, then a step, or one of the two."""
 
     opened: bool = False
     """Whether the row is open now."""
@@ -118,17 +118,17 @@ class Slot(Generic[Payload, Result]):
         self.leased_unix_nanos = now_unix_nanos()
         self.phase_nanos = 0  # of a frame's time: when its frames should come, see Gathering
         self.last_received_unix_nanos = 0  # when its last frame came
-        self.in_step = False  # whether the engine has a frame of its now
+        self.in_step = False  # whether the engine computes a frame of it now
         self.rebuilt = False  # whether the session came with a past
         self.chunks: Iterator[None] | None = None  # of the row's opening, until it is done
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._last_delivered_unix_nanos = 0  # when it was answered last, or had a failure told
+        self._last_delivered_unix_nanos = 0  # when its last answer or failure was delivered
         self._outbox: asyncio.Queue[Answer[Result] | Exception | None] = asyncio.Queue()  # likewise, and an end
         self._room = asyncio.Semaphore(IN_FLIGHT_FRAMES)
         self._wake = wake
 
     async def opened(self) -> None:
-        """Wait until the row is as the session left its last one. Raises MeshError."""
+        """Wait until the row has the state that the session had in its last one. Raises MeshError."""
         await self._opened
 
     def is_open(self) -> None:
@@ -159,7 +159,7 @@ class Slot(Generic[Payload, Result]):
         self._last_delivered_unix_nanos = now_unix_nanos()
         if isinstance(answer, Exception) and not self._opened.done():
             self._opened.set_exception(answer)
-            self._opened.exception()  # nobody has to ask: the tenant may have left
+            self._opened.exception()  # mark it as seen: the tenant may have left
             return
         self._outbox.put_nowait(answer)
 
@@ -231,7 +231,7 @@ class Batcher(Generic[Settings, Payload, Result]):
 
     @property
     def alive(self) -> bool:
-        """Whether the engine gets on. One that hangs in a step, say in a driver, does so until the process ends."""
+        """Whether the engine makes progress. One that hangs in a step (in a driver, say) hangs to the process's end."""
         since = self._stepping_since
         return not self._loop_task.done() and (since is None or self._now() - since < HANG_S)
 
@@ -317,7 +317,7 @@ class Batcher(Generic[Settings, Payload, Result]):
                 self._wake.set()
 
     def _rebuilding(self) -> bool:
-        """Whether a row is brought to where its session was: then steps follow each other without a pause."""
+        """Whether a row is being rebuilt: then steps follow each other without a pause."""
         return bool(self._opening)
 
     def _next_to_open(self) -> Slot[Payload, Result] | None:
@@ -346,7 +346,7 @@ class Batcher(Generic[Settings, Payload, Result]):
             self.on_rebuilt((now_unix_nanos() - slot.leased_unix_nanos) / 1e9)
 
     async def _end_idle(self) -> None:
-        """Rows belong to sessions that send frames."""
+        """Take the rows of sessions that send no frames."""
         idle_s = self._options.idle_s
         while True:
             await asyncio.sleep(idle_s / 4)
@@ -382,7 +382,7 @@ class Batcher(Generic[Settings, Payload, Result]):
 
 
 def _give_way() -> None:
-    """Make this thread run when no other one of the service wants to.
+    """Make this thread run only when no other thread of the service wants to.
 
     A step takes milliseconds, while what the event loop has to do takes microseconds and others wait for it.
     """

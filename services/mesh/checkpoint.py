@@ -223,7 +223,7 @@ def _download(folder: Path, name: str) -> Path:
 
 
 def _tidied(info: CheckpointInfo) -> CheckpointInfo:
-    """null where an object may be is as good as nothing there."""
+    """A null where an object may be counts as missing."""
     return replace(info, lm_gen_config=info.lm_gen_config or {}, tts_config=info.tts_config or {},
                    stt_config=info.stt_config or {}, lm_config=dict(lm_config(info)))
 

@@ -1,4 +1,4 @@
-"""What codec and lm measure: their steps, their slots, and their device's memory."""
+"""The metrics of codec and lm: their steps, their slots, and their device's memory."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     MeshError
     +-- InvalidRequest      the caller sent something that the contract forbids
     +-- UnknownSession      there is no such session (any more)
-    +-- UnknownModel        nobody serves this model
+    +-- UnknownModel        no replica serves this model
     +-- NoFreeSlot          every slot of this replica is taken; another replica may have one
-    +-- Draining            this replica takes nobody new; another one does
+    +-- Draining            this replica takes no new calls; another one does
     +-- SlowCaller          the caller does not read its answers, or never sends its config
     +-- IdleCaller          the caller holds slots without sending audio
     +-- CallTooLong         the call has lasted as long as a call may
@@ -88,7 +88,7 @@ class UnknownSession(MeshError):
 
 
 class UnknownModel(MeshError):
-    """Nobody serves the model that the caller names; metadata names those that are served."""
+    """No replica serves the model that the caller names; metadata names those that are served."""
 
     code, reason = grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"
 
@@ -101,7 +101,7 @@ class NoFreeSlot(MeshError):
 
 
 class Draining(MeshError):
-    """This replica is about to stop and takes nobody new."""
+    """This replica is about to stop and takes no new calls."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, "DRAINING"
     retry_after_s = 1.0

@@ -1,4 +1,4 @@
-"""What tells the weights of one file from those of another: a digest that hears of every tensor."""
+"""A digest that tells the weights of one file from those of another; every tensor changes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NaN and infinity, looked for before anybody is served: a model that has them says nothing, and says so to nobody."""
+"""Looks for NaN and infinity before callers are served: with them, a model answers silence and reports no error."""
 
 from __future__ import annotations
 

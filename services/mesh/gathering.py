@@ -15,10 +15,10 @@ from dataclasses import dataclass
 # Moments of a frame's time that callers are asked for. With one, every step is as large as can be, and every stage
 # works while the others idle; with two, one half is encoded while the other is decoded.
 PHASES = 2
-# How long a step waits for others: a lone session must not, and nobody for long.
+# How long a step waits for others: a single session must not wait, and none waits for long.
 WAIT_S_PER_SESSION = 0.0005
 LONGEST_WAIT_S = 0.010
-# A frame that comes a frame's time after the last one is that much late at times, by the event loops on its way.
+# Frames come one frame's time after each other, but may be this much late, by the event loops on their way.
 LATE_S = 0.002
 
 

@@ -1,4 +1,4 @@
-"""What anybody may ask of a process: its health, and the contracts that it serves.
+"""What every client may ask a process: its health, and the contracts that it serves.
 
 Both are streams that a stranger could keep open for ever, so there may be only a few of each. Health is our own because
 gRPC's servicer waits for its watchers to read before it takes a new status: one that does not would hold up a drain.
@@ -23,7 +23,7 @@ SERVING, NOT_SERVING, UNKNOWN = (health_pb2.HealthCheckResponse.SERVING, health_
 
 # A kubelet and each gateway's channel; a client of gRPC watches once per connection if it is told to.
 MOST_WATCHES = 64
-# A tool asks a handful of questions and is gone.
+# A tool asks a few questions and leaves.
 MOST_REFLECTIONS = 16
 REFLECTION_S = 30.0  # without a question
 STALL_S = 10.0

@@ -36,7 +36,7 @@ def bind(session: str, traceparent: str = "") -> None:
 
 
 def unbound() -> Context:
-    """A context without a call: `unbound().run(asyncio.create_task, work())` starts a task that belongs to nobody."""
+    """A context without a call: `unbound().run(asyncio.create_task, work())` starts a task that belongs to no call."""
     return Context()
 
 

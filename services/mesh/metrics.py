@@ -128,7 +128,7 @@ class Counter(_Instrument):
 
 
 class Metrics:
-    """The instruments of one process. Without a port and an endpoint they are there, and nobody reads them."""
+    """The instruments of one process. Without a port and an endpoint they exist, but are not read."""
 
     def __init__(self) -> None:
         self.enabled = False
@@ -195,7 +195,7 @@ class Metrics:
             self._provider.get_meter(SCOPE).create_observable_up_down_counter(name, [_observe(read)], unit, description)
 
     def close(self) -> None:
-        """Push what is left, if that is quick."""
+        """Push what is left, for CLOSE_MS at most."""
         if self._provider is not None:
             try:
                 self._provider.shutdown(CLOSE_MS)
@@ -266,7 +266,7 @@ def _page(registry: CollectorRegistry, config: ServiceConfig) -> MetricsPage:
         log.info("metrics at http://%s:%d/metrics, for this machine only; --metrics-host 0.0.0.0 shows them to others",
                  host, port)
     else:
-        log.info("metrics at http://%s:%d/metrics, for all who can reach that address", host, port)
+        log.info("metrics at http://%s:%d/metrics, for every client that can reach that address", host, port)
     return page
 
 

@@ -1,8 +1,8 @@
-"""The page /metrics for Prometheus: a small HTTP server on a thread of its own, for few and impatient callers.
+"""The page /metrics for Prometheus: a small HTTP server on a thread of its own, for a few clients.
 
 prometheus_client's own server takes a thread and a descriptor for every connection and waits for its request without
-limit, so that anybody who can reach the port could use up both. Here the connections are few, and each is closed soon
-whatever comes over it.
+limit, so that any client that can reach the port could use up both. Here the connections are few, and each is closed
+soon whatever comes over it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MetricsPage:
                 writer.close()
                 await asyncio.wait_for(writer.wait_closed(), ANSWER_S)
         except (asyncio.TimeoutError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            pass  # too slow, too long, or gone: there is nobody to tell
+            pass  # too slow, too long, or gone: no answer would be read
         finally:
             self._connections -= 1
             with contextlib.suppress(Exception):

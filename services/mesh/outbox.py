@@ -1,4 +1,4 @@
-"""What one end of a tunnel has to say, put together into messages."""
+"""The items that one end of a tunnel sends, collected into messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from moshimesh.tunnel.v1 import tunnel_pb2
 
-# How long what is not urgent may wait for something that is.
+# How long an item that is not urgent may wait for one that is.
 LAZY_S = 0.1
 # One item's message: some frames of a session's past are a quarter of a MB. Well below the limit of a gRPC message
 # (1 MiB), which ends the stream, and with it all of its calls; this one only ends its own.
@@ -60,7 +60,7 @@ class Outbox(Generic[Item]):
     async def take(self) -> Iterable[list[Item]]:
         """What has come together, in one or more messages of a bounded size."""
         await self._filled.wait()
-        await asyncio.sleep(0)  # others that were woken by the same event get to say their part, too
+        await asyncio.sleep(0)  # tasks that were woken by the same event can add their items, too
         self._filled.clear()
         if self._waking is not None:
             self._waking.cancel()

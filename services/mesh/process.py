@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FAREWELL_S = 3.0
 # Calls that were ended with a reason: this long their last message has to get out.
 CUT_S = 1.0
-HEALTH_S = 1.0  # how old what health says may be; a prober waits for several bad answers before acting
+HEALTH_S = 1.0  # health may be this old; a prober waits for several bad answers before it acts
 CLEAN_UP_S = 2.0  # for the handlers of calls that have ended to run to their own end; usually milliseconds
 
 
@@ -41,10 +41,20 @@ class Servable(Protocol):
         """Its gRPC services."""
 
     def drain(self) -> None:
-        """Take nobody new."""
+        """Take no new calls, through any door."""
 
     async def close(self) -> None:
         """Give back what it holds, after the last call has ended."""
+
+
+class Door(Protocol):
+    """Another way to what a process serves than gRPC, on a port of its own."""
+
+    async def open(self) -> None:
+        """Listen, and take calls until `close`."""
+
+    async def close(self) -> None:
+        """Stop listening, and return when the last call has ended; when cancelled, end the calls that are left."""
 
 
 class MeshServer:
@@ -68,15 +78,16 @@ class MeshServer:
         self.address = f"{host}:{self.port}"
 
     async def start(self, served: Servable, alive: Callable[[], bool] = lambda: True,
-                    ready: Callable[[], bool] = lambda: True) -> None:
+                    ready: Callable[[], bool] = lambda: True, doors: Sequence[Door] = ()) -> None:
         """Serve, and let health say how it is, as long as it runs.
 
         Args:
             served: what to serve.
-            alive: whether the process gets on; health of "" answers that, and a restart should follow when it does not.
+            alive: whether the process makes progress; health of "" says that. Without it a restart should follow.
             ready: whether a new call could be served now; health of each service's name answers that, when alive.
+            doors: other ways to it than gRPC; they open after gRPC does, and close with it.
         """
-        self._served = served
+        self._served, self._doors = served, doors
         for service in served.services:
             register(self._server, service, self._running)
         names = [service.name for service in served.services]
@@ -85,8 +96,10 @@ class MeshServer:
             register(self._server, Reflection((*names, self._health.service.name)).service, self._running)
         self._say_health(names, alive=False, ready=False)
         await self._server.start()
+        for door in doors:
+            await door.open()
         # What is there by now stays. Looking through all of it again, with torch 200 000 objects, would stall every
-        # call for 0.1 s about once a minute; from here on only what calls leave behind is looked at.
+        # call for 0.1 s about once a minute; from here on only objects made by calls are looked at.
         gc.collect()
         gc.freeze()
         said = alive(), ready()
@@ -114,16 +127,21 @@ class MeshServer:
             self._health.set(name, good)
 
     async def stop(self, grace_s: float) -> None:
-        """Take nobody new, let running calls end for `grace_s`, then end them."""
+        """Take no new calls, let the running ones end for `grace_s`, then end them."""
         self._served.drain()
         self._watching.cancel()
         self._health.shut_down()
         stopping = asyncio.create_task(self._server.stop(grace_s + FAREWELL_S + CUT_S))
-        await asyncio.wait((stopping,), timeout=grace_s + FAREWELL_S)
+        closing = [asyncio.create_task(_close(door)) for door in self._doors]
+        await asyncio.wait((stopping, *closing), timeout=grace_s + FAREWELL_S)
+        for task in closing:
+            task.cancel()
         self._running.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
         await stopping
-        # gRPC waits for its calls' ends, not for what their handlers still have to say: the last record, a span.
+        # gRPC waits for its calls' ends, not for what their handlers do after that: the last record, a span.
         await self._running.ended(CLEAN_UP_S)
+        if closing:
+            await asyncio.wait(closing, timeout=CLEAN_UP_S)
         await self._served.close()
 
     async def run_until_signal(self) -> None:
@@ -142,6 +160,13 @@ class MeshServer:
         log.info("draining for at most %.0f s; a second signal ends at once", self._drain_s)
         await self.stop(self._drain_s)
         log.info("stopped")
+
+
+async def _close(door: Door) -> None:
+    try:
+        await door.close()
+    except Exception:  # the process ends all the same, and its last records are written
+        log.exception("%s did not close", type(door).__name__)
 
 
 def _probe(host: str, port: int) -> None:

@@ -77,14 +77,14 @@ class HopRecorder:
         frame = read_traceparent(keep.traceparent)
         if frame is None:
             return
-        offset = keep.clock_offset_nanos
-        clock = clock_attributes(offset, keep.clock_uncertain)
+        offset_nanos = keep.clock_offset_nanos
+        clock = clock_attributes(offset_nanos, keep.clock_uncertain)
         tick = Work(timing.started_unix_nanos, timing.finished_unix_nanos, timing.tick, timing.rows)
-        times = HopTimes.of(timing, keep.began_unix_nanos, offset)
+        times = HopTimes.of(timing, keep.began_unix_nanos, offset_nanos)
         send_hop(self._tracer, self._name, frame, times, {
             "moshimesh.session": session, "moshimesh.sequence": keep.sequence, "moshimesh.slot": row,
             **self._batch(tick), **clock},
-            links=tuple(self._span_of(work, offset, clock) for work in (tick, *self._meanwhile(timing))),
+            links=tuple(self._span_of(work, offset_nanos, clock) for work in (tick, *self._meanwhile(timing))),
             kind=SpanKind.SERVER)
 
     def _meanwhile(self, timing: Timing) -> list[Work]:
@@ -100,7 +100,7 @@ class HopRecorder:
         found.sort(key=lambda one: one[0], reverse=True)
         return [work for _, work in found[:MOST_CAUSES]]
 
-    def _span_of(self, work: Work, offset: int, clock: Attributes) -> SpanContext:
+    def _span_of(self, work: Work, offset_nanos: int, clock: Attributes) -> SpanContext:
         """The span of a step or chunk, sent with the first kept frame that it served or held up."""
         span = self._sent.get(work.started_unix_nanos)
         if span is None:
@@ -111,7 +111,7 @@ class HopRecorder:
             about: Attributes = self._batch(work) if work.tick else {
                 "moshimesh.session": work.session, "moshimesh.model_id": self._model_id}
             self._tracer.send(FinishedSpan(
-                f"{self._name}.{kind}", span, None, work.started_unix_nanos - offset, work.finished_unix_nanos - offset,
+                f"{self._name}.{kind}", span, None, work.started_unix_nanos - offset_nanos, work.finished_unix_nanos - offset_nanos,
                 {**about, "moshimesh.rows": tuple(work.rows), **clock}))
         return span
 
@@ -130,10 +130,10 @@ class HopTimes(NamedTuple):
     finished: int
 
     @classmethod
-    def of(cls, timing: Timing, began: int = 0, offset: int = 0) -> HopTimes:
-        """`offset` is how far the clock of `timing` is ahead of the one of `began`."""
-        return cls(began, timing.received_unix_nanos - offset, timing.started_unix_nanos - offset,
-                   timing.finished_unix_nanos - offset)
+    def of(cls, timing: Timing, began: int = 0, offset_nanos: int = 0) -> HopTimes:
+        """`offset_nanos` is how far the clock of `timing` is ahead of the one of `began`."""
+        return cls(began, timing.received_unix_nanos - offset_nanos, timing.started_unix_nanos - offset_nanos,
+                   timing.finished_unix_nanos - offset_nanos)
 
     @property
     def start(self) -> int:
@@ -165,9 +165,9 @@ def _send_part(tracer: FrameTracer, name: str, span: SpanContext, parent: SpanCo
         tracer.send(FinishedSpan(name, span, parent, start, end, attributes, links, kind))
 
 
-def clock_attributes(offset: int, uncertain: bool) -> dict[str, float | bool]:
+def clock_attributes(offset_nanos: int, uncertain: bool) -> dict[str, float | bool]:
     """What a span says about the correction of its times."""
-    said: dict[str, float | bool] = {"moshimesh.clock_offset_ms": offset / 1e6} if offset else {}
+    said: dict[str, float | bool] = {"moshimesh.clock_offset_ms": offset_nanos / 1e6} if offset_nanos else {}
     if uncertain:
         said["moshimesh.clock_uncertain"] = True
     return said

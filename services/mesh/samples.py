@@ -35,7 +35,7 @@ def check_frame_codes(codes: Sequence[int], codebooks: int, cardinality: int, fi
 
 
 def check_session_id(session_id: str) -> str:
-    """Refuse an id that would not do in a log line or a key."""
+    """Refuse an id that can't be used in a log line or a key."""
     if not 1 <= len(session_id) <= 128 or not session_id.isprintable():
         raise InvalidRequest("BAD_SESSION_ID", "session_id must have 1 to 128 printable characters, got "
                              f"{len(session_id)}", field="config.session_id")

@@ -1,4 +1,4 @@
-"""How a service of ours is served over gRPC: handlers that are plain functions of messages, and calls that end cleanly.
+"""Serves our services over gRPC: handlers are plain functions of messages, and calls end cleanly.
 
 A handler knows neither gRPC's context nor whether its call came through a tunnel (see tunnel.py): it takes parsed
 requests, gives responses, and raises MeshError. Here that becomes a call of gRPC.
@@ -196,18 +196,18 @@ class _Watch:
                 await asyncio.wait_for(self._wake.wait(), self._stall_s / 4)
             if self.writing_since is not None and self.now() - self.writing_since > self._stall_s:
                 self.end_with(SlowCaller(f"no answer was read for {self._stall_s:.0f} s"))
-        if self.writing_since is not None:  # the generator rests while its answer is written
+        if self.writing_since is not None:  # the generator is suspended while its answer is written
             await _close(self._responses)
         if self.failure is not None and not self._ended:
             with contextlib.suppress(grpc.aio.AbortError, Exception):
                 await self.failure.abort(self._context)  # waits for a write that may never end
         if not await _close(self._responses) and self._handling is not None:
-            self._handling.cancel()  # it waits for something else than its caller
+            self._handling.cancel()  # it waits for something other than its caller
             await _close(self._responses)
 
 
 def internal_error(where: str, error: BaseException) -> MeshError:
-    """What a caller is told about a bug of ours; the log has the rest."""
+    """The error that a caller gets for a bug of ours; the log has the details."""
     log.error("%s failed", where, exc_info=error)
     return MeshError(f"internal error ({type(error).__name__}); the service's log has the details")
 

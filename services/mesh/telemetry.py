@@ -1,4 +1,4 @@
-"""Spans on their way out: made after the fact, sent in batches by a thread of their own.
+"""Spans on their way out: made when they are over, sent in batches by a thread of their own.
 
 A frame's spans are made for the few frames that are kept: with the ids that travelled in the frame and the times that
 were measured anyway. docs/telemetry.md names every span and attribute. The SDK's own span objects would cost 60 us each
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 WAITING_SPANS = 8192
 BATCH_SPANS = 512  # of one export, 0.3 MB: collectors take 4 MB
 BATCH_EVERY_MS = 1000.0  # OTEL_BSP_SCHEDULE_DELAY changes it
-# A collector that takes longer has lost its batch; the spans that come meanwhile must find room.
+# When a collector takes longer, the batch is dropped; the spans that come meanwhile must find room.
 EXPORT_MS = 5000.0
 RETRY_S = 1.0
 CLOSE_S = 3.0  # the last batches, when the process ends
@@ -60,7 +60,7 @@ _SCOPE = InstrumentationScope(name="moshimesh", version=__version__)
 
 @functools.cache
 def service_resource(service: str) -> Resource:
-    """What all that a process sends says about it; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES add to it and win."""
+    """Attributes of all that a process sends. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES add to them and win."""
     return Resource({"service.name": service, "service.version": __version__, "service.instance.id": str(uuid.uuid4()),
                      "process.pid": os.getpid()}).merge(OTELResourceDetector().detect())
 
@@ -143,7 +143,7 @@ class SpanSender:
         for span in spans:
             try:
                 wire.append(wire_span(span))
-            except Exception as error:  # a stranger's frame must not cost the others their traces
+            except Exception as error:  # one caller's frame must not cost the others their traces
                 lost, why = lost + 1, f"{span.name} can't be written ({error})"
         if wire and not self._refused:
             try:
@@ -238,7 +238,7 @@ def read_traceparent(traceparent: str, is_remote: bool = True) -> SpanContext | 
 
 
 def wire_span(span: FinishedSpan) -> trace_pb2.Span:
-    """A span as OTLP has it. Raises ValueError for times that are none."""
+    """A span as OTLP has it. Raises ValueError for times that OTLP can't express."""
     context, parent = span.context, span.parent
     wire = trace_pb2.Span(
         trace_id=context.trace_id.to_bytes(16, "big"), span_id=context.span_id.to_bytes(8, "big"), name=span.name,

@@ -48,5 +48,5 @@ class TickDelay:
 
 
 def clock_shift_nanos() -> int:
-    """How far this process's clock shall be wrong."""
+    """How far this process's clock is to be wrong."""
     return int(float(os.environ.get(CLOCK_SHIFT_MS, 0)) * 1_000_000)

@@ -27,7 +27,7 @@ CALLER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.bdp_probe", 0),
 ]
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.enable_http_proxy", 0),  # a proxy's way leads out; no_proxy has names, and these channels go to addresses
+    ("grpc.enable_http_proxy", 0),  # a proxy leads out of the mesh; no_proxy has names, these channels addresses
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -129,7 +129,7 @@ class _Call:
         self.task.cancel()
 
     def end(self) -> tunnel_pb2.CallEnd:
-        """How it ended, after its task has; what still waits is let go."""
+        """How it ended, after its task has; requests that still wait are dropped."""
         while not self._waiting.empty():
             self._tunnel.make_room(-len(self._waiting.get_nowait() or b""))
         if self._failure is not None:
@@ -191,7 +191,7 @@ class _Tunnel:
 
     def _open(self, item: tunnel_pb2.RequestItem) -> None:
         if item.call in self._calls:
-            return  # against the contract; the call that has the number keeps it
+            return  # this breaks the contract; the call that has the number keeps it
         if len(self._calls) >= self.server.most_calls:
             refusal = NoFreeSlot(f"a tunnel carries {self.server.most_calls} calls; try another replica")
             self.outbox.put(tunnel_pb2.ResponseItem(call=item.call, end=_end_with(refusal)))

@@ -1,4 +1,4 @@
-"""Random lives of sessions leave no slot behind; `make chaos` runs ten thousand."""
+"""Random lives of sessions leave no slot taken; `make chaos` runs ten thousand."""
 
 from __future__ import annotations
 

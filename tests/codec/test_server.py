@@ -129,7 +129,7 @@ def frames(speech: Pcm) -> Pcm:
 
 @pytest.fixture(scope="module")
 async def encoded(replicas: tuple[Replica, Replica], frames: Pcm) -> Codes:
-    """The codes of a session that never moved, cleared behind its first frame."""
+    """The codes of a session that never moved, cleared after its first frame."""
     session = Session(replicas[0], encode_config(reset_after_first_frame=True))
     await session.open()
     codes = codes_of(await session.steps(pcm_requests(frames)))

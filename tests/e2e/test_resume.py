@@ -1,4 +1,4 @@
-"""Calls that are cut off and taken up again, at the same gateway or another one."""
+"""Calls that are cut off and resumed, at the same gateway or another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sacred one: the mesh says what the reference loop over moshi's own classes says, whoever else is served."""
+"""The sacred one: the mesh says what the reference loop over moshi's own classes says, whatever else is served."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ def test_a_taken_port_is_named() -> None:
 
 def test_metrics_are_for_this_machine_unless_it_is_said_otherwise(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    for host, said in (("127.0.0.1", "for this machine only; --metrics-host 0.0.0.0"), ("0.0.0.0", "for all who can")):
+    for host, said in (("127.0.0.1", "for this machine only; --metrics-host 0.0.0.0"),
+                       ("0.0.0.0", "for every client that can")):
         port = free_port()
         metrics = Metrics.start(ServiceConfig(metrics_port=port, metrics_host=host), "test")
         try:

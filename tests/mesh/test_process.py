@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
-from services.mesh import logs
+from services.mesh import logs, process
 from services.mesh.config import ServiceConfig
 from services.mesh.errors import SlowCaller
 from services.mesh.incoming import Incoming
@@ -25,6 +25,7 @@ from services.mesh.introspection import MOST_REFLECTIONS, MOST_WATCHES, Reflecti
 from services.mesh.process import MeshServer
 from services.mesh.serving import Service
 from services.mesh.transport import CALLER_OPTIONS
+from tests.until import until
 
 DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
 
@@ -75,6 +76,44 @@ async def test_what_is_loaded_is_not_looked_through_again() -> None:
     finally:
         gc.unfreeze()
         await server.stop(0)
+
+
+class Hatch:
+    """A door with one call, which ends when it is told to; after that it is broken."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self.call_ends = asyncio.Event()
+        self.told: list[str] = []
+        self._waiting = waiting
+
+    async def open(self) -> None:
+        self.told.append("opened")
+
+    async def close(self) -> None:
+        self.told.append("closing")
+        try:
+            await self.call_ends.wait()
+        finally:
+            self.told.append(f"the last call has ended, {'after' if self._waiting.closed else 'before'} the service")
+        raise ValueError("a door's bug")
+
+
+@pytest.mark.parametrize("call_ends", [True, False], ids=["by itself", "when the grace is over"])
+async def test_a_door_closes_before_what_it_leads_to(call_ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "FAREWELL_S", 60.0 if call_ends else 0.1)
+    waiting = Waiting()
+    hatch = Hatch(waiting)
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    await server.start(waiting, doors=[hatch])
+    gc.unfreeze()
+    assert hatch.told == ["opened"]
+    stopping = asyncio.create_task(server.stop(0))
+    await until(lambda: "closing" in hatch.told)
+    if call_ends:
+        assert not waiting.closed
+        hatch.call_ends.set()
+    await stopping
+    assert hatch.told[2:] == ["the last call has ended, before the service"] and waiting.closed
 
 
 class Leaving(Waiting):

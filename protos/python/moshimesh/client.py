@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Encoding = Literal["s16", "f32"]
 _PACINGS = {"live": conversation_pb2.PACING_LIVE, "offline": conversation_pb2.PACING_OFFLINE}
-# A mesh that vanished without a goodbye is noticed within 15 s.
+# A mesh whose network is cut without notice is detected within 15 s.
 _CHANNEL = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.http2.ping_timeout_ms", 5_000),
             # A gateway that was restarted is found again within a second.
@@ -83,14 +83,14 @@ class Mesh:
                 is open.
             encoding: layout of the samples in both directions: 16 bit integers or 32 bit floats, little endian.
             pacing: "live" for a person: pieces are sent when they come, a recording at the speed of speech, and the
-                mesh skips audio when it falls behind. "offline" for a file: as fast as it goes, and nothing is skipped.
+                mesh skips audio when it is late. "offline" for a file: as fast as it goes, and nothing is skipped.
             sample_rate_hertz: must equal the mesh's, see `info`.
             model: the `model_id` of one of `models`; empty takes the one with the most free slots.
             text_temperature, text_top_k, audio_temperature, audio_top_k, seed: how the model draws its tokens;
                 temperature 0 is greedy; None takes the model's default.
             traceparent: W3C trace context under which the session's span is put.
             api_key: names the caller to a mesh that limits calls per key; spaces and line ends around it don't count.
-            resume_s: how long to try to take up a call that was cut off, within the mesh's own grace time; 0: never.
+            resume_s: how long to try to resume a call that was cut off, within the mesh's own grace time; 0: never.
             align: for a microphone that hands out pieces of a few ms: begin with less than a frame of silence, so that
                 frames are complete when the mesh would like to have them and share steps with those of other callers.
 
@@ -99,7 +99,7 @@ class Mesh:
             Resumed and ResumeStatus tell what happened in between.
 
         Raises:
-            MeshError: the mesh refused or ended the call, or the call was cut off and could not be taken up again.
+            MeshError: the mesh refused or ended the call, or the call was cut off and could not be resumed.
             TypeError: `pcm`, or a piece of it, is not audio.
             ValueError: an argument that can't be sent.
             Exception: whatever `pcm` raises.

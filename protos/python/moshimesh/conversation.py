@@ -64,7 +64,7 @@ class _Leg:
     def cancel(self) -> None:
         """Leave."""
         self._call.cancel()
-        self._open.set()  # gRPC lets the requests of a call that has ended wait for ever
+        self._open.set()  # else gRPC would let the requests of an ended call wait for ever
 
     async def _requests(self) -> AsyncIterator[conversation_pb2.ConverseRequest]:
         yield conversation_pb2.ConverseRequest(config=self._config)
@@ -166,7 +166,7 @@ class Conversation:
                        self._source.bytes_dropped)
 
     async def _moved(self, moving: asyncio.Task[_Leg] | None, cause: MeshError) -> _Leg | None:
-        """The leg that a move in good time has led to, if it got there before the call was cut off."""
+        """The leg that a planned move has opened, if it was ready before the call was cut off."""
         if moving is None:
             return None
         if cause.reason != "SESSION_MOVED":  # which is the move itself, about to be done
@@ -175,7 +175,7 @@ class Conversation:
         return None if moving.cancelled() or moving.exception() else moving.result()
 
     def _can_resume(self, error: MeshError) -> bool:
-        """Whether the call was cut off rather than refused, and can be taken up again."""
+        """Whether the call was cut off rather than refused, and can be resumed."""
         cut = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SESSION_MOVED" or (
             error.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED) and not error.reason)
         return cut and self._resume_s > 0 and self._ready is not None and bool(self._ready.resume_handle)

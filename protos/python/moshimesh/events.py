@@ -68,7 +68,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Queued:
-    """All slots are taken: the place in the line, from 1, and the wait it may mean (0: not known)."""
+    """All slots are taken: the place in the line, from 1, and how long it may take (0: not known)."""
 
     position: int
     estimated_wait_s: float
@@ -124,7 +124,7 @@ Event: TypeAlias = "Queued | Ready | Speech | Resumed | ResumeStatus | Summary"
 
 
 def speech_event(speech: conversation_pb2.SpeechFrame, skipped_before: int) -> Speech:
-    """A frame of speech, with the frames that were skipped before the conversation was taken up again."""
+    """A frame of speech, with the frames that were skipped before the conversation was resumed."""
     hops = [HopTiming(audio_pb2.Hop.Name(hop.hop).removeprefix("HOP_").lower().replace("_", ".", 1),
                       (hop.started_unix_nanos - hop.received_unix_nanos) / 1e6,
                       (hop.finished_unix_nanos - hop.started_unix_nanos) / 1e6, hop.batch_size,

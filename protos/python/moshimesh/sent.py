@@ -53,7 +53,7 @@ class Sent:
         raise AssertionError(f"position {position} is not kept any more")
 
     async def close(self) -> None:
-        """Let the source go."""
+        """Stop reading the source."""
         if self._coming is not None:
             self._coming.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -1,4 +1,4 @@
-"""Who calls, and how a conversation begins: what an edge hands to the desk, whatever its wire format."""
+"""The caller, and how a conversation begins: what each edge hands to the desk, whatever its wire format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.gateway.path.audio import Pcm
 
 @dataclass(frozen=True)
 class Caller:
-    """Who it is. The edge finds out; the desk decides what that allows."""
+    """The caller's identity. The edge finds it out; the desk decides what the caller may do."""
 
     key_id: str
     """Names the caller's API key without being one; callers without a key share one."""
@@ -57,7 +57,7 @@ class Opening:
     sample_rate_hertz: int
     """Of the audio to come; must be the mesh's."""
     live: bool = True
-    """Whether the mesh keeps time with the caller, and skips frames when it falls behind."""
+    """Whether the mesh keeps time with the caller, and skips frames when it is late."""
     traceparent: str = ""
     """W3C trace context, to which the call's trace belongs; may be empty."""
 

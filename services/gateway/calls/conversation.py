@@ -67,7 +67,7 @@ class Conversation:
             yield Summary(ingest.frames_heard, frames_out, ingest.frames_skipped)
 
     def go_away(self, time_left_s: float) -> None:
-        """Ask the caller to reconnect to another gateway, which finds all of the session in the store."""
+        """Ask the caller to reconnect to another gateway, which can read the session from the store."""
         self._leaving.append(GoAway(time_left_s))
         for session, pipeline in self._speaking:
             pipeline.tell(self._leaving[-1])
@@ -92,7 +92,7 @@ class Conversation:
 
     def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
         """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""
-        if session.lost:  # somebody was faster, while the rows were opened
+        if session.lost:  # another call has resumed the session while the rows were opened
             raise SessionMoved
         codec, lm, audio = rows.codec_ready, rows.lm_ready, rows.audio
         self._observer.opened(session.id, session.model_id, audio.frame_nanos)

@@ -19,7 +19,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def call_too_long(longest_call_s: float) -> CallTooLong:
-    """What a call ends with that has lasted as long as a call may."""
+    """The error of a call that has lasted as long as a call may."""
     return CallTooLong(f"a call may last {longest_call_s:.0f} s here; open a new one")
 
 

@@ -36,7 +36,7 @@ class Ready:
     codebooks: int
     """Own codebooks of the model."""
     delay_frames: int
-    """Frames by which answers lag the caller's frames."""
+    """How many frames the answers are late."""
     sampling: lm_pb2.Sampling
     """What is in force, all fields set."""
     resume_handle: str
@@ -45,9 +45,9 @@ class Ready:
     next_sequence: int
     """Number of the next frame that the model will hear."""
     priming_frames: int
-    """Frames before that one that are worth sending again after a cut."""
+    """How many frames before that one to send again after a cut."""
     frame_due_us: int
-    """When frames should be complete, to share steps with others': this long from now, and every frame after."""
+    """When frames should be complete, to share steps with others': this long from now, then once per frame."""
 
 
 @dataclass(frozen=True)

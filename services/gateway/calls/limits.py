@@ -47,7 +47,7 @@ class Limits:
 
     @staticmethod
     def probes(tag: str) -> list[Request]:
-        """What a call does to the count of its key, for Store.connect."""
+        """The scripts that count a key's calls, for Store.connect."""
         calls = _calls_of(f"probe-{tag}")
         return [Request(_ENTER, (calls,), ("a call", 1, 1000)), Request(_LEAVE, (calls,), ("a call",))]
 

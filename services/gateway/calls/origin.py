@@ -52,7 +52,7 @@ class NewOrigin:
             self.session_id, self.model.model_id, self.model.codec_id, sampling, self.history))
 
     def abandon(self, reason: str) -> None:
-        """Nothing is left of it."""
+        """Nothing of it is kept."""
 
 
 class ResumedOrigin:
@@ -81,7 +81,7 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
         InvalidRequest: the mesh can't serve it.
         PeerLost, ModelMismatch, UnknownModel: nobody serves the model.
         CallTooLong: it has lasted as long as a call may.
-        UnknownSession, ResumeUnavailable, ResumeIncompatible: see Sessions.take_up.
+        UnknownSession, ResumeUnavailable, ResumeIncompatible: see Sessions.resume.
     """
     asked = opening.origin
     if isinstance(asked, Resumed):
@@ -96,14 +96,14 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
                 _rewind(record.history, answered + 1)
             return model
 
-        return ResumedOrigin(*await resources.sessions.take_up(handle, check))
+        return ResumedOrigin(*await resources.sessions.resume(handle, check))
     model = await resources.fleet.model(asked.model_id)
     _check_rate(resources, model, opening)
     return NewOrigin(resources, handle, call_id, model, asked.sampling)
 
 
 async def _model_of(record: Record, resources: Resources) -> Model:
-    """What is not served was so when the session began, and may be again before its time is over. Raises PeerLost."""
+    """A model that is not served now was served when the session began, and may be again in time. Raises PeerLost."""
     try:
         model = await resources.fleet.model(record.model_id)
     except UnknownModel as error:

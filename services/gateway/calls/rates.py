@@ -1,4 +1,4 @@
-"""How often somebody may do what costs others: a token bucket for each name."""
+"""How often something that costs other callers may be done: a token bucket for each name."""
 
 from __future__ import annotations
 

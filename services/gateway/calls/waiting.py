@@ -1,4 +1,4 @@
-"""The waiting line: callers for whom no slot of the mesh is free, first come, first served over all gateways."""
+"""The waiting line: callers that wait for a slot of the mesh, first come, first served over all gateways."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Standing:
     """Where a caller stands in the line."""
 
     before: int
-    """Callers who come first."""
+    """How many callers are before this one."""
     estimated_wait_ms: int
     """0: not known."""
 
@@ -100,18 +100,18 @@ class WaitingLine:
 
     @staticmethod
     def probes(tag: str) -> list[Request]:
-        """What callers in line do, for Store.connect: the first is gone at once, the second one is served."""
+        """The scripts that callers in line run, for Store.connect: the first caller leaves, the second is served."""
         keys = _keys(f"probe-{tag}")
         return [Request(_WAIT, keys, ("first", 0, 2, 0, 1)), Request(_WAIT, keys, ("second", 0, 2, 1000, 1)),
                 Request(_WAIT, keys, ("", 0, 0, 0, 0)), Request(_LEAVE, keys, ("second", 1, 1, 1))]
 
     @property
     def waiting(self) -> int:
-        """Callers of this gateway who wait."""
+        """How many callers of this gateway wait."""
         return len(self._here)
 
     async def anybody_waits(self, model_id: str) -> bool:
-        """Whether a new caller would push in."""
+        """Whether other callers wait already, before a new one."""
         try:
             (waiting, *_) = await self._store.run(Request(_WAIT, _keys(model_id), ("", 0, 0, 0, 0)))
         except StoreError:
@@ -143,7 +143,7 @@ class WaitingLine:
         return Standing(before, round((before + 1) * span_ms / turns) if turns else 0)
 
     def _before_here(self, ticket: Ticket) -> int:
-        """Callers of this gateway who come first; -1 when that is as many as may wait."""
+        """How many callers of this gateway are before this one; -1 when the line is full."""
         before = [other for other in self._here if other.model_id == ticket.model_id].index(ticket)
         return -1 if before >= self._most_waiting and not ticket.ahead else before
 

@@ -1,4 +1,4 @@
-"""Why a conversation ends, said in-band before its status.
+"""The reason why a conversation ends, as a message of its own before the status.
 
 grpc.aio hides the status from a caller that is writing at the moment when the call ends
 (https://github.com/grpc/grpc/issues/36066): it reports INTERNAL instead. A backend that streams audio is always

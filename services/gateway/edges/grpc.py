@@ -31,7 +31,7 @@ class GrpcEdge:
         self._desk = desk
 
     def drain(self) -> None:
-        """Take nobody new."""
+        """Take no new calls."""
         self._desk.drain()
 
     async def close(self) -> None:
@@ -80,7 +80,7 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
     elif config.first_sequence or answered is not None:
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")
-    else:  # field by field: what this mesh does not know stays at the door
+    else:  # field by field: fields that this mesh does not know go no further
         sampling = lm_pb2.Sampling(**{field.name: value for field, value in config.sampling.ListFields()})
         origin = New(sampling, config.model)
     return Opening(origin, config.sample_rate_hertz, config.pacing != conversation_pb2.PACING_OFFLINE,
@@ -88,7 +88,7 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
 
 
 def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> conversation_pb2.ConverseResponse:
-    """An event in this service's messages, whose fields have the same names as far as they mean the same."""
+    """An event as this service's message. Fields that mean the same have the same names in both."""
     Response = conversation_pb2.ConverseResponse
     match event:
         case events.Speech():

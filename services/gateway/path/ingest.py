@@ -1,8 +1,8 @@
 """From the caller's pieces of audio, in any size, to the model's frames.
 
-A live caller that gets ahead of the mesh must hear the present, not the past: the queue here holds what one of the
-caller's pieces brings plus a little slack, and drops the oldest frames beyond that. An offline caller is held back
-instead, and loses nothing.
+A live caller that is faster than the mesh must get answers to the present, not to the past: the queue here holds what
+one of the caller's pieces brings plus a little slack, and drops the oldest frames beyond that. An offline caller is
+held back instead, and loses nothing.
 """
 
 from __future__ import annotations

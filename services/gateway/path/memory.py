@@ -63,7 +63,7 @@ class Samples:
         return cls(audio_pb2.AUDIO_ENCODING_PCM_F32LE, pcm)
 
     def floats(self) -> bytes:
-        """As they were."""
+        """The float samples again."""
         if self.encoding == audio_pb2.AUDIO_ENCODING_PCM_F32LE:
             return self.pcm
         return (np.frombuffer(self.pcm, "<i2").astype("<f4") / FULL_SCALE).tobytes()

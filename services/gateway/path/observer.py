@@ -1,4 +1,4 @@
-"""What the path of a frame tells about itself. Telemetry listens here; the path does not know what it makes of it."""
+"""What the path of a frame reports. Telemetry listens here; the path does not know what is done with the reports."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Pace:
         self._waiting, self._waits_since = True, self._now()
 
     def came(self, seconds: float) -> None:
-        """A piece of so many seconds has come; nothing is expected of the caller until `wait`."""
+        """A piece of so many seconds has come; the clock stands still until `wait`."""
         now = self._now()
         self._silence_s = max(self.idle_s - SILENCE_FORGIVEN_PER_S * seconds, 0.0)
         self._waiting = False
@@ -49,7 +49,7 @@ class Pace:
         self._burst_at = now
 
     def end(self) -> None:
-        """Nothing is expected of the caller any more."""
+        """The caller sends no more; the clock stands still."""
         self._waiting, self._silence_s = False, 0.0
 
     @property

@@ -49,7 +49,7 @@ class Speech:
 
 
 class Notice:
-    """Something to hand to the caller between two frames of speech; see `Pipeline.tell`."""
+    """A message for the caller between two frames of speech; see `Pipeline.tell`."""
 
 
 class _End:
@@ -78,7 +78,7 @@ class Rows:
         try:
             leases = await asyncio.gather(*opening)
         except BaseException:
-            for one in opening:  # else they would get their rows when nobody wants them any more
+            for one in opening:  # else they would lease rows that no call needs any more
                 one.cancel()
             for lease in await asyncio.gather(*opening, return_exceptions=True):
                 if isinstance(lease, Lease):
@@ -104,7 +104,7 @@ class Rows:
         return AudioFormat(self.codec_ready.sample_rate_hertz, self.codec_ready.samples_per_frame)
 
     def close(self) -> None:
-        """Give them back, also when a pipeline has moved on from them."""
+        """Give them back, also those that a pipeline has already left."""
         for lease in (self.encoder, self.lm, self.decoder):
             lease.call.cancel()
 

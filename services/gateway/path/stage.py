@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 ANSWER_S = 2.0
 LOOKS_PER_ANSWER_S = 8  # how often a stage looks for that
 RETRY_S = 0.1
-MOVES_WITHOUT_PROGRESS = 3  # a session that fails at each replica it comes to would take the next ones down with it
+MOVES_WITHOUT_PROGRESS = 3  # a session that fails at every replica would bring down the next ones, too
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
             while (lost := self._lease.lost) is not None:
                 if not self._relocating.done():
                     await asyncio.wait((self._relocating,))
-                else:  # while nobody answers, nothing can be forgotten
+                else:  # without answers meanwhile, the memory still has all that is needed
                     self._exchange(await self._elsewhere(lost), Change.FAILED_OVER)
         except Exception as failure:
             self._after.fail(failure)
@@ -179,7 +179,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         log.warning("a session moves away from the %s replica at %s: %s", here.replica.role, here.replica.address,
                     error.message)
         here.call.cancel()
-        here.replica.facts = None  # nobody goes there before it has answered a poll
+        here.replica.facts = None  # no session goes there before it has answered a poll
         deadline = self._now() + self._pool.failover_s
         while True:
             try:
@@ -197,7 +197,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     async def _relocate(self) -> None:
         here = self._lease
         while self._lease is here and here.lost is None:
-            with contextlib.suppress(MeshError):  # nobody has room now; the replica serves on until its time is over
+            with contextlib.suppress(MeshError):  # no replica has room now; this one serves until its time is over
                 lease = await self._leaser.lease(lambda: self._answers, (here.replica,))
                 if self._lease is not here:  # it was lost meanwhile
                     lease.call.cancel()
@@ -213,7 +213,7 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         """Treat a replica that does not answer as lost; it may hang with its connection alive."""
         now = self._now()
         if now - self._next_look > self._look_every_s:
-            self._progress = now  # it was this process that hung
+            self._progress = now  # this process hung, not the replica
         if self._pending and now - self._progress > self._answer_s:
             self._progress = now
             replica = self._lease.replica

@@ -14,9 +14,9 @@ from services.mesh.clock import now_unix_nanos
 
 WINDOW_NANOS = 5_000_000_000
 """Bounds are drawn from the last one to two windows: long enough for quick frames even under load, and so short that
-clocks which run apart by 100 ppm do so by no more than 1 ms."""
+clocks whose rates differ by 100 ppm move apart by 1 ms at most."""
 TRUSTED_NANOS = 2_000_000
-"""An offset that may be further off than this is flagged."""
+"""An offset that may be wrong by more than this is flagged."""
 
 _FAR = 1 << 62
 

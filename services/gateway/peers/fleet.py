@@ -50,7 +50,7 @@ class Fleet:
         raise UnknownModel(f"nobody serves the model {model_id[:80]!r}; there is {names}", served=names)
 
     async def refresh(self, max_age_s: float = 0.0) -> None:
-        """Ask the replicas how they are now; answers that are `max_age_s` old will do."""
+        """Ask the replicas how they are now, unless the last answers are less than `max_age_s` old."""
         await asyncio.gather(self.codec.refresh(max_age_s), self.lm.refresh(max_age_s))
 
     def slots_total(self, model: Model) -> int:
@@ -58,12 +58,12 @@ class Fleet:
         return min(pool.total(method, weights_id) for pool, method, weights_id in _slots(self, model))
 
     def slots_free(self, model: Model) -> int:
-        """Conversations that they could hold besides those of now."""
+        """Conversations that they could take now, besides those that they hold."""
         return min(pool.free(method, weights_id) for pool, method, weights_id in _slots(self, model))
 
 
 def _slots(fleet: Fleet, model: Model) -> Iterator[tuple[Replicas, str, str]]:
-    """What a conversation takes a slot of: for which method, and of which weights."""
+    """A kind of slot that a conversation needs: for which method, and of which weights."""
     yield fleet.codec, ENCODE.name, model.codec_id
     yield fleet.lm, STEP.name, model.model_id
     yield fleet.codec, DECODE.name, model.codec_id

@@ -1,4 +1,4 @@
-"""What this gateway knows of the replicas, written to Redis for operators, dashboards and autoscalers.
+"""Writes what this gateway knows of the replicas to Redis, for operators, dashboards and autoscalers.
 
 Placement does not read it: each gateway asks the replicas themselves, so that calls are placed while Redis is away.
 """

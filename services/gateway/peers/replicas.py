@@ -1,7 +1,7 @@
 """The replicas of a service: which they are, how much room they have, and which one gets the next session.
 
 A long stream can't be balanced once it is open, so the choice is made when a session opens or moves: the better of two
-replicas drawn at random, by free slots (the power of two choices). Choosing the best of all would send everybody who
+replicas drawn at random, by free slots (the power of two choices). Choosing the best of all would send all callers that
 arrives within one poll to the same replica.
 """
 
@@ -29,7 +29,7 @@ from services.mesh.transport import CHANNEL_OPTIONS
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # how stale the number of free slots may be; a full replica says so itself
-POLL_ANSWER_S = 1.0  # a replica that takes longer gets nobody new until it answers again
+POLL_ANSWER_S = 1.0  # a replica that takes longer gets no new sessions until it answers again
 FIRST_POLL_S = 0.2
 
 ENCODE = Method("/moshimesh.codec.v1.CodecService/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
@@ -44,7 +44,7 @@ class Facts:
     weights_id: str
     """What it serves: a codec's codec_id, a language model's model_id."""
     instance_id: str
-    """The process, under whatever address."""
+    """Names the process; equal under each of its addresses."""
     draining: bool
     total: dict[str, int]
     free: dict[str, int]
@@ -124,7 +124,7 @@ class Replicas:
         self._poller = asyncio.create_task(self._poll_forever())
 
     async def close(self) -> None:
-        """Leave all of them."""
+        """Disconnect from all of them."""
         if self._poller is not None:
             self._poller.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -168,7 +168,7 @@ class Replicas:
         return sum(replica.free(method, weights_id) for replica in self.answering)
 
     async def pick(self, method: str, weights_id: str, passed_over: Collection[Replica] = ()) -> Replica:
-        """A replica with a free slot that is not passed over.
+        """A replica with a free slot that is not among those to avoid.
 
         Raises:
             NoFreeSlot: those that answer are full.

@@ -63,7 +63,7 @@ class Tunnel:
 
     @property
     def stream(self) -> Stream | None:
-        """The present stream. Whoever answers through it is one process, and remembers what it has answered."""
+        """The present stream. All its answers come from one process, which remembers what it has answered."""
         return self._stream
 
 
@@ -93,7 +93,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         self.cancel()
         error = InvalidRequest("PAYLOAD_TOO_LARGE", f"a request may have {ITEM_BYTES} bytes in a tunnel, got "
                                f"{len(data)}", accepted=ITEM_BYTES)
-        asyncio.get_running_loop().call_soon(lambda: self._deliver(error))  # its sender is not in the middle of it
+        asyncio.get_running_loop().call_soon(lambda: self._deliver(error))  # not while its sender still runs
 
     def half_close(self) -> None:
         """Say that no more requests come."""
@@ -120,7 +120,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
         return item
 
     def deliver_to(self, deliver: Callable[[ResponseMessage | MeshError | None], None]) -> None:
-        """From now on hand over what comes when it comes: a response, the error that ended the call, or None when it
+        """From now on hand over at once what comes: a response, the error that ended the call, or None when it
         ended well. Must not raise.
         """
         self._deliver = deliver

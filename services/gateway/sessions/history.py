@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-BLOCK_STEPS = 250  # what is too old leaves in blocks: moving the rest at every step would cost more than the step
+BLOCK_STEPS = 250  # old steps are dropped in blocks: moving the rest at every step would cost more than the step
 REWIND_STEPS = 125  # kept beyond the context: a call that goes back by some seconds still has a whole context then
 
 
@@ -145,9 +145,9 @@ class History:
 
 
 def _skipped(expected: int, sequences: array[int]) -> list[journal_pb2.SkippedFrames]:
-    """Where the numbers do not count on by one from `expected`."""
+    """The steps before which frames were skipped: their numbers do not follow each other from `expected`."""
     if not sequences or sequences[-1] - expected == len(sequences) - 1:
-        return []  # nearly always: a live call skips when a replica falls behind, an offline one never
+        return []  # nearly always: a live call skips when a replica is late, an offline one never
     skipped = []
     for step, sequence in enumerate(sequences):
         if sequence != expected:

@@ -1,4 +1,4 @@
-"""A session of this gateway: what of it is new, and how that gets into Redis (docs/sessions.md)."""
+"""A session of this gateway: which part of it is new, and how that is written to Redis (docs/sessions.md)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Session:
 
     @property
     def handle(self) -> str:
-        """With which the caller resumes the conversation."""
+        """The handle with which the caller resumes the conversation."""
         return self._handle.text
 
     @property
@@ -154,7 +154,7 @@ class Session:
         self._tell(False)
 
     def next_write(self, owner: str, grace_s: float) -> Write:
-        """What to write now. `written` or `refused` must hear what came of it before the next one."""
+        """What to write now. Call `written` or `refused` with the result before the next one."""
         history, ended = self.history, self.ended
         # The second: Redis was away for so long that steps have left the history unwritten.
         anew = self._rewinds != history.rewinds or history.first_step > self._written

@@ -1,4 +1,4 @@
-"""What of a session is in Redis: a hash (its record) and a list (its journal). Only its handle leads to their names.
+"""A session in Redis: a hash (its record) and a list (its journal). Their names can only be derived from its handle.
 
 The record's plain fields are for operators and for the scripts that keep one owner. What was said is in sealed messages
 of protos/moshimesh/journal: `facts` in the record, chunks in the journal. CONTRIBUTING.md has the rules for a change.
@@ -21,7 +21,7 @@ from services.mesh.errors import ResumeIncompatible
 FORMAT_VERSION = 1  # what this gateway writes, and the highest that it reads
 OLDEST_VERSION = 1  # the lowest that it reads
 
-_FACTS, _CHUNK = b"facts", b"chunk"  # what is sealed is bound to its place
+_FACTS, _CHUNK = b"facts", b"chunk"  # part of each seal, so that facts can't be passed off as a chunk
 
 _Message = TypeVar("_Message", journal_pb2.Facts, journal_pb2.Chunk)
 
@@ -34,7 +34,7 @@ class Record:
     model_id: str
     codec_id: str
     sampling: lm_pb2.Sampling
-    """What is in force, all fields set."""
+    """The sampling in force, all fields set."""
     history: History
     age_s: float = 0.0
     """How long the call had lasted when this was written, without the time between a cut and a resumption."""
@@ -46,7 +46,7 @@ def keys_of(name: str) -> tuple[str, str]:
 
 
 def seal_facts(handle: Handle, record: Record) -> bytes:
-    """What of a record does not change with each step."""
+    """The part of a record that does not change with each step."""
     history = record.history
     facts = journal_pb2.Facts(
         format_version=FORMAT_VERSION, session_id=record.session_id, model_id=record.model_id, codec_id=record.codec_id,

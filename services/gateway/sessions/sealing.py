@@ -1,4 +1,4 @@
-"""The resume handle: a secret that only its caller holds, and the key of what the mesh keeps about the conversation.
+"""The resume handle: a secret that only the caller holds. The key that seals the conversation in Redis comes from it.
 
 Two values are derived from it (HKDF, RFC 5869) and it can't be derived from either: the name under which the session is
 kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. A reader of Redis
@@ -27,7 +27,7 @@ class Handle:
     """One conversation's secret."""
 
     def __init__(self, text: str) -> None:
-        """Raises UnknownSession for what no mesh has given out."""
+        """Raises UnknownSession for a text that can't be a handle."""
         try:
             secret = base64.b64decode(text + "=", altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):

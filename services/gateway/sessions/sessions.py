@@ -1,4 +1,4 @@
-"""What outlives this process about its calls: a record and a journal of each, in Redis (docs/sessions.md).
+"""The calls of this process as others can resume them: a record and a journal of each, in Redis (docs/sessions.md).
 
 The audio path never waits for Redis. Each session keeps its history in memory anyway; one task writes what is new of
 all sessions, twice a second. While Redis is away the histories go on growing to the model's context, and when it is
@@ -27,7 +27,7 @@ from services.mesh.errors import ResumeUnavailable, UnknownSession
 
 log = logging.getLogger(__name__)
 
-WRITE_EVERY_S = 0.5  # what a lost gateway may not have written; the caller's own audio covers it
+WRITE_EVERY_S = 0.5  # a lost gateway has not written this much; the caller sends that audio again
 SLICES = 5  # the sessions are written in turns, so that a hundred of them never hold up the event loop together
 MOST_READS = 5  # of a session that is resumed; its owner writes twice a second, so even a second time is rare
 
@@ -61,7 +61,7 @@ class Sessions:
         self._live: dict[str, Session] = {}
         self._closing = False
         self._wake = asyncio.Event()
-        self._hurry: set[str] = set()  # names of those that are to be written at once
+        self._hurry: set[str] = set()  # names of sessions that are to be written at once
         self._writer = asyncio.create_task(self._write_forever())
         store.on_change.add(self._tell)
 
@@ -75,7 +75,7 @@ class Sessions:
         """A new session, written soon."""
         return self._add(handle, record, 1)
 
-    async def take_up(self, handle: Handle, check: Callable[[Record], Awaitable[Checked]]) -> tuple[Session, Checked]:
+    async def resume(self, handle: Handle, check: Callable[[Record], Awaitable[Checked]]) -> tuple[Session, Checked]:
         """The session that was cut off, and what `check` returned. From now on the session is this gateway's, and a
         call that still holds it ends.
 
@@ -113,7 +113,7 @@ class Sessions:
             await self._write(list(self._live.values()))
 
     async def _read(self, handle: Handle) -> tuple[bytes, Record]:
-        """The session's revision, and the session. Raises as take_up does."""
+        """The session's revision, and the session. Raises as resume does."""
         unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
                                  f"{self.grace_s:.0f} s ago")
         found = await self._run(Request(_READ, keys_of(handle.name)))

@@ -1,4 +1,4 @@
-"""What other objects know already, and is read at every scrape or push: the line, the journals, Redis, the replicas."""
+"""Gauges whose values other objects hold: the line, the journals, Redis, the replicas. Read at every scrape or push."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REDIS_BOUNDS_S = (.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1.,
 
 
 def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: WaitingLine) -> None:
-    """Offer all of it."""
+    """Register all of them."""
     store = sessions.store
     metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway that wait for a slot.",
                    lambda: [({}, line.waiting)])

@@ -1,4 +1,4 @@
-"""What a call is like for the caller: how unsteadily audio arrives, when playout runs dry, and what that is worth."""
+"""What a call is like for the caller: jitter of its audio, holes that a player hears, and the opinion score of both."""
 
 from __future__ import annotations
 

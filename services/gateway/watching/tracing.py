@@ -35,7 +35,7 @@ from services.mesh.timings import Timing
 
 # Frames that are kept before and after an event of their session: half a second, what one would look at.
 AROUND_FRAMES = 6
-# Events that a session's span may carry. A call that skips or moves more often than this has told its story.
+# Events that a session's span may carry. A call that skips or moves more often than this needs no more of them.
 EVENTS = 128
 # Replicas of a stage that are remembered: a frame can still be asked for after its session has moved on, and again.
 SERVERS = 4
@@ -48,7 +48,7 @@ _NEVER = -1
 
 
 class Server(NamedTuple):
-    """Who answers a stage's frames from a number on."""
+    """The replica that answers a stage's frames from a number on."""
 
     first_sequence: int
     replica: Replica
@@ -65,7 +65,7 @@ class CallTrace:
         self._session_id, self._model_id = session_id, ""
         self._caller = read_traceparent(traceparent)
         self._session = child_of(self._caller) if self._caller else new_trace()
-        self._began = now_unix_nanos()
+        self._began_unix_nanos = now_unix_nanos()
         self._events: deque[SpanEvent] = deque(maxlen=EVENTS)
         self._error = ""
         # What the frames' ids are made of: all digits differ from frame to frame. Jaeger shows the first seven of a
@@ -85,7 +85,7 @@ class CallTrace:
         Sends a first span of the session: the frames of a call link to it, and its own comes when the call ends.
         """
         self._session_id, self._model_id, self._deadline_nanos = session_id, model_id, deadline_nanos
-        self._tracer.send(FinishedSpan("session.open", child_of(self._session), self._session, self._began,
+        self._tracer.send(FinishedSpan("session.open", child_of(self._session), self._session, self._began_unix_nanos,
                                        now_unix_nanos(), self._session_attributes()))
 
     def begin(self, sequence: int) -> str:
@@ -99,7 +99,7 @@ class CallTrace:
         return f"00-{number:016x}{number ^ self._low_ids:016x}-{number ^ self._span_ids:016x}-00"
 
     def served_by(self, hop: audio_pb2.Hop, replica: Replica, sequence: int) -> None:
-        """Who answers a hop's frames, from a number on."""
+        """Another replica answers a hop's frames, from a number on."""
         servers = self._servers.setdefault(hop, deque(maxlen=SERVERS))
         servers.append(Server(sequence, replica, replica.tunnel.stream))
 
@@ -146,7 +146,7 @@ class CallTrace:
         """Send the session's span."""
         self._keep_recent()
         self._tracer.send(FinishedSpan(
-            "session", self._session, self._caller, self._began, now_unix_nanos(),
+            "session", self._session, self._caller, self._began_unix_nanos, now_unix_nanos(),
             {**self._session_attributes(), **_RPC}, kind=SpanKind.SERVER, events=tuple(self._events),
             error=self._error))
 
@@ -183,15 +183,15 @@ class CallTrace:
             "moshimesh.model_id": self._model_id, "moshimesh.kept_because": because}
         if (slack_nanos := self._slack_nanos(context)) is not None:
             attributes["moshimesh.deadline_slack_ms"] = slack_nanos / 1e6
-        began = longest_nanos = 0
+        began_unix_nanos = longest_nanos = 0
         for hop in context.hops:
             server = self._server(hop.hop, context.sequence)
             if server is not None:
-                times = self._keep_hop(context, frame, hop, server, began)
+                times = self._keep_hop(context, frame, hop, server, began_unix_nanos)
             else:
-                times = HopTimes.of(_timing(hop), began)
+                times = HopTimes.of(_timing(hop), began_unix_nanos)
                 send_hop(self._tracer, HOP_NAMES[hop.hop], frame, times, {})
-            began = times.finished
+            began_unix_nanos = times.finished
             if times.finished - times.start > longest_nanos:
                 longest_nanos = times.finished - times.start
                 attributes["moshimesh.slowest_hop"] = HOP_NAMES[hop.hop]
@@ -204,34 +204,34 @@ class CallTrace:
         return frame
 
     def _server(self, hop: audio_pb2.Hop, sequence: int) -> Server | None:
-        """Who answered a frame; None for the gateway's own hops."""
+        """The replica that answered a frame; None for the gateway's own hops."""
         for server in reversed(self._servers.get(hop, ())):
             if server.first_sequence <= sequence:
                 return server
         return None
 
     def _keep_hop(self, context: audio_pb2.FrameContext, frame: SpanContext, hop: audio_pb2.HopTiming, server: Server,
-                  began: int) -> HopTimes:
-        """Have a service send its spans of a frame, which left the hop before at `began`; when it was at this one.
+                  began_unix_nanos: int) -> HopTimes:
+        """Have a service send its spans of a frame, which left the hop before at `began_unix_nanos`; when it was at this one.
 
         The estimate of its clock must not contradict this very frame: it can't have been there before it was sent, nor
         after it had returned.
         """
-        offset, uncertain = server.replica.clock.offset()
-        offset = max(hop.finished_unix_nanos - hop.returned_unix_nanos,
-                     min(hop.received_unix_nanos - hop.sent_unix_nanos, offset))
-        times = HopTimes.of(_timing(hop), began, offset)
-        # What the gateway can say itself, from the timings that have come with the frame, should the service be lost.
+        offset_nanos, uncertain = server.replica.clock.offset()
+        offset_nanos = max(hop.finished_unix_nanos - hop.returned_unix_nanos,
+                     min(hop.received_unix_nanos - hop.sent_unix_nanos, offset_nanos))
+        times = HopTimes.of(_timing(hop), began_unix_nanos, offset_nanos)
+        # If the service is lost, the gateway sends the hop itself, from the timings that have come with the frame.
         tell = functools.partial(send_hop, self._tracer, HOP_NAMES[hop.hop], frame, times, {
             "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
             "moshimesh.tick": hop.tick, "moshimesh.batch_size": hop.batch_size,
-            "server.address": server.replica.address, **clock_attributes(offset, uncertain)}, kind=SpanKind.CLIENT)
+            "server.address": server.replica.address, **clock_attributes(offset_nanos, uncertain)}, kind=SpanKind.CLIENT)
         if server.stream is None:
             tell()
         else:
             server.stream.keep(tunnel_pb2.Keep(
-                traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop, began_unix_nanos=began,
-                clock_offset_nanos=offset, clock_uncertain=uncertain), tell)
+                traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop, began_unix_nanos=began_unix_nanos,
+                clock_offset_nanos=offset_nanos, clock_uncertain=uncertain), tell)
         return times
 
 

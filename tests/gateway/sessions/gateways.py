@@ -57,7 +57,7 @@ async def resume(sessions: Sessions, handle: str, check: Callable[[Record], obje
     async def checked(record: Record) -> None:
         check(record)
 
-    session, _ = await sessions.take_up(Handle(handle), checked)
+    session, _ = await sessions.resume(Handle(handle), checked)
     return session
 
 

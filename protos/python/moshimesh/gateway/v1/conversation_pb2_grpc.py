@@ -74,7 +74,7 @@ class ConversationServiceServicer(object):
         """One conversation. The first message is the config and gets a ready message once the session holds a slot in every
         service. Audio may then come in pieces of 10 ms to 1 s; each frame of the model is answered with the model's audio
         and text. Half-close ends the conversation: the mesh answers what it still owes and closes with a summary.
-        Errors carry google.rpc.ErrorInfo, and are said in-band before; docs/protocol.md lists the reasons.
+        Errors carry google.rpc.ErrorInfo, and come as `ended` before the status; docs/protocol.md lists the reasons.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

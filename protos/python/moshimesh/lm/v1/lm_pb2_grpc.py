@@ -60,8 +60,8 @@ class LmServiceServicer(object):
 
     def Step(self, request_iterator, context):
         """Steps one session. The first message is the config and gets a ready message; each step after it takes a frame
-        of the user's codes and gets one step message, in order. Half-close ends the session with a summary. Errors: RESOURCE_EXHAUSTED
-        (NO_FREE_SLOT), INVALID_ARGUMENT (see docs/protocol.md), UNAVAILABLE (DRAINING).
+        of the user's codes and gets one step message, in order. Half-close ends the session with a summary. Errors:
+        RESOURCE_EXHAUSTED (NO_FREE_SLOT), INVALID_ARGUMENT (see docs/protocol.md), UNAVAILABLE (DRAINING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

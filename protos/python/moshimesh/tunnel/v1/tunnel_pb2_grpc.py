@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TunnelServiceStub(object):
-    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with an
-    error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
+    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with
+    an error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
     (BAD_MESSAGE); a caller that does not read its answers ends it with DEADLINE_EXCEEDED (SLOW_CALLER).
     """
 
@@ -45,8 +45,8 @@ class TunnelServiceStub(object):
 
 
 class TunnelServiceServicer(object):
-    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with an
-    error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
+    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with
+    an error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
     (BAD_MESSAGE); a caller that does not read its answers ends it with DEADLINE_EXCEEDED (SLOW_CALLER).
     """
 
@@ -75,8 +75,8 @@ def add_TunnelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TunnelService(object):
-    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with an
-    error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
+    """Carries bidi calls of the other services on the same port. A call that goes over a limit of its own ends alone, with
+    an error of its own. A message that breaks this contract ends the tunnel, and all of its calls, with INVALID_ARGUMENT
     (BAD_MESSAGE); a caller that does not read its answers ends it with DEADLINE_EXCEEDED (SLOW_CALLER).
     """
 
