@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from services.mesh.config import Port, ServiceConfig
+from services.mesh.config import Port, ServiceConfig, check_host
 
 
 def _with_ports(targets: str) -> str:
-    for target in filter(None, map(str.strip, targets.split(","))):
+    named = [target for target in map(str.strip, targets.split(",")) if target]
+    if not named:
+        raise ValueError("no address is named; write host:port, such as localhost:50051")
+    for target in named:
         host, _, port = target.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or "/" in target or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
             raise ValueError(f"{target!r} is not host:port, such as localhost:50051 or [::1]:50051")
         if ":" in host and not (host.startswith("[") and host.endswith("]")):
             raise ValueError(f"{target!r}: write an IPv6 address in brackets, such as [::1]:50051")
+        check_host(host)
     return targets
 
 

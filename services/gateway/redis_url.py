@@ -16,6 +16,7 @@ _KINDS: dict[str, Literal["single", "cluster", "sentinel"]] = {
     "redis": "single", "rediss": "single", "unix": "single", "redis+cluster": "cluster", "rediss+cluster": "cluster",
     "redis+sentinel": "sentinel", "rediss+sentinel": "sentinel"}
 _NODE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
+_OURS = {"decode_responses", "encoding", "encoding_errors"}  # options of the redis package
 _ENCODE = ("percent-encode what is special in user and password ('#' as %23, '/' as %2F, '?' as %3F, '@' as %40, "
            "'%' as %25)")
 
@@ -56,6 +57,8 @@ def read_redis_url(text: str) -> RedisUrl:
         raise ValueError(f"--redis-url: this is no {scheme}:// URL; {_ENCODE}") from None
     if "#" in rest or "@" in parts.path + parts.query or re.search("%(?![0-9a-fA-F]{2})", rest):
         raise ValueError(f"--redis-url: the password, or another part, has a character that ends it early; {_ENCODE}")
+    if taken := _OURS & dict(parse_qsl(parts.query)).keys():
+        raise ValueError(f"--redis-url: {', '.join(sorted(taken))} can't be set: what a gateway keeps is binary")
     if base == "unix":
         return _unix(parts, text.strip())
     user, at, hosts = parts.netloc.rpartition("@")

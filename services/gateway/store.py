@@ -87,7 +87,10 @@ class Store:
         self.address = where.address
         self.on_change: set[Callable[[bool], None]] = set()  # heard when `available` changes
         self.on_answer: Callable[[float], None] = lambda seconds: None  # hears how long each answer took
-        self._redis = _client(where)
+        try:
+            self._redis = _client(where)
+        except (TypeError, ValueError) as error:  # an option's; redis names it, without its value
+            raise ValueError(f"--redis-url: {error}") from None
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
         self._prober: asyncio.Task[None] | None = None
         self._posted: set[asyncio.Task[None]] = set()
@@ -103,7 +106,14 @@ class Store:
         try:
             await self._redis.set(PROBE_KEY, 1, px=1000)
         except ResponseError as error:
-            self._check_rights(_refusal(error), None)
+            refusal = _refusal(error)
+            self._check_rights(refusal, None)
+            if refusal.code in ("ERR", "DB"):  # no such database, or no Sentinel: waiting does not help
+                raise ValueError(f"--redis-url: Redis at {self.address} refuses what the URL asks for ({error})"
+                                 ) from None
+        except TypeError as error:  # made when it connects
+            raise ValueError("--redis-url: an option after '?' is none of the redis package's"
+                             f"{_option_of(error)}") from None
         except (RedisError, RedisClusterException, OSError) as error:
             raise PeerLost(f"Redis at {self.address} can't be reached ({error}); start it, or name another one with "
                            "--redis-url") from None
@@ -251,6 +261,12 @@ def _refusal(error: ResponseError) -> RequestRefused:
     wrapped = re.search(r"@user_script: ?\d+: -?([A-Z]{2,}) ", message)
     code = DENIED if denied else wrapped[1] if wrapped else _CODES.get(type(error)) or message.split(" ")[0]
     return RequestRefused(message, code if code.isupper() else "ERR")
+
+
+def _option_of(error: TypeError) -> str:
+    """The name of an option that nothing takes, for a message."""
+    named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return f": {named[1]}" if named else ""
 
 
 def _what_lacks(refusal: RequestRefused, request: Request | None) -> str:

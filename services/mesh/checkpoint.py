@@ -262,7 +262,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path.parent}: {path.name} is missing; a checkpoint folder needs it "
                               "to name its files") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path.parent}: {path.name} cannot be read as JSON "
                               f"({_first_line(error)})") from None
     if not isinstance(content, dict):

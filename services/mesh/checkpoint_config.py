@@ -155,6 +155,8 @@ def check_lm(config: Mapping[str, Any]) -> None:
     for key, rule in LM.items():
         # What the depth transformer does not say for itself it has from the model.
         rule.check(key, config, key.removeprefix("depformer_") if key in _INHERITING else "")
+    for part in ("", "depformer_"):
+        _check_heads(f"{part}dim", f"{part}num_heads", config, LM)
     own, streams = config["dep_q"], config["n_q"] + 1
     if len(config["delays"]) != streams:
         raise ConfigRefused(f"delays must have {streams} entries (text and n_q codebooks), got {len(config['delays'])}")
@@ -178,6 +180,7 @@ def check_mimi(config: Mapping[str, Any]) -> None:
         if not isinstance(config.get(part), dict):
             raise ConfigRefused(f"{part} must be an object, got {json.dumps(config.get(part))}")
         _check_all(f"{part}.", config[part], rules)
+    _check_heads("d_model", "num_heads", config["transformer"], TRANSFORMER)
 
 
 def check_generation(config: Mapping[str, Any]) -> None:
@@ -188,6 +191,13 @@ def check_generation(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if not GENERATION[key].accepts(value):
             raise ConfigRefused(f"lm_gen_config.{key} must be {GENERATION[key].words}, got {json.dumps(value)}")
+
+
+def _check_heads(width: str, heads: str, config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Refuse a width that can't be divided among the heads. Raises ConfigRefused."""
+    features, count = (config.get(key, rules[key].default) for key in (width, heads))
+    if features % count:
+        raise ConfigRefused(f"{heads} must divide {width}, which is {features}, got {count}")
 
 
 def _check_all(prefix: str, config: Mapping[str, Any], rules: Mapping[str, Rule], ignore_unknown: bool = False) -> None:

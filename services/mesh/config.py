@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -19,11 +19,20 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidat
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
 
 
-def _without_brackets(value: Any) -> Any:
-    return value.strip("[]") if isinstance(value, str) else value
+def check_host(host: str) -> str:
+    """A host without the brackets that [::1] has before a port. Raises ValueError for what is neither name nor address.
+    """
+    bare = host.strip().strip("[]")
+    try:
+        bare.encode("idna")  # as the resolver does, whose error is not one of the system
+    except UnicodeError:
+        raise ValueError(f"{host!r} is not the name of a host") from None
+    if any(character in bare for character in "/@ ") or bare.count(":") == 1:
+        raise ValueError(f"{host!r} is not an address or the name of a host, without scheme, port and path")
+    return bare
 
 
-Host = Annotated[str, BeforeValidator(_without_brackets)]  # [::1] is how it is written before a port
+Host = Annotated[str, AfterValidator(check_host)]
 
 
 class ServiceConfig(BaseSettings):
@@ -43,7 +52,7 @@ class ServiceConfig(BaseSettings):
                                                "http://localhost:4317; empty: OTEL_EXPORTER_OTLP_ENDPOINT, else they "
                                                "are not sent")
     metrics_port: Port = Field(0, description="port of /metrics for Prometheus; 0: none")
-    metrics_host: str = Field("127.0.0.1", description="address of that port; 0.0.0.0 lets other machines read it")
+    metrics_host: Host = Field("127.0.0.1", description="address of that port; 0.0.0.0 lets other machines read it")
     reflection: bool = Field(True, description="let anybody ask for the contracts that are served here")
     log_level: LogLevel = Field("info", description="least severe lines to log")
     log_format: LogFormat = Field("text", description="of log lines: for people, or one JSON object each")
@@ -68,4 +77,5 @@ def read_config(kind: type[Config], program: str) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise SystemExit(f"{program}: {name}: {first['msg']}, got {first['input']!r}") from None
+        says = first["msg"].removeprefix("Value error, ")  # of a validator of ours
+        raise SystemExit(f"{program}: {name}: {says}, got {first['input']!r}") from None

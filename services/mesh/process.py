@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -67,8 +68,10 @@ class MeshServer:
         try:
             _probe(config.host, config.port)  # gRPC would say it in several lines of its own
         except OSError as error:
+            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            other = "another port with --port" if taken else "an address of this machine with --host"
             raise SystemExit(f"{program}: can't listen on {config.host}:{config.port} ({error.strerror}); choose "
-                             "another port with --port") from None
+                             f"{other}") from None
         self._server = grpc.aio.server(options=[*SERVER_OPTIONS, *options])
         self._health = Health()
         self._reflection = config.reflection

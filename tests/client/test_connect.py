@@ -68,11 +68,25 @@ async def test_nobody_at_home_is_unavailable(mute: str) -> None:
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("target", ["", " , "])
+@pytest.mark.parametrize("target", ["", " , ", "localhost", "localhost:", ":50050", "localhost:99999", "localhost:abc",
+                                    "http://localhost:50050", "localhost:50050/", "[::1", "a:1;b:2", "ok:1, b"])
 async def test_a_target_without_an_address_is_refused(target: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         async with moshimesh.connect(target):
             pass
+
+
+@pytest.mark.parametrize("target", ["[::1]:50050", "dns:///localhost:50050", "unix:/run/mesh.sock", "1.2.3.4:1,b-c:2"])
+async def test_addresses_of_all_kinds_are_taken(target: str) -> None:
+    async with moshimesh.connect(target):
+        pass
+
+
+async def test_a_key_that_is_none_is_named(live: tuple[Gateway, str]) -> None:
+    """As os.environ.get gives for a variable that is not set."""
+    async with moshimesh.connect(live[1]) as mesh:
+        with pytest.raises(TypeError, match=r"api_key must be a str, .* got NoneType"):
+            await anext(mesh.converse(b"", api_key=None))  # type: ignore[arg-type]
 
 
 async def test_a_key_from_a_file_ends_with_a_line_end(live: tuple[Gateway, str]) -> None:

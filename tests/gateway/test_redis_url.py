@@ -58,7 +58,8 @@ def test_no_message_has_a_part_of_a_secret(url: str, secret: str, caplog: pytest
     ("", "begins with one of"), ("redis://", "percent-encode"), ("redis:///0", "percent-encode"),
     ("redis://:6379", "percent-encode"), ("redis://h:99999", "percent-encode"), ("redis://h/zero", "the path of redis"),
     ("redis://a:1,b:2", "names one host, got 2"), ("redis+cluster://h:1/1", "a cluster has only 0"),
-    ("unix://", "socket"),
+    ("unix://", "socket"), ("redis://h?decode_responses=true", "decode_responses can't be set"),
+    ("rediss+sentinel://h/calls?encoding=x", "encoding can't be set"),
     ("redis+sentinel://localhost/", "name-of-the-master"), ("redis+sentinel://localhost:26379", "name-of-the-master"),
     ("redis+sentinel://localhost/calls/x", "name-of-the-master"), ("redis+sentinel://a:x/calls", "host 1"),
     ("redis+sentinel://a:1,,b/calls", "host 2")])

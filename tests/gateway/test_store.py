@@ -307,3 +307,12 @@ async def test_a_cluster() -> None:
     finally:
         for node in nodes:
             node.close()
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ("/99", "refuses what the URL asks for"), ("/0?nonsense=Wc57", "none of the redis package's: nonsense"),
+    ("/0?socket_timeout=Wc57", "'socket_timeout'")])
+async def test_an_option_that_is_wrong_is_named_at_the_start(server: RedisServer, options: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"--redis-url: .*{re.escape(says)}") as caught:
+        await Store(server.url.removesuffix("/0") + options).connect()
+    assert "Wc57" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,11 @@ _CHANNEL = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_
             ("grpc.http2.ping_timeout_ms", 5_000),
             # A gateway that was restarted is found again within a second.
             ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1_000)]
+
+
+# gRPC itself would take another port for one beyond 65535, and 443 for none.
+_HOST_AND_PORT = re.compile(r"(?:[^\s:/\[\];]+|\[[0-9a-fA-F:.%\w]+\]):([0-9]{1,5})")
+_OF_GRPC = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):")
 
 
 class Mesh:
@@ -133,11 +139,14 @@ async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = 
     """Connect to a gateway at host:port, or to several separated by commas: a call whose gateway is lost goes on at the
     next one. In plain text unless credentials are given.
 
-    A gateway that does not answer within `connect_s` counts as lost. Raises ValueError when no address is named.
+    A gateway that does not answer within `connect_s` counts as lost. Names that gRPC resolves itself (dns:, unix:, ...)
+    are taken as they are. Raises ValueError when no address is named, or one that is none.
     """
     addresses = [address for address in map(str.strip, target.split(",")) if address]
-    if not addresses:
-        raise ValueError(f"target must name a gateway as host:port, or several separated by commas, got {target!r}")
+    odd = [address for address in addresses if not _OF_GRPC.match(address) and not _is_host_and_port(address)]
+    if odd or not addresses:
+        raise ValueError("target must name a gateway as host:port, or several separated by commas, got "
+                         f"{odd[0] if odd else target!r}")
     # Despite its name, this is how long gRPC lets an attempt to connect take; by itself 20 s.
     options = [*_CHANNEL, ("grpc.min_reconnect_backoff_ms", round(connect_s * 1000))]
     async with contextlib.AsyncExitStack() as open_channels:
@@ -153,8 +162,15 @@ def _mesh_info(facts: conversation_pb2.GetInfoResponse | conversation_pb2.Model)
                     facts.slots_free)
 
 
+def _is_host_and_port(address: str) -> bool:
+    found = _HOST_AND_PORT.fullmatch(address)
+    return found is not None and 0 < int(found[1]) < 65536
+
+
 def _metadata(api_key: str) -> tuple[tuple[str, str], ...]:
-    """The key as gRPC metadata. Raises ValueError, which does not show the key."""
+    """The key as gRPC metadata. Raises TypeError and ValueError, which do not show the key."""
+    if not isinstance(api_key, str):  # such as None, from a variable that is not set
+        raise TypeError(f"api_key must be a str, empty for none, got {type(api_key).__name__}")
     key = api_key.strip()  # a key that was read from a file ends with a line end
     if not all(" " <= character <= "~" for character in key):
         raise ValueError("api_key may only have printable ASCII characters and no line ends in between")
