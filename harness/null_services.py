@@ -58,13 +58,13 @@ class NullEngine:
         self._steps[row] = 0
 
     def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int) -> Iterator[None]:
-        """Only their number matters."""
+        """Only their number matters; one chunk."""
         self._steps[row] = first_step + len(codes)
-        yield from ()
+        yield
 
     def prime(self, row: int, past: np.ndarray) -> Iterator[None]:
-        """Forgotten at once."""
-        yield from ()
+        """Forgotten at once; one chunk."""
+        yield
 
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         """Zeros [n, ...]."""

@@ -111,7 +111,8 @@ class HopRecorder:
             about: Attributes = self._batch(work) if work.tick else {
                 "moshimesh.session": work.session, "moshimesh.model_id": self._model_id}
             self._tracer.send(FinishedSpan(
-                f"{self._name}.{kind}", span, None, work.started_unix_nanos - offset_nanos, work.finished_unix_nanos - offset_nanos,
+                f"{self._name}.{kind}", span, None, work.started_unix_nanos - offset_nanos,
+                work.finished_unix_nanos - offset_nanos,
                 {**about, "moshimesh.rows": tuple(work.rows), **clock}))
         return span
 

@@ -212,26 +212,29 @@ class CallTrace:
 
     def _keep_hop(self, context: audio_pb2.FrameContext, frame: SpanContext, hop: audio_pb2.HopTiming, server: Server,
                   began_unix_nanos: int) -> HopTimes:
-        """Have a service send its spans of a frame, which left the hop before at `began_unix_nanos`; when it was at this one.
+        """Have a service send its spans of a frame, which left the hop before at `began_unix_nanos`.
+
+        Returns when the frame was at this hop.
 
         The estimate of its clock must not contradict this very frame: it can't have been there before it was sent, nor
         after it had returned.
         """
         offset_nanos, uncertain = server.replica.clock.offset()
         offset_nanos = max(hop.finished_unix_nanos - hop.returned_unix_nanos,
-                     min(hop.received_unix_nanos - hop.sent_unix_nanos, offset_nanos))
+                           min(hop.received_unix_nanos - hop.sent_unix_nanos, offset_nanos))
         times = HopTimes.of(_timing(hop), began_unix_nanos, offset_nanos)
         # If the service is lost, the gateway sends the hop itself, from the timings that have come with the frame.
         tell = functools.partial(send_hop, self._tracer, HOP_NAMES[hop.hop], frame, times, {
             "moshimesh.session": self._session_id, "moshimesh.sequence": context.sequence,
             "moshimesh.tick": hop.tick, "moshimesh.batch_size": hop.batch_size,
-            "server.address": server.replica.address, **clock_attributes(offset_nanos, uncertain)}, kind=SpanKind.CLIENT)
+            "server.address": server.replica.address, **clock_attributes(offset_nanos, uncertain)},
+            kind=SpanKind.CLIENT)
         if server.stream is None:
             tell()
         else:
             server.stream.keep(tunnel_pb2.Keep(
-                traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop, began_unix_nanos=began_unix_nanos,
-                clock_offset_nanos=offset_nanos, clock_uncertain=uncertain), tell)
+                traceparent=context.traceparent, sequence=context.sequence, hop=hop.hop,
+                began_unix_nanos=began_unix_nanos, clock_offset_nanos=offset_nanos, clock_uncertain=uncertain), tell)
         return times
 
 
