@@ -83,7 +83,7 @@ class Sessions:
         stays as it was, with its owner. It sees the session again if that has changed meanwhile.
 
         Raises:
-            UnknownSession: nobody has it (any more).
+            UnknownSession: Redis does not have it (any more).
             ResumeIncompatible: a gateway of another version has written it.
             ResumeUnavailable: Redis does not answer, or refuses.
         """
