@@ -211,8 +211,8 @@ class Stream:
                     yield tunnel_pb2.TunnelRequest(items=items)
 
     async def _read(self) -> None:
-        """Hand every item to its call. At its end, however it comes, each call is told that the service is lost, and may move: if
-        one call was the cause, it can't be known which.
+        """Hand every item to its call. At its end, however it comes, each call is told that the
+        service is lost, and may move: if one call was the cause, it can't be known which.
         """
         try:
             async for response in self._rpc:
