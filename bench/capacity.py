@@ -137,7 +137,7 @@ def _fits(size: int, sizes: Sequence[int], times: dict[int, dict[str, float]], l
 
 
 def step_clock(device: str) -> Callable[[], float]:
-    """For steps. On a CPU the thread's own clock, which is wall time on a core that nobody else uses."""
+    """For steps. On a CPU the thread's own clock, which is wall time on a core without other users."""
     return time.thread_time if device == "cpu" else time.perf_counter
 
 
@@ -157,7 +157,7 @@ def median_ms(step: Callable[[], object], repeats: int, clock: Callable[[], floa
 
 
 def real_time_factor(people: Sequence[Caller]) -> float:
-    """Length of a frame by what its computations took, median over all frames; below 1 nobody can be served."""
+    """Length of a frame by what its computations took, median over all frames; below 1 no caller can be served."""
     computed_ms = [sum(hop.compute_ms for hop in hops) for caller in people for hops in caller.hops.values()]
     return FRAME_MS / float(np.median(computed_ms)) if computed_ms else 0.0
 

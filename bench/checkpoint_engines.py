@@ -30,7 +30,7 @@ Times = dict[str, dict[str, dict[str, float]]]
 
 @torch.no_grad()
 def run(checkpoint: str, device: str, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
-    """`checkpoint_engines`: {"lm" and "mimi": {batch: {contender: ms of a step}}, ...}; what can not fit is left out."""
+    """`checkpoint_engines`: {"lm" and "mimi": {batch: {contender: ms of a step}}, ...}; the too large are missing."""
     torch.set_num_threads(1)
     info, repeats = resolve(checkpoint), 5 if quick else 15
     precisions = [name for name in PRECISIONS if device == "cpu" or name != "fp32"]

@@ -1,8 +1,8 @@
 """Matrix products and convolutions with weights laid out once for the device, on channels-last [n, steps, channels].
 
 On x86 CPUs oneDNN's blocked layout is 1.1 to 2.5 times as fast as plain weights, and without it every convolution lays
-out its weights anew each time; but each of its calls costs some 20 us more, so small products stay plain. The choice
-falls per shape, when a step is recorded. Elsewhere the plain operators run.
+out its weights anew each time; but each of its calls costs some 20 us more, so small products stay plain. The choice is
+made for each shape when a step is recorded. Elsewhere the plain operators run.
 """
 
 from __future__ import annotations

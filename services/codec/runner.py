@@ -1,7 +1,7 @@
 """Runs a step for any rows, at a few fixed sizes, each recorded once so that Python takes no part in it.
 
 Recorded, a step is one call that gives the interpreter's lock back until it ends, so that the event loop of the same
-process keeps breathing.
+process keeps running.
 """
 
 from __future__ import annotations

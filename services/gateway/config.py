@@ -43,7 +43,7 @@ class GatewayConfig(ServiceConfig):
     failover_s: float = Field(15.0, ge=0, le=3600, description="how long a call whose codec or lm was lost waits for "
                                                                "another one; about what a restart takes")
     longest_call_s: float = Field(3600.0, gt=0, description="end a call after this long")
-    most_waiting: int = Field(100, ge=0, description="callers who may wait in line for a slot")
+    most_waiting: int = Field(100, ge=0, description="callers that may wait in line for a slot")
     calls_per_key: int = Field(0, ge=0, description="calls at once of one x-api-key; 0: no limit")
     trace_one_in: int = Field(100, ge=1, description="with an OTLP endpoint, trace one in this many frames, besides "
                                                       "those that are late or near an event of their call")

@@ -1,7 +1,7 @@
 """Moshi's RQ-Transformer, one step of many rows.
 
-The same function as `moshi.models.lm.LMModel` in streaming mode followed by a draw of every token (the tests hold
-it to that), arranged for steps of few rows, where the number of operator calls costs as much as the arithmetic:
+The same function as `moshi.models.lm.LMModel` in streaming mode followed by a draw of every token (tests compare them),
+arranged for steps of few rows, where the number of operator calls costs as much as the arithmetic:
 
 - the embeddings of a step's 17 tokens are one lookup and sum;
 - the text head and the inputs of the depth transformer's eight steps are one matrix product;

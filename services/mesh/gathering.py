@@ -1,7 +1,7 @@
 """When frames of many calls should come to the encoder together, and how long it waits for them.
 
 A step of many frames costs little more than a step of few, and frames that are encoded together travel together
-through all later stages. There are two means to that end, measured in docs/decisions.md: callers that can choose when
+through all later stages. Two things serve that, measured in docs/decisions.md: callers that can choose when
 their frames are complete are asked for one of a few phases, and before a step the encoder waits for the frames that are
 due.
 """

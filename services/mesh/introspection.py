@@ -1,7 +1,8 @@
 """What every client may ask a process: its health, and the contracts that it serves.
 
-Both are streams that a stranger could keep open for ever, so there may be only a few of each. Health is our own because
-gRPC's servicer waits for its watchers to read before it takes a new status: one that does not would hold up a drain.
+Both are streams that any client could keep open for ever, so only a few of each are served. Health is our own because
+gRPC's servicer waits for its watchers to read before it takes a new status: one that does not read would hold up a
+drain.
 """
 
 from __future__ import annotations

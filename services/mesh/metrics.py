@@ -1,10 +1,10 @@
 """Metrics: instruments that cost next to nothing to record, and the two ways out of the process.
 
 Beside telemetry.py the only file that imports the OpenTelemetry SDK. A frame is counted in 16 places, and the SDK's own
-`record` would add a quarter to all that the gateway does for a frame (measured in docs/decisions.md).
-So the instruments here are plain numbers in plain lists, written by one thread; the SDK's readers ask for them when
-somebody scrapes (`--metrics-port`, Prometheus and OpenMetrics) or when it is time to push (`--otlp-endpoint`).
-docs/telemetry.md lists all metrics.
+`record` would add a quarter to all that the gateway does for a frame (measured in docs/decisions.md). So the
+instruments here are plain numbers in plain lists, written by one thread; the SDK's readers ask for them at a scrape
+(`--metrics-port`, Prometheus and OpenMetrics) or when it is time to push (`--otlp-endpoint`). docs/telemetry.md lists
+all metrics.
 """
 
 from __future__ import annotations

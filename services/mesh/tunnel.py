@@ -1,8 +1,8 @@
 """The serving end of a tunnel: many calls of a service over one stream.
 
-A gRPC message costs about 0.1 ms of CPU at each end whatever is in it; 64 callers that are answered by one step would
-pay that 64 times. In a tunnel, what all of them have to say at one moment travels in one message. The handlers are the
-service's own; they don't know that they are tunnelled.
+A gRPC message costs about 0.1 ms of CPU at each end whatever is in it; for 64 callers that are answered by one step
+that would be 64 times as much. In a tunnel, all that they send at one moment travels in one message. The handlers are
+the service's own; they don't know that they are tunnelled.
 
 Calls share the stream, so each is bounded in what it can take from the others. One that goes over a limit of its own
 ends with an error of its own; only a peer that breaks the tunnel's contract loses the tunnel.

@@ -29,7 +29,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class New:
-    """A conversation that nobody has had before."""
+    """A new conversation."""
 
     sampling: lm_pb2.Sampling = field(default_factory=lm_pb2.Sampling)
     """How to draw tokens; unset fields take the checkpoint's own. The language model's contract, not a caller's."""

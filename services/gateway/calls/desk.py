@@ -1,6 +1,6 @@
 """The front desk of the gateway: every edge holds its callers' conversations through `Desk.hold`.
 
-Draining, limits, the logs' context, trace and meter are seen to here, once for all edges.
+Draining, limits, the logs' context, trace and meter are done here, once for all edges.
 """
 
 from __future__ import annotations

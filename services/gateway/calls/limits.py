@@ -1,7 +1,7 @@
 """How many calls one API key may have at once, over all gateways.
 
 While Redis is away each gateway counts its own calls: a limit that is too generous for some seconds is better than
-callers that are refused for a reason that is not theirs.
+callers that are refused though they keep the limit.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Origin(Protocol):
 
 
 class NewOrigin:
-    """A conversation that nobody has had before."""
+    """A new conversation."""
 
     ahead = False
 
@@ -79,7 +79,7 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
 
     Raises:
         InvalidRequest: the mesh can't serve it.
-        PeerLost, ModelMismatch, UnknownModel: nobody serves the model.
+        PeerLost, ModelMismatch, UnknownModel: no replica serves the model.
         CallTooLong: it has lasted as long as a call may.
         UnknownSession, ResumeUnavailable, ResumeIncompatible: see Sessions.resume.
     """

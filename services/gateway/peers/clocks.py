@@ -2,8 +2,8 @@
 
 As NTP does it (https://www.rfc-editor.org/rfc/rfc5905, section 8): a frame left here at `sent`, was `received` and
 `finished` there, and was back at `returned`. It can't have arrived before it left, nor come back before it was
-finished, so the offset lies between finished - returned and received - sent. Each frame draws both bounds, and the
-quickest of some seconds draw them closest; the truth is taken to be in the middle.
+finished, so the offset lies between finished - returned and received - sent. Each frame gives both bounds, and the
+quickest frames of some seconds give the closest ones; the offset is taken to be in the middle.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Fleet:
         Raises:
             PeerLost: a service that it needs has no replica that answers.
             ModelMismatch: no model's codec is there.
-            UnknownModel: nobody serves it.
+            UnknownModel: no replica serves it.
         """
         try:
             return self._find(model_id)

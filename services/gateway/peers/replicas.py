@@ -2,7 +2,7 @@
 
 A long stream can't be balanced once it is open, so the choice is made when a session opens or moves: the better of two
 replicas drawn at random, by free slots (the power of two choices). Choosing the best of all would send all callers that
-arrives within one poll to the same replica.
+arrive within one poll to the same replica.
 """
 
 from __future__ import annotations

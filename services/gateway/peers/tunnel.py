@@ -186,8 +186,8 @@ class Stream:
         return call
 
     def keep(self, keep: tunnel_pb2.Keep, lost: Callable[[], None]) -> None:
-        """Ask for the spans of a frame that was answered here. `lost` is called when they will not come: now if nobody
-        is there to be asked, or stays; later if the service is lost before it can have sent them.
+        """Ask for the spans of a frame that was answered here. `lost` is called when they will not come: now if the
+        service is gone or drains; later if it is lost before it can have sent them.
         """
         if self.broken or self._draining:
             lost()
@@ -211,8 +211,8 @@ class Stream:
                     yield tunnel_pb2.TunnelRequest(items=items)
 
     async def _read(self) -> None:
-        """Hand every item to its call. However that ends, each call hears that the service is lost, and may move: if a
-        call was to blame for it, nobody can tell which.
+        """Hand every item to its call. At its end, however it comes, each call is told that the
+        service is lost, and may move: if one call was the cause, it can't be known which.
         """
         try:
             async for response in self._rpc:

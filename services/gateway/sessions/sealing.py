@@ -1,6 +1,6 @@
 """The resume handle: a secret that only the caller holds. The key that seals the conversation in Redis comes from it.
 
-Two values are derived from it (HKDF, RFC 5869) and it can't be derived from either: the name under which the session is
+Two values are derived from it (HKDF, RFC 5869), and neither leads back to it: the name under which the session is
 kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. A reader of Redis
 learns neither what was said nor how to resume a conversation.
 """

@@ -1,7 +1,7 @@
 """The calls of this process as others can resume them: a record and a journal of each, in Redis (docs/sessions.md).
 
 The audio path never waits for Redis. Each session keeps its history in memory anyway; one task writes what is new of
-all sessions, twice a second. While Redis is away the histories go on growing to the model's context, and when it is
+all sessions, twice a second. While Redis is away the histories grow on, up to the model's context, and when it is
 back, or another one has taken its place, the journals are written anew.
 
 A session has one owner. Taking it over raises its fencing token; what an earlier owner writes after that is refused
@@ -83,7 +83,7 @@ class Sessions:
         stays as it was, with its owner. It sees the session again if that has changed meanwhile.
 
         Raises:
-            UnknownSession: nobody has it (any more).
+            UnknownSession: Redis does not have it (any more).
             ResumeIncompatible: a gateway of another version has written it.
             ResumeUnavailable: Redis does not answer, or refuses.
         """

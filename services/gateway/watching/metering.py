@@ -121,7 +121,7 @@ class CallMeter:
         if not metrics.enabled:
             return
         transits, parts = metrics.transits, metrics.parts
-        first = left = computed = 0  # nanoseconds, as all below
+        first = left = computed = 0  # here and below: moments in Unix nanoseconds, and nanoseconds
         for hop in context.hops:
             place: int = hop.hop
             received, started, finished = hop.received_unix_nanos, hop.started_unix_nanos, hop.finished_unix_nanos

@@ -2,8 +2,8 @@
 
 Every frame carries the ids of a trace, but nothing is made of them until it has left the mesh. Then it is kept if it is
 one in so many, if a live caller had to wait for it longer than a frame lasts, or if something happened to its session
-just before or after. The gateway sends its own spans of a kept frame, and tells the services to send theirs. It can do
-without: an answer brings the timings of all hops, so a service that is lost leaves no hole.
+just before or after. The gateway sends its own spans of a kept frame, and tells the services to send theirs. If a
+service is lost, the gateway sends that service's spans, too: an answer brings the timings of all hops.
 """
 
 from __future__ import annotations
