@@ -37,6 +37,7 @@ def test_what_does_not_fit_on_the_device_is_a_dash(docs: Path) -> None:
     assert "| 32 | - | 2 | - |" in report.write({"checkpoint_engines": engines}, "bench-gpu").read_text()
 
 
+@pytest.mark.slow
 def test_the_checkpoints_engines_are_measured_beside_moshis(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_engines, "BATCHES", (1, 2))
     found = checkpoint_engines.run(checkpoint, "cpu", quick=True)["checkpoint_engines"]

@@ -17,6 +17,7 @@ from scripts.random_checkpoint import write_checkpoint
 from tests.e2e.calls import GREEDY, call, pieces
 from tests.e2e.reference import reference_loop
 
+pytestmark = pytest.mark.slow  # a mesh for each shape
 Pcm = npt.NDArray[np.float32]
 
 
