@@ -12,7 +12,7 @@ from services.mesh.errors import InvalidRequest
 # The nominal range is -1 to 1, and floats may go over. Far beyond it, the codec's numbers overflow into NaN.
 LOUDEST = 100.0
 # Of 16 bit samples: what 1.0 is.
-FULL_SCALE = 32768
+FULL_SCALE = np.float32(32768.0)
 
 
 def check_samples(pcm: npt.NDArray[np.float32], field: str) -> None:

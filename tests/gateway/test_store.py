@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,6 @@ PROBES = (Sessions.probes, WaitingLine.probes, Limits.probes, Registry.probes)
 SET = "return redis.call('SET', KEYS[1], ARGV[1])"
 PUSH = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

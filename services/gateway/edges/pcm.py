@@ -7,9 +7,9 @@ from moshimesh.audio.v1 import audio_pb2
 
 from services.gateway.path.audio import Pcm
 from services.mesh.errors import InvalidRequest
+from services.mesh.samples import FULL_SCALE
 
 _SAMPLE_BYTES = {audio_pb2.AUDIO_ENCODING_PCM_F32LE: 4, audio_pb2.AUDIO_ENCODING_PCM_S16LE: 2}
-_S16_SCALE = np.float32(32768.0)
 
 
 def decode(data: bytes, encoding: audio_pb2.AudioEncoding) -> Pcm:
@@ -19,7 +19,7 @@ def decode(data: bytes, encoding: audio_pb2.AudioEncoding) -> Pcm:
         raise InvalidRequest("BAD_PCM", f"a piece must have whole samples of {width} bytes, got {len(data)} bytes",
                              field="audio.pcm", accepted=f"a multiple of {width} bytes")
     if encoding == audio_pb2.AUDIO_ENCODING_PCM_S16LE:
-        return np.frombuffer(data, dtype="<i2").astype(np.float32) / _S16_SCALE
+        return np.frombuffer(data, dtype="<i2").astype(np.float32) / FULL_SCALE
     return np.frombuffer(data, dtype="<f4")
 
 
@@ -27,5 +27,5 @@ def encode(pcm: Pcm, encoding: audio_pb2.AudioEncoding) -> bytes:
     """Floats [samples] as bytes; what 16 bits can't hold is clipped."""
     if encoding == audio_pb2.AUDIO_ENCODING_PCM_F32LE:
         return pcm.astype("<f4", copy=False).tobytes()
-    scaled: Pcm = np.clip(np.rint(pcm * _S16_SCALE), -_S16_SCALE, _S16_SCALE - 1)
+    scaled: Pcm = np.clip(np.rint(pcm * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     return scaled.astype("<i2").tobytes()

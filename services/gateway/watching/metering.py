@@ -16,10 +16,8 @@ from services.gateway.path.observer import Change
 from services.gateway.watching.quality import Jitter, Playout, mos
 from services.mesh.clock import now_unix_nanos
 from services.mesh.metrics import FRAME_BOUNDS_S, PART_BOUNDS_S, Metrics, Series
+from services.mesh.recorder import HOP_NAMES
 
-HOPS = {audio_pb2.HOP_GATEWAY_INGEST: "gateway.ingest", audio_pb2.HOP_CODEC_ENCODE: "codec.encode",
-        audio_pb2.HOP_LM_STEP: "lm.step", audio_pb2.HOP_CODEC_DECODE: "codec.decode",
-        audio_pb2.HOP_GATEWAY_EMIT: "gateway.emit"}
 ENGINES = (audio_pb2.HOP_CODEC_ENCODE, audio_pb2.HOP_LM_STEP, audio_pb2.HOP_CODEC_DECODE)
 WINDOW_FRAMES = 64  # about 5 s of a call, as often as RTCP reports (RFC 3550, 6.2)
 Record: TypeAlias = Callable[[float, SpanContext | None], None]
@@ -39,10 +37,10 @@ class GatewayMetrics:
         self.durations = {live: duration.series(pacing=pacing) for live, pacing in _PACINGS.items()}
         hops = metrics.histogram("moshimesh.hop.duration", "s", "Where a frame's time went.", PART_BOUNDS_S)
         self.transits: dict[int, Record] = {hop: hops.series(hop=name, part="transit").record
-                                            for hop, name in HOPS.items() if hop != audio_pb2.HOP_GATEWAY_INGEST}
+                                            for hop, name in HOP_NAMES.items() if hop != audio_pb2.HOP_GATEWAY_INGEST}
         self.parts: dict[int, tuple[Record, Record]] = {
             hop: (hops.series(hop=name, part="queue").record, hops.series(hop=name, part="compute").record)
-            for hop, name in HOPS.items()}
+            for hop, name in HOP_NAMES.items()}
         self.factor = metrics.histogram("moshimesh.realtime.factor", "1", "Length of a frame by what its computations "
                                         "took; below 1 even one caller can't be served.", FACTOR_BOUNDS).series()
         self.jitter = metrics.histogram("moshimesh.jitter", "s", "Interarrival jitter (RFC 3550) of live callers' "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -12,24 +11,6 @@ from services.gateway.store import Store
 from services.mesh.errors import TooManyCalls
 from tests.gateway.redis_server import RedisServer
 from tests.until import until
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-async def stores(server: RedisServer) -> AsyncIterator[list[Store]]:
-    """Of two gateways."""
-    stores = [Store(server.url), Store(server.url)]
-    for store in stores:
-        await store.connect()
-    yield stores
-    for store in stores:
-        await store.close()
 
 
 async def test_calls_of_a_key_over_gateways(stores: list[Store]) -> None:

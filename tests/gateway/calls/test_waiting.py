@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -14,25 +13,6 @@ from services.gateway.store import Store
 from services.mesh.errors import LineFull
 from tests.gateway.redis_server import RedisServer
 from tests.until import until
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-async def stores(server: RedisServer) -> AsyncIterator[list[Store]]:
-    """Of two gateways."""
-    stores = [Store(server.url), Store(server.url)]
-    for store in stores:
-        await store.connect()
-    yield stores
-    for store in stores:
-        await store.close()
-
 
 MODEL = "a model"
 

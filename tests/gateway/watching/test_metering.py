@@ -7,8 +7,9 @@ from moshimesh.audio.v1 import audio_pb2
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from services.gateway.path.observer import Change
-from services.gateway.watching.metering import HOPS, CallMeter, GatewayMetrics
+from services.gateway.watching.metering import CallMeter, GatewayMetrics
 from services.mesh.metrics import Metrics, Series
+from services.mesh.recorder import HOP_NAMES
 
 MS = 1_000_000
 EPOCH = 1_800_000_000_000 * MS
@@ -19,9 +20,9 @@ def context(sequence: int = 0, late_ms: int = 0, encoder_ahead_ms: int = 0) -> a
     """A frame that takes 21 ms: per engine 1 of transit, 2 of queue and 3 of computation; and 3 at the gateway."""
     frame = audio_pb2.FrameContext(sequence=sequence)
     at = EPOCH + sequence * 80 * MS
-    for hop in HOPS:
+    for hop in HOP_NAMES:
         ahead = encoder_ahead_ms * MS if hop == audio_pb2.HOP_CODEC_ENCODE else 0
-        engine = not HOPS[hop].startswith("gateway")
+        engine = not HOP_NAMES[hop].startswith("gateway")
         received = at + (1 * MS if hop != audio_pb2.HOP_GATEWAY_INGEST else 0)
         started = received + 2 * MS * engine + (late_ms * MS if hop == audio_pb2.HOP_LM_STEP else 0)
         finished = started + (3 * MS if engine else MS)
@@ -54,7 +55,7 @@ def test_the_parts_of_a_frame_are_all_of_it(metrics: Metrics) -> None:
     meter = started(GatewayMetrics(metrics))
     meter.frame(context())
     parts = seconds(metrics, "moshimesh.hop.duration")
-    assert len(parts) == 3 * len(HOPS) - 1  # nothing travels to where a frame begins
+    assert len(parts) == 3 * len(HOP_NAMES) - 1  # nothing travels to where a frame begins
     assert parts["lm.step", "queue"].total == pytest.approx(0.002)
     assert parts["lm.step", "compute"].total == pytest.approx(0.003)
     assert parts["lm.step", "transit"].total == pytest.approx(0.001)
