@@ -89,6 +89,8 @@ class LocalMesh:
     gateway_port: int = 0
     codec_port: int = 0
     lm_port: int = 0
+    http_port: int = 0
+    """Of the first gateway's HTTP side."""
     redis_url: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     on_line: Callable[[str, str], None] = lambda name, line: None
@@ -102,17 +104,21 @@ class LocalMesh:
         self.gateway_port = self.gateway_port or free_port()
         self.codec_port = self.codec_port or free_port()
         self.lm_port = self.lm_port or free_port()
+        self.http_port = self.http_port or free_port()
         firsts = {"codec": self.codec_port, "lm": self.lm_port, "gateway": self.gateway_port}
         self.ports = {name if number == 1 else f"{name}-{number}": port if number == 1 else free_port()
                       for name, port in firsts.items() for number in range(1, self.replicas + 1)}
         self.metrics_ports = {name: free_port() for name in self.ports} if self.metrics else {}
+        self.http_ports = {name: self.http_port if name == "gateway" else free_port()
+                           for name in self.ports if name.startswith("gateway")}
         self.target = f"localhost:{self.gateway_port}"
+        self.url = f"http://localhost:{self.http_port}"
         self.processes: dict[str, Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-")
 
     async def __aenter__(self) -> LocalMesh:
         try:
-            for port in self.ports.values():
+            for port in (*self.ports.values(), *self.http_ports.values()):
                 check_free(port)
             if not self.redis_url:
                 await self._start_redis()
@@ -134,7 +140,8 @@ class LocalMesh:
         """Start a service's real command, for the first time or again: codec, lm, gateway, codec-2 ..."""
         service = name.partition("-")[0]
         if service == "gateway":
-            flags = ["--codec", self.addresses("codec"), "--lm", self.addresses("lm"), *self.gateway_flags]
+            flags = ["--codec", self.addresses("codec"), "--lm", self.addresses("lm"),
+                     "--http-port", str(self.http_ports[name]), *self.gateway_flags]
         else:
             flags = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
         await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",

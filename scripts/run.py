@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="torch device: cpu, cuda ...")
     parser.add_argument("--slots", type=int, default=8, help="callers at once")
     parser.add_argument("--port", type=int, default=50050, help="the gateway's port; codec and lm take the next two")
+    parser.add_argument("--http-port", type=int, default=8000, help="the port of WebSockets and the page")
     parser.add_argument("--redis-url", default="", help="a running Redis; empty: the one of MOSHIMESH_REDIS_URL, where "
                                                         "no `ps` shows its password, else start one")
     parser.add_argument("--trace", default="", metavar="ENDPOINT", help="OTLP/gRPC endpoint for traces and metrics")
@@ -42,7 +43,7 @@ async def main() -> None:
     began = time.monotonic()
     redis_url = options.redis_url or os.environ.get("MOSHIMESH_REDIS_URL", "")
     mesh = LocalMesh(options.checkpoint, options.device, options.slots, options.port, options.port + 1,
-                     options.port + 2, redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
+                     options.port + 2, options.http_port, redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
     if options.metrics:
         mesh.metrics_ports = {name: options.metrics + number for number, name in enumerate(("gateway", "codec", "lm"))}
     stopping = asyncio.ensure_future(stop.wait())
@@ -54,7 +55,8 @@ async def main() -> None:
         return
     await starting
     try:
-        print(f"\nThe mesh is ready after {time.monotonic() - began:.1f} s: gRPC on {mesh.target}. "
+        print(f"\nThe mesh is ready after {time.monotonic() - began:.1f} s: gRPC on {mesh.target}, "
+              f"WebSockets on {mesh.url}. "
               "Try `make demo` in another terminal; Ctrl-C stops everything.\n", flush=True)
         ended = asyncio.ensure_future(mesh.wait_ended())
         await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -13,12 +13,15 @@ from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.socket import Sockets
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.models import served_models
 from services.gateway.peers.registry import Registry
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
+from services.gateway.trust.gate import OpenGate
 from services.gateway.watching.gauges import watch
 from services.gateway.watching.metering import GatewayMetrics
 from services.gateway.watching.watcher import watcher
@@ -51,7 +54,13 @@ async def main(config: GatewayConfig) -> None:
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, config.calls_per_key),
                 watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
-    await server.start(GrpcEdge(desk, config.stall_s), ready=lambda: codec.usable and lm.usable)
+    gate, sockets = OpenGate(), Sockets(config.stall_s)
+
+    def ready() -> bool:
+        return codec.usable and lm.usable
+
+    doors = [HttpDoor(config.host, config.http_port, (), sockets, ready=ready)] if config.http_port else []
+    await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
     await registry.close()

@@ -31,6 +31,7 @@ class GatewayConfig(ServiceConfig):
     """Flags of `python -m services.gateway`; each is also MOSHIMESH_NAME in the environment."""
 
     port: Port = Field(50050, description="port to listen on; 0 takes a free one")
+    http_port: int = Field(0, ge=0, le=65535, description="port of the HTTP side: WebSockets and the page; 0: none")
     codec: Targets = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a "
                                                           "name with several addresses stands for all of them")
     lm: Targets = Field("localhost:50052", description="host:port of the language model replicas, likewise")

@@ -2,6 +2,8 @@
 
     MeshError
     +-- InvalidRequest      the caller sent something that the contract forbids
+    +-- Unauthenticated     the caller has not shown who it is
+    +-- PermissionDenied    the mesh knows the caller, and does not let it do this
     +-- UnknownSession      there is no such session (any more)
     +-- UnknownModel        no replica serves this model
     +-- NoFreeSlot          every slot of this replica is taken; another replica may have one
@@ -75,6 +77,26 @@ class InvalidRequest(MeshError):
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_REQUEST"
+
+    def __init__(self, reason: str, message: str, **metadata: object) -> None:
+        super().__init__(message, **metadata)
+        self.reason = reason
+
+
+class Unauthenticated(MeshError):
+    """The caller has shown nothing that says who it is, or nothing that holds (any more)."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+    def __init__(self, reason: str, message: str, **metadata: object) -> None:
+        super().__init__(message, **metadata)
+        self.reason = reason
+
+
+class PermissionDenied(MeshError):
+    """The mesh knows who calls, and does not let it do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self, reason: str, message: str, **metadata: object) -> None:
         super().__init__(message, **metadata)

@@ -64,7 +64,8 @@ def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
 # Who may import whom inside of the gateway; services/mesh is everybody's. `watching` is imported by __main__ only: the
 # others don't know what listens to them.
 GATEWAY_ARROWS = {
-    "edges": {"calls", "path"}, "calls": {"path", "sessions", "peers", "store"}, "path": {"sessions", "peers"},
+    "edges": {"calls", "path", "trust"}, "trust": {"calls", "store"},
+    "calls": {"path", "sessions", "peers", "store"}, "path": {"sessions", "peers"},
     "peers": {"store"}, "sessions": {"store"}, "store": {"redis_url"}, "redis_url": set[str](),
     "config": set[str](),
     "watching": {"calls", "path", "sessions", "peers"}}

@@ -23,6 +23,7 @@ from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
+from services.gateway.trust.gate import OpenGate
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
 from services.mesh.errors import from_rpc_error
@@ -66,7 +67,7 @@ class Gateway:
         resources = Resources(self.fleet, Sessions(self._store, "here", 60.0), WaitingLine(self._store, 5),
                               longest_call_s=60.0, idle_s=60.0, stall_s=5.0)
         desk = Desk(resources, Limits(self._store, 0), lambda call_id, opening: Heard(), drain_s=1.0)
-        self._door = Served("gateway", GrpcEdge(desk, 5.0), conversation_pb2_grpc.ConversationServiceStub)
+        self._door = Served("gateway", GrpcEdge(desk, OpenGate(), 5.0), conversation_pb2_grpc.ConversationServiceStub)
         await self._door.__aenter__()
         self.stub = self._door.stub
         return self

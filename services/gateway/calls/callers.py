@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from moshimesh.lm.v1 import lm_pb2
 
@@ -35,6 +36,10 @@ class New:
     """How to draw tokens; unset fields take the checkpoint's own. The language model's contract, not a caller's."""
     model_id: str = ""
     """Which model; empty for the one with the most free slots."""
+    voice: str = ""
+    """The name of a voice that the mesh knows; empty for the model's own."""
+    text_prompt: str = ""
+    """What the model is told before it hears the first frame."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,36 @@ class Audio:
     """A piece of the caller's audio: float32 [samples] at the mesh's rate, 10 ms to 1 s. The last may be shorter."""
 
     pcm: Pcm
+
+
+@dataclass(frozen=True)
+class SetSampling:
+    """How to draw tokens from the next frame on; unset fields stay as they are."""
+
+    sampling: lm_pb2.Sampling
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """Silence the model from the next frame on."""
+
+    hold_ms: int = 480
+    """For how long; at most 10 s."""
+
+
+@dataclass(frozen=True)
+class Say:
+    """Let the model speak a text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PlayedOut:
+    """The caller's loudspeaker has played the answers up to this frame."""
+
+    sequence: int
+
+
+Control: TypeAlias = SetSampling | Interrupt | Say | PlayedOut
+Input: TypeAlias = Audio | Control

@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from services.gateway.calls.admission import rows_in_turn
-from services.gateway.calls.callers import Audio, Opening, Resumed
+from services.gateway.calls.callers import Audio, Input, Opening, Resumed
 from services.gateway.calls.ending import COMPLETED, call_too_long, reason_of, reported
 from services.gateway.calls.events import Event, GoAway, Queued, Ready, ResumeStatus, Summary
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.resources import Resources
+from services.gateway.path.audio import Pcm
 from services.gateway.path.ingest import Ingest
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Reading
@@ -21,7 +22,7 @@ from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import CallTooLong, Draining, IdleCaller, MeshError, SessionMoved
+from services.mesh.errors import CallTooLong, Draining, IdleCaller, InvalidRequest, MeshError, SessionMoved
 
 GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 
@@ -36,7 +37,7 @@ class Conversation:
         self._leaving: list[GoAway] = []  # until the caller can hear of it
         self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
 
-    async def hold(self, inputs: AsyncIterator[Audio]) -> AsyncGenerator[Event, None]:
+    async def hold(self, inputs: AsyncIterator[Input]) -> AsyncGenerator[Event, None]:
         """The mesh's side of the call. Raises MeshError."""
         origin = await find_origin(self._resources, self._opening, self._handle, self._call_id)
         logs.bind(origin.session_id, self._opening.traceparent)
@@ -119,13 +120,13 @@ class Conversation:
             self._speaking.clear()
 
     @contextlib.asynccontextmanager
-    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Audio]
+    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Input]
                      ) -> AsyncIterator[None]:
         """Hear what the caller says, as long as it talks and a call may last."""
         longest_s = self._resources.longest_call_s
         last_call = asyncio.get_running_loop().call_later(
             longest_s - session.age_s, pipeline.fail, call_too_long(longest_s))
-        tasks = [asyncio.create_task(ingest.read(audio.pcm async for audio in inputs)),
+        tasks = [asyncio.create_task(ingest.read(_audio(inputs))),
                  asyncio.create_task(self._end_when_idle(ingest, pipeline))]
         try:
             yield
@@ -142,3 +143,10 @@ class Conversation:
             await asyncio.sleep(left_s)
             left_s = limit_s - ingest.idle_s
         pipeline.fail(IdleCaller(f"no audio for {limit_s:.0f} s; send silence to keep a call open"))
+
+
+async def _audio(inputs: AsyncIterator[Input]) -> AsyncIterator[Pcm]:
+    async for given in inputs:
+        if not isinstance(given, Audio):
+            raise InvalidRequest("CONTROLS_UNSUPPORTED", "this mesh does not take controls yet", field="control")
+        yield given.pcm

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 
-from services.gateway.calls.callers import Audio, Caller, Opening, Resumed
+from services.gateway.calls.callers import Caller, Input, Opening, Resumed
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
@@ -56,7 +56,7 @@ class Desk:
         self._conversations: set[Conversation] = set()
         self._resumes_of_handle, self._resumes_from_address = Rate(*RESUMES_PER_HANDLE), Rate(*RESUMES_PER_ADDRESS)
 
-    async def hold(self, caller: Caller, opening: Opening, inputs: AsyncIterator[Audio]) -> AsyncGenerator[Event, None]:
+    async def hold(self, caller: Caller, opening: Opening, inputs: AsyncIterator[Input]) -> AsyncGenerator[Event, None]:
         """A conversation, new or resumed: the mesh's side of it. Raises MeshError."""
         _check(opening)
         if self._draining:
@@ -123,6 +123,9 @@ def _check(opening: Opening) -> None:
     """Refuse numbers that no conversation has. Raises InvalidRequest."""
     asked = opening.origin
     if not isinstance(asked, Resumed):
+        if asked.voice or asked.text_prompt:
+            raise InvalidRequest("PROMPTS_UNSUPPORTED", "this mesh knows neither voices nor text prompts",
+                                 field="config.voice" if asked.voice else "config.text_prompt")
         return
     for field, sequence in (("first_sequence", asked.first_sequence), ("answered_sequence", asked.answered_sequence)):
         if sequence is not None and sequence > MOST_FRAMES:

@@ -10,12 +10,25 @@ from moshimesh.gateway.v1 import conversation_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls import events
-from services.gateway.calls.callers import Audio, Caller, New, Opening, Resumed
+from services.gateway.calls.callers import (
+    Audio,
+    Caller,
+    Control,
+    Input,
+    Interrupt,
+    New,
+    Opening,
+    PlayedOut,
+    Resumed,
+    Say,
+    SetSampling,
+)
 from services.gateway.calls.desk import Desk
 from services.gateway.edges import pcm
 from services.gateway.edges.farewell import Requests, with_farewell
+from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, read_config_message
 from services.mesh.serving import Service
 
 DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
@@ -25,10 +38,10 @@ KEY_HEADER = "x-api-key"
 class GrpcEdge:
     """ConversationService over one desk."""
 
-    def __init__(self, desk: Desk, stall_s: float) -> None:
+    def __init__(self, desk: Desk, gate: Gate, stall_s: float) -> None:
         self.services = (Service(DESCRIPTOR, {
             "GetInfo": self.get_info, "ListModels": self.list_models, "Converse": self.converse}, stall_s),)
-        self._desk = desk
+        self._desk, self._gate = desk, gate
 
     def drain(self) -> None:
         """Take no new calls."""
@@ -50,7 +63,7 @@ class GrpcEdge:
     async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         """One conversation, new or resumed."""
-        caller = Caller.with_key(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
+        caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
         async with Requests(requests) as inbox, contextlib.aclosing(
                 with_farewell(self._converse(inbox, caller), inbox, "Converse")) as responses:
             async for response in responses:
@@ -60,8 +73,8 @@ class GrpcEdge:
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
         encoding = config.encoding or audio_pb2.AUDIO_ENCODING_PCM_F32LE
-        pieces = (Audio(pcm.decode(chunk.pcm, encoding)) async for chunk in read_payloads(requests, "audio"))
-        async with contextlib.aclosing(self._desk.hold(caller, _opening(config), pieces)) as told:
+        inputs = (_input(request, encoding) async for request in requests)
+        async with contextlib.aclosing(self._desk.hold(caller, _opening(config), inputs)) as told:
             async for event in told:
                 yield _response(event, encoding)
 
@@ -80,11 +93,41 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
     elif config.first_sequence or answered is not None:
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")
-    else:  # field by field: fields that this mesh does not know go no further
-        sampling = lm_pb2.Sampling(**{field.name: value for field, value in config.sampling.ListFields()})
-        origin = New(sampling, config.model)
+    else:
+        origin = New(_sampling(config.sampling), config.model, config.voice, config.text_prompt)
     return Opening(origin, config.sample_rate_hertz, config.pacing != conversation_pb2.PACING_OFFLINE,
                    config.traceparent)
+
+
+def _sampling(asked: lm_pb2.Sampling) -> lm_pb2.Sampling:
+    """Field by field: fields that this mesh does not know go no further."""
+    return lm_pb2.Sampling(**{field.name: value for field, value in asked.ListFields()})
+
+
+def _input(request: conversation_pb2.ConverseRequest, encoding: audio_pb2.AudioEncoding) -> Input:
+    """A message after the config. Raises InvalidRequest."""
+    kind = request.WhichOneof("request")
+    if kind == "audio":
+        return Audio(pcm.decode(request.audio.pcm, encoding))
+    if kind == "control":
+        return _control(request.control)
+    if kind == "config":
+        raise InvalidRequest("CONFIG_TWICE", "the config may be sent only once", field="config")
+    raise InvalidRequest("EMPTY_REQUEST", "a message after the config must have audio or control set", field="audio")
+
+
+def _control(control: conversation_pb2.Control) -> Control:
+    """What directs the conversation. Raises InvalidRequest."""
+    match control.WhichOneof("control"):
+        case "sampling":
+            return SetSampling(_sampling(control.sampling))
+        case "interrupt":
+            return Interrupt(control.interrupt.hold_ms) if control.interrupt.HasField("hold_ms") else Interrupt()
+        case "say":
+            return Say(control.say.text)
+        case "played_out":
+            return PlayedOut(control.played_out.sequence)
+    raise InvalidRequest("EMPTY_REQUEST", "a control must say what to do", field="control")
 
 
 def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> conversation_pb2.ConverseResponse:
@@ -105,6 +148,9 @@ def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> convers
             return Response(go_away=conversation_pb2.GoAway(time_left_ms=round(event.time_left_s * 1000)))
         case events.ResumeStatus():
             return Response(resume_status=conversation_pb2.ResumeStatus(available=event.available))
+        case events.ConversationEvent():
+            return Response(event=conversation_pb2.ConversationEvent(
+                kind=f"EVENT_KIND_{event.kind.name}", sequence=event.sequence, at_ms=event.at_ms))
         case events.Summary():
             return Response(summary=conversation_pb2.ConverseSummary(**vars(event)))
     raise TypeError(f"an event that this edge does not know: {event!r}")

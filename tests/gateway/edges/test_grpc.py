@@ -14,6 +14,7 @@ from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.trust.gate import OpenGate
 from services.mesh.errors import REASON_KEY
 from tests.gateway.fake_codec import FRAME, RATE
 from tests.gateway.fake_lm import DELAY
@@ -31,7 +32,8 @@ FRAMES = 20
 async def edge(redis_server: RedisServer) -> AsyncIterator[tuple[Any, House]]:
     """A stub, and the house that its edge leads into."""
     async with House(redis_server.url) as house, Served(
-            "gateway", GrpcEdge(house.desk, stall_s=5.0), conversation_pb2_grpc.ConversationServiceStub) as served:
+            "gateway", GrpcEdge(house.desk, OpenGate(), stall_s=5.0),
+            conversation_pb2_grpc.ConversationServiceStub) as served:
         yield served.stub, house
 
 

@@ -26,7 +26,7 @@ from moshimesh.audio.v1 import audio_pb2 as moshimesh_dot_audio_dot_v1_dot_audio
 from moshimesh.lm.v1 import lm_pb2 as moshimesh_dot_lm_dot_v1_dot_lm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'moshimesh/gateway/v1/conversation.proto\x12\x14moshimesh.gateway.v1\x1a\x1emoshimesh/audio/v1/audio.proto\x1a\x18moshimesh/lm/v1/lm.proto\"\x10\n\x0eGetInfoRequest\"\x94\x01\n\x0fGetInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x13\n\x0bslots_total\x18\x04 \x01(\r\x12\x12\n\nslots_free\x18\x05 \x01(\r\x12\x10\n\x08\x63odec_id\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"\x8a\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08\x63odec_id\x18\x02 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x03 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x04 \x01(\r\x12\x13\n\x0bslots_total\x18\x05 \x01(\r\x12\x12\n\nslots_free\x18\x06 \x01(\r\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.moshimesh.gateway.v1.Model\"\xc4\x02\n\x0e\x43onverseConfig\x12\x19\n\x11sample_rate_hertz\x18\x01 \x01(\r\x12\x33\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32!.moshimesh.audio.v1.AudioEncoding\x12,\n\x06pacing\x18\x03 \x01(\x0e\x32\x1c.moshimesh.gateway.v1.Pacing\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x15\n\rresume_handle\x18\x06 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x07 \x01(\x04\x12\x1e\n\x11\x61nswered_sequence\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\tB\x14\n\x12_answered_sequence\"\x19\n\nAudioChunk\x12\x0b\n\x03pcm\x18\x01 \x01(\x0c\"\x87\x01\n\x0f\x43onverseRequest\x12\x36\n\x06\x63onfig\x18\x01 \x01(\x0b\x32$.moshimesh.gateway.v1.ConverseConfigH\x00\x12\x31\n\x05\x61udio\x18\x02 \x01(\x0b\x32 .moshimesh.gateway.v1.AudioChunkH\x00\x42\t\n\x07request\"\xc8\x02\n\rConverseReady\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x03 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x04 \x01(\r\x12\x11\n\tcodebooks\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12+\n\x08sampling\x18\x07 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x15\n\rresume_handle\x18\x08 \x01(\t\x12\x17\n\x0fresume_grace_ms\x18\t \x01(\r\x12\x15\n\rnext_sequence\x18\n \x01(\x04\x12\x16\n\x0epriming_frames\x18\x0b \x01(\r\x12\x14\n\x0c\x66rame_due_us\x18\x0c \x01(\r\x12\x10\n\x08\x63odec_id\x18\r \x01(\t\"5\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x19\n\x11\x65stimated_wait_ms\x18\x02 \x01(\r\"\x1e\n\x06GoAway\x12\x14\n\x0ctime_left_ms\x18\x01 \x01(\r\"!\n\x0cResumeStatus\x12\x11\n\tavailable\x18\x01 \x01(\x08\"\x96\x01\n\x0bSpeechFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ntext_token\x18\x04 \x01(\r\x12\r\n\x05\x63odes\x18\x05 \x03(\r\x12\x16\n\x0e\x66rames_skipped\x18\x06 \x01(\x04\"P\n\x0f\x43onverseSummary\x12\x11\n\tframes_in\x18\x01 \x01(\x04\x12\x12\n\nframes_out\x18\x02 \x01(\x04\x12\x16\n\x0e\x66rames_skipped\x18\x03 \x01(\x04\"\xdc\x01\n\tCallEnded\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.moshimesh.gateway.v1.CallEnded.MetadataEntry\x12\x1b\n\x0eretry_after_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_retry_after_ms\"\x93\x03\n\x10\x43onverseResponse\x12\x34\n\x05ready\x18\x01 \x01(\x0b\x32#.moshimesh.gateway.v1.ConverseReadyH\x00\x12\x33\n\x06speech\x18\x02 \x01(\x0b\x32!.moshimesh.gateway.v1.SpeechFrameH\x00\x12\x38\n\x07summary\x18\x03 \x01(\x0b\x32%.moshimesh.gateway.v1.ConverseSummaryH\x00\x12.\n\x06queued\x18\x04 \x01(\x0b\x32\x1c.moshimesh.gateway.v1.QueuedH\x00\x12/\n\x07go_away\x18\x05 \x01(\x0b\x32\x1c.moshimesh.gateway.v1.GoAwayH\x00\x12;\n\rresume_status\x18\x06 \x01(\x0b\x32\".moshimesh.gateway.v1.ResumeStatusH\x00\x12\x30\n\x05\x65nded\x18\x07 \x01(\x0b\x32\x1f.moshimesh.gateway.v1.CallEndedH\x00\x42\n\n\x08response*E\n\x06Pacing\x12\x16\n\x12PACING_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPACING_LIVE\x10\x01\x12\x12\n\x0ePACING_OFFLINE\x10\x02\x32\xad\x02\n\x13\x43onversationService\x12V\n\x07GetInfo\x12$.moshimesh.gateway.v1.GetInfoRequest\x1a%.moshimesh.gateway.v1.GetInfoResponse\x12_\n\nListModels\x12\'.moshimesh.gateway.v1.ListModelsRequest\x1a(.moshimesh.gateway.v1.ListModelsResponse\x12]\n\x08\x43onverse\x12%.moshimesh.gateway.v1.ConverseRequest\x1a&.moshimesh.gateway.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'moshimesh/gateway/v1/conversation.proto\x12\x14moshimesh.gateway.v1\x1a\x1emoshimesh/audio/v1/audio.proto\x1a\x18moshimesh/lm/v1/lm.proto\"\x10\n\x0eGetInfoRequest\"\x94\x01\n\x0fGetInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x13\n\x0bslots_total\x18\x04 \x01(\r\x12\x12\n\nslots_free\x18\x05 \x01(\r\x12\x10\n\x08\x63odec_id\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"\x8a\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08\x63odec_id\x18\x02 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x03 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x04 \x01(\r\x12\x13\n\x0bslots_total\x18\x05 \x01(\r\x12\x12\n\nslots_free\x18\x06 \x01(\r\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.moshimesh.gateway.v1.Model\"\xe8\x02\n\x0e\x43onverseConfig\x12\x19\n\x11sample_rate_hertz\x18\x01 \x01(\r\x12\x33\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32!.moshimesh.audio.v1.AudioEncoding\x12,\n\x06pacing\x18\x03 \x01(\x0e\x32\x1c.moshimesh.gateway.v1.Pacing\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x15\n\rresume_handle\x18\x06 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x07 \x01(\x04\x12\x1e\n\x11\x61nswered_sequence\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\t\x12\r\n\x05voice\x18\n \x01(\t\x12\x13\n\x0btext_prompt\x18\x0b \x01(\tB\x14\n\x12_answered_sequence\"\x19\n\nAudioChunk\x12\x0b\n\x03pcm\x18\x01 \x01(\x0c\"-\n\tInterrupt\x12\x14\n\x07hold_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_hold_ms\"\x13\n\x03Say\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1d\n\tPlayedOut\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\xda\x01\n\x07\x43ontrol\x12-\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.moshimesh.lm.v1.SamplingH\x00\x12\x34\n\tinterrupt\x18\x02 \x01(\x0b\x32\x1f.moshimesh.gateway.v1.InterruptH\x00\x12(\n\x03say\x18\x03 \x01(\x0b\x32\x19.moshimesh.gateway.v1.SayH\x00\x12\x35\n\nplayed_out\x18\x04 \x01(\x0b\x32\x1f.moshimesh.gateway.v1.PlayedOutH\x00\x42\t\n\x07\x63ontrol\"\xb9\x01\n\x0f\x43onverseRequest\x12\x36\n\x06\x63onfig\x18\x01 \x01(\x0b\x32$.moshimesh.gateway.v1.ConverseConfigH\x00\x12\x31\n\x05\x61udio\x18\x02 \x01(\x0b\x32 .moshimesh.gateway.v1.AudioChunkH\x00\x12\x30\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\x1d.moshimesh.gateway.v1.ControlH\x00\x42\t\n\x07request\"\xc8\x02\n\rConverseReady\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x03 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x04 \x01(\r\x12\x11\n\tcodebooks\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12+\n\x08sampling\x18\x07 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x15\n\rresume_handle\x18\x08 \x01(\t\x12\x17\n\x0fresume_grace_ms\x18\t \x01(\r\x12\x15\n\rnext_sequence\x18\n \x01(\x04\x12\x16\n\x0epriming_frames\x18\x0b \x01(\r\x12\x14\n\x0c\x66rame_due_us\x18\x0c \x01(\r\x12\x10\n\x08\x63odec_id\x18\r \x01(\t\"5\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x19\n\x11\x65stimated_wait_ms\x18\x02 \x01(\r\"\x1e\n\x06GoAway\x12\x14\n\x0ctime_left_ms\x18\x01 \x01(\r\"!\n\x0cResumeStatus\x12\x11\n\tavailable\x18\x01 \x01(\x08\"\x96\x01\n\x0bSpeechFrame\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .moshimesh.audio.v1.FrameContext\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ntext_token\x18\x04 \x01(\r\x12\r\n\x05\x63odes\x18\x05 \x03(\r\x12\x16\n\x0e\x66rames_skipped\x18\x06 \x01(\x04\"c\n\x11\x43onversationEvent\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.moshimesh.gateway.v1.EventKind\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05\x61t_ms\x18\x03 \x01(\x04\"P\n\x0f\x43onverseSummary\x12\x11\n\tframes_in\x18\x01 \x01(\x04\x12\x12\n\nframes_out\x18\x02 \x01(\x04\x12\x16\n\x0e\x66rames_skipped\x18\x03 \x01(\x04\"\xdc\x01\n\tCallEnded\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.moshimesh.gateway.v1.CallEnded.MetadataEntry\x12\x1b\n\x0eretry_after_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_retry_after_ms\"\xcd\x03\n\x10\x43onverseResponse\x12\x34\n\x05ready\x18\x01 \x01(\x0b\x32#.moshimesh.gateway.v1.ConverseReadyH\x00\x12\x33\n\x06speech\x18\x02 \x01(\x0b\x32!.moshimesh.gateway.v1.SpeechFrameH\x00\x12\x38\n\x07summary\x18\x03 \x01(\x0b\x32%.moshimesh.gateway.v1.ConverseSummaryH\x00\x12.\n\x06queued\x18\x04 \x01(\x0b\x32\x1c.moshimesh.gateway.v1.QueuedH\x00\x12/\n\x07go_away\x18\x05 \x01(\x0b\x32\x1c.moshimesh.gateway.v1.GoAwayH\x00\x12;\n\rresume_status\x18\x06 \x01(\x0b\x32\".moshimesh.gateway.v1.ResumeStatusH\x00\x12\x30\n\x05\x65nded\x18\x07 \x01(\x0b\x32\x1f.moshimesh.gateway.v1.CallEndedH\x00\x12\x38\n\x05\x65vent\x18\x08 \x01(\x0b\x32\'.moshimesh.gateway.v1.ConversationEventH\x00\x42\n\n\x08response*E\n\x06Pacing\x12\x16\n\x12PACING_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPACING_LIVE\x10\x01\x12\x12\n\x0ePACING_OFFLINE\x10\x02*\xae\x02\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45VENT_KIND_USER_SPEECH_STARTED\x10\x01\x12\"\n\x1e\x45VENT_KIND_USER_SPEECH_STOPPED\x10\x02\x12#\n\x1f\x45VENT_KIND_MODEL_SPEECH_STARTED\x10\x03\x12#\n\x1f\x45VENT_KIND_MODEL_SPEECH_STOPPED\x10\x04\x12\x1c\n\x18\x45VENT_KIND_OVERLAP_BEGUN\x10\x05\x12\x1c\n\x18\x45VENT_KIND_OVERLAP_ENDED\x10\x06\x12\x1a\n\x16\x45VENT_KIND_INTERRUPTED\x10\x07\x12\x1b\n\x17\x45VENT_KIND_BACK_CHANNEL\x10\x08\x32\xad\x02\n\x13\x43onversationService\x12V\n\x07GetInfo\x12$.moshimesh.gateway.v1.GetInfoRequest\x1a%.moshimesh.gateway.v1.GetInfoResponse\x12_\n\nListModels\x12\'.moshimesh.gateway.v1.ListModelsRequest\x1a(.moshimesh.gateway.v1.ListModelsResponse\x12]\n\x08\x43onverse\x12%.moshimesh.gateway.v1.ConverseRequest\x1a&.moshimesh.gateway.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CALLENDED_METADATAENTRY']._loaded_options = None
   _globals['_CALLENDED_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_PACING']._serialized_start=2330
-  _globals['_PACING']._serialized_end=2399
+  _globals['_PACING']._serialized_start=2895
+  _globals['_PACING']._serialized_end=2964
+  _globals['_EVENTKIND']._serialized_start=2967
+  _globals['_EVENTKIND']._serialized_end=3269
   _globals['_GETINFOREQUEST']._serialized_start=123
   _globals['_GETINFOREQUEST']._serialized_end=139
   _globals['_GETINFORESPONSE']._serialized_start=142
@@ -48,29 +50,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=454
   _globals['_LISTMODELSRESPONSE']._serialized_end=519
   _globals['_CONVERSECONFIG']._serialized_start=522
-  _globals['_CONVERSECONFIG']._serialized_end=846
-  _globals['_AUDIOCHUNK']._serialized_start=848
-  _globals['_AUDIOCHUNK']._serialized_end=873
-  _globals['_CONVERSEREQUEST']._serialized_start=876
-  _globals['_CONVERSEREQUEST']._serialized_end=1011
-  _globals['_CONVERSEREADY']._serialized_start=1014
-  _globals['_CONVERSEREADY']._serialized_end=1342
-  _globals['_QUEUED']._serialized_start=1344
-  _globals['_QUEUED']._serialized_end=1397
-  _globals['_GOAWAY']._serialized_start=1399
-  _globals['_GOAWAY']._serialized_end=1429
-  _globals['_RESUMESTATUS']._serialized_start=1431
-  _globals['_RESUMESTATUS']._serialized_end=1464
-  _globals['_SPEECHFRAME']._serialized_start=1467
-  _globals['_SPEECHFRAME']._serialized_end=1617
-  _globals['_CONVERSESUMMARY']._serialized_start=1619
-  _globals['_CONVERSESUMMARY']._serialized_end=1699
-  _globals['_CALLENDED']._serialized_start=1702
-  _globals['_CALLENDED']._serialized_end=1922
-  _globals['_CALLENDED_METADATAENTRY']._serialized_start=1856
-  _globals['_CALLENDED_METADATAENTRY']._serialized_end=1903
-  _globals['_CONVERSERESPONSE']._serialized_start=1925
-  _globals['_CONVERSERESPONSE']._serialized_end=2328
-  _globals['_CONVERSATIONSERVICE']._serialized_start=2402
-  _globals['_CONVERSATIONSERVICE']._serialized_end=2703
+  _globals['_CONVERSECONFIG']._serialized_end=882
+  _globals['_AUDIOCHUNK']._serialized_start=884
+  _globals['_AUDIOCHUNK']._serialized_end=909
+  _globals['_INTERRUPT']._serialized_start=911
+  _globals['_INTERRUPT']._serialized_end=956
+  _globals['_SAY']._serialized_start=958
+  _globals['_SAY']._serialized_end=977
+  _globals['_PLAYEDOUT']._serialized_start=979
+  _globals['_PLAYEDOUT']._serialized_end=1008
+  _globals['_CONTROL']._serialized_start=1011
+  _globals['_CONTROL']._serialized_end=1229
+  _globals['_CONVERSEREQUEST']._serialized_start=1232
+  _globals['_CONVERSEREQUEST']._serialized_end=1417
+  _globals['_CONVERSEREADY']._serialized_start=1420
+  _globals['_CONVERSEREADY']._serialized_end=1748
+  _globals['_QUEUED']._serialized_start=1750
+  _globals['_QUEUED']._serialized_end=1803
+  _globals['_GOAWAY']._serialized_start=1805
+  _globals['_GOAWAY']._serialized_end=1835
+  _globals['_RESUMESTATUS']._serialized_start=1837
+  _globals['_RESUMESTATUS']._serialized_end=1870
+  _globals['_SPEECHFRAME']._serialized_start=1873
+  _globals['_SPEECHFRAME']._serialized_end=2023
+  _globals['_CONVERSATIONEVENT']._serialized_start=2025
+  _globals['_CONVERSATIONEVENT']._serialized_end=2124
+  _globals['_CONVERSESUMMARY']._serialized_start=2126
+  _globals['_CONVERSESUMMARY']._serialized_end=2206
+  _globals['_CALLENDED']._serialized_start=2209
+  _globals['_CALLENDED']._serialized_end=2429
+  _globals['_CALLENDED_METADATAENTRY']._serialized_start=2363
+  _globals['_CALLENDED_METADATAENTRY']._serialized_end=2410
+  _globals['_CONVERSERESPONSE']._serialized_start=2432
+  _globals['_CONVERSERESPONSE']._serialized_end=2893
+  _globals['_CONVERSATIONSERVICE']._serialized_start=3272
+  _globals['_CONVERSATIONSERVICE']._serialized_end=3573
 # @@protoc_insertion_point(module_scope)

@@ -14,9 +14,30 @@ class Pacing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PACING_UNSPECIFIED: _ClassVar[Pacing]
     PACING_LIVE: _ClassVar[Pacing]
     PACING_OFFLINE: _ClassVar[Pacing]
+
+class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVENT_KIND_UNSPECIFIED: _ClassVar[EventKind]
+    EVENT_KIND_USER_SPEECH_STARTED: _ClassVar[EventKind]
+    EVENT_KIND_USER_SPEECH_STOPPED: _ClassVar[EventKind]
+    EVENT_KIND_MODEL_SPEECH_STARTED: _ClassVar[EventKind]
+    EVENT_KIND_MODEL_SPEECH_STOPPED: _ClassVar[EventKind]
+    EVENT_KIND_OVERLAP_BEGUN: _ClassVar[EventKind]
+    EVENT_KIND_OVERLAP_ENDED: _ClassVar[EventKind]
+    EVENT_KIND_INTERRUPTED: _ClassVar[EventKind]
+    EVENT_KIND_BACK_CHANNEL: _ClassVar[EventKind]
 PACING_UNSPECIFIED: Pacing
 PACING_LIVE: Pacing
 PACING_OFFLINE: Pacing
+EVENT_KIND_UNSPECIFIED: EventKind
+EVENT_KIND_USER_SPEECH_STARTED: EventKind
+EVENT_KIND_USER_SPEECH_STOPPED: EventKind
+EVENT_KIND_MODEL_SPEECH_STARTED: EventKind
+EVENT_KIND_MODEL_SPEECH_STOPPED: EventKind
+EVENT_KIND_OVERLAP_BEGUN: EventKind
+EVENT_KIND_OVERLAP_ENDED: EventKind
+EVENT_KIND_INTERRUPTED: EventKind
+EVENT_KIND_BACK_CHANNEL: EventKind
 
 class GetInfoRequest(_message.Message):
     __slots__ = ()
@@ -65,7 +86,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model", "voice", "text_prompt")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +96,8 @@ class ConverseConfig(_message.Message):
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    VOICE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PROMPT_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
@@ -84,7 +107,9 @@ class ConverseConfig(_message.Message):
     first_sequence: int
     answered_sequence: int
     model: str
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    voice: str
+    text_prompt: str
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ..., voice: _Optional[str] = ..., text_prompt: _Optional[str] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)
@@ -92,13 +117,45 @@ class AudioChunk(_message.Message):
     pcm: bytes
     def __init__(self, pcm: _Optional[bytes] = ...) -> None: ...
 
+class Interrupt(_message.Message):
+    __slots__ = ("hold_ms",)
+    HOLD_MS_FIELD_NUMBER: _ClassVar[int]
+    hold_ms: int
+    def __init__(self, hold_ms: _Optional[int] = ...) -> None: ...
+
+class Say(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class PlayedOut(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+
+class Control(_message.Message):
+    __slots__ = ("sampling", "interrupt", "say", "played_out")
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    INTERRUPT_FIELD_NUMBER: _ClassVar[int]
+    SAY_FIELD_NUMBER: _ClassVar[int]
+    PLAYED_OUT_FIELD_NUMBER: _ClassVar[int]
+    sampling: _lm_pb2.Sampling
+    interrupt: Interrupt
+    say: Say
+    played_out: PlayedOut
+    def __init__(self, sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., interrupt: _Optional[_Union[Interrupt, _Mapping]] = ..., say: _Optional[_Union[Say, _Mapping]] = ..., played_out: _Optional[_Union[PlayedOut, _Mapping]] = ...) -> None: ...
+
 class ConverseRequest(_message.Message):
-    __slots__ = ("config", "audio")
+    __slots__ = ("config", "audio", "control")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     AUDIO_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
     config: ConverseConfig
     audio: AudioChunk
-    def __init__(self, config: _Optional[_Union[ConverseConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
+    control: Control
+    def __init__(self, config: _Optional[_Union[ConverseConfig, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ...) -> None: ...
 
 class ConverseReady(_message.Message):
     __slots__ = ("session_id", "model_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "delay_frames", "sampling", "resume_handle", "resume_grace_ms", "next_sequence", "priming_frames", "frame_due_us", "codec_id")
@@ -166,6 +223,16 @@ class SpeechFrame(_message.Message):
     frames_skipped: int
     def __init__(self, context: _Optional[_Union[_audio_pb2.FrameContext, _Mapping]] = ..., pcm: _Optional[bytes] = ..., text: _Optional[str] = ..., text_token: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ..., frames_skipped: _Optional[int] = ...) -> None: ...
 
+class ConversationEvent(_message.Message):
+    __slots__ = ("kind", "sequence", "at_ms")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    kind: EventKind
+    sequence: int
+    at_ms: int
+    def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., sequence: _Optional[int] = ..., at_ms: _Optional[int] = ...) -> None: ...
+
 class ConverseSummary(_message.Message):
     __slots__ = ("frames_in", "frames_out", "frames_skipped")
     FRAMES_IN_FIELD_NUMBER: _ClassVar[int]
@@ -198,7 +265,7 @@ class CallEnded(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class ConverseResponse(_message.Message):
-    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status", "ended")
+    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status", "ended", "event")
     READY_FIELD_NUMBER: _ClassVar[int]
     SPEECH_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +273,7 @@ class ConverseResponse(_message.Message):
     GO_AWAY_FIELD_NUMBER: _ClassVar[int]
     RESUME_STATUS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
     ready: ConverseReady
     speech: SpeechFrame
     summary: ConverseSummary
@@ -213,4 +281,5 @@ class ConverseResponse(_message.Message):
     go_away: GoAway
     resume_status: ResumeStatus
     ended: CallEnded
-    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ..., ended: _Optional[_Union[CallEnded, _Mapping]] = ...) -> None: ...
+    event: ConversationEvent
+    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ..., ended: _Optional[_Union[CallEnded, _Mapping]] = ..., event: _Optional[_Union[ConversationEvent, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,64 @@
+"""The gateway's HTTP port: WebSockets for conversations, health, and the page.
+
+Each protocol has a file of its own beside this one, and gives its routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable
+
+from aiohttp import web
+
+from services.gateway.edges.web.socket import Sockets
+
+log = logging.getLogger("gateway")
+
+MOST_BODY_BYTES = 1 << 16  # of a plain request: the largest is a session's settings
+MOST_HEADER_BYTES = 8190  # of one header, and of the request line; a JWT takes 1 to 2 kB
+HEADER_WAIT_S = 10.0  # a request must be whole by then: else connections that send a byte a second would pile up
+
+
+class HttpDoor:
+    """Listens on one port; see services.mesh.process.Door."""
+
+    def __init__(self, host: str, port: int, routes: Iterable[web.RouteDef], sockets: Sockets, *,
+                 ready: Callable[[], bool], tls: ssl.SSLContext | None = None) -> None:
+        """`ready` says whether a new call could be served now."""
+        self.host, self.port = host, port
+        self.scheme = "https" if tls else "http"
+        self._sockets, self._ready, self._tls = sockets, ready, tls
+        app = web.Application(client_max_size=MOST_BODY_BYTES)
+        app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
+        # A handler is cancelled when its peer hangs up, so that the slot is back at once.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True,
+                                     max_line_size=MOST_HEADER_BYTES, max_field_size=MOST_HEADER_BYTES)
+
+    async def open(self) -> None:
+        """Listen, and take calls until `close`."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            raise SystemExit(f"gateway: can't listen on {self.host}:{self.port} ({error.strerror}); choose another "
+                             "port with --http-port") from None
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        """Stop listening, and return when the last call has ended; when cancelled, end the calls that are left."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        try:
+            await self._sockets.all_closed()
+        finally:
+            await asyncio.shield(self._runner.cleanup())
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readiness(self, request: web.Request) -> web.Response:
+        ready = self._ready()
+        return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
