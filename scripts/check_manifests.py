@@ -48,6 +48,8 @@ PEERS = {"codec": None, "lm": None, "redis_url": 6379}
 # Settings that have a password in them.
 SECRET = {PREFIX + "REDIS_URL"}
 GPU = "nvidia.com/gpu"
+# Custom resources; tests/deploy/test_overlays.py checks them with their operators' own schemas.
+CUSTOM = ("cert-manager.io/", "gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
 
 Document = Mapping[str, Any]
 
@@ -62,6 +64,7 @@ class Container:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     environment: Mapping[str, str | None]  # None: a value that only the cluster knows
+    hidden: bool  # whether it reads a Secret that the operator makes, which is not in the rendering
 
     @property
     def service(self) -> str | None:
@@ -79,8 +82,8 @@ class Container:
 
 
 def kustomizations() -> list[Path]:
-    """The base and every overlay."""
-    return sorted(path.parent for path in K8S.rglob("kustomization.yaml"))
+    """The base and every overlay; a component is rendered by the overlays that have it."""
+    return sorted(path.parent for path in K8S.rglob("kustomization.yaml") if "components" not in path.parts)
 
 
 def render(folder: Path) -> list[Document]:
@@ -98,9 +101,10 @@ def render(folder: Path) -> list[Document]:
 def check_documents(documents: Sequence[Document]) -> Iterator[str]:
     """Everything that is wrong with one rendering, one line each."""
     for document in documents:
-        yield from _check_schema(document)
+        if not document["apiVersion"].startswith(CUSTOM):
+            yield from _check_schema(document)
         if document["kind"] == "Deployment":
-            yield from _check_deployment(document)
+            yield from _check_deployment(document, _least_replicas(document, documents))
         if document["kind"] == "ConfigMap":
             yield from (f"{_name(document)}: {name} may hold a password, so it belongs into a Secret"
                         for name in SECRET.intersection(document.get("data", {})))
@@ -116,13 +120,22 @@ def check_documents(documents: Sequence[Document]) -> Iterator[str]:
             yield f"{_name(budget)}: its selector matches no pod"
 
 
-def _check_deployment(document: Document) -> Iterator[str]:
+def _least_replicas(deployment: Document, documents: Sequence[Document]) -> int:
+    """How many pods it has at the least: what an autoscaler says, else its own number."""
+    for document in documents:
+        target = document.get("spec", {}).get("scaleTargetRef", {})
+        if target.get("name") == deployment["metadata"]["name"]:
+            return int(document["spec"].get("minReplicaCount", document["spec"].get("minReplicas", 0)))
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def _check_deployment(document: Document, least_replicas: int) -> Iterator[str]:
     """What holds for a workload as a whole: its updates, and where its pods may run."""
     spec, pod = document["spec"], document["spec"]["template"]["spec"]
     strategy = spec.get("strategy")
     if strategy is not None and "type" not in strategy:
         yield f"{_name(document)}: strategy has no type; the server adds one, and every apply would change it again"
-    if strategy is not None and strategy.get("rollingUpdate", {}).get("maxSurge") == 0 and spec.get("replicas", 1) < 2:
+    if strategy is not None and strategy.get("rollingUpdate", {}).get("maxSurge") == 0 and least_replicas < 2:
         yield f"{_name(document)}: an update stops its only pod before the next one is ready (maxSurge 0)"
     tolerated = any(entry.get("key") == GPU for entry in pod.get("tolerations", ()))
     needed = any(GPU in container.get("resources", {}).get("limits", {}) for container in pod["containers"])
@@ -141,7 +154,8 @@ def check_dockerfile(path: Path) -> Iterator[str]:
     expected = {"ENTRYPOINT": json.dumps(["python", "-m", f"services.{service}"]),
                 "EXPOSE": str(CONFIGS[service].model_fields["port"].default)}
     for instruction, value in expected.items():
-        if said.get(instruction, [])[-1:] != [value]:
+        # The gateway also names the port that its HTTP side has in the manifests.
+        if said.get(instruction, [""])[-1].removesuffix(" 8000") != value:
             yield f"{path.name}: {instruction} must be {value}, got {said.get(instruction)}"
     if said.get("USER", ["root"])[-1].split(":")[0] in ("root", "0"):
         yield f"{path.name}: USER must not be root"
@@ -195,6 +209,8 @@ def _check_container(container: Container, containers: Sequence[Container], serv
     if container.pod.get("enableServiceLinks") is not False:  # absent means true
         yield "enableServiceLinks must be false; a Service named moshimesh would set MOSHIMESH_PORT"
     if service is None:
+        if container.workload.startswith("Job/"):  # one that only uses a tool of the image
+            return
         if spec["image"].startswith(IMAGE_PREFIX):
             yield f"command must be python -m services.NAME, got {spec.get('command')}"
         yield from (f"{name} is set for a container that is none of ours" for name in _ours(container.environment))
@@ -220,6 +236,8 @@ def _check_container(container: Container, containers: Sequence[Container], serv
     yield from _check_times(container, config)
     yield from _check_engine(container, config, service)
     for peer in PEERS.keys() & kind.model_fields.keys():
+        if peer == "redis_url" and container.hidden:
+            continue
         yield from _check_peer(peer, getattr(config, peer), containers, services)
 
 
@@ -227,7 +245,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _check_ports(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
-    expected = [config.port, config.metrics_port] if config.metrics_port else [config.port]
+    expected = [port for port in (config.port, getattr(config, "http_port", 0), config.metrics_port) if port]
     if list(container.ports.values()) != expected:
         yield (f"containerPort must be {' and '.join(map(str, expected))}, where the service listens, got "
                f"{list(container.ports.values())}")
@@ -267,8 +285,8 @@ def _check_engine(container: Container, config: ServiceConfig, service: str) -> 
     if config.device.startswith("cuda") != (gpus > 0):
         yield f"device is {config.device} and nvidia.com/gpu is {gpus}"
     top = config.checkpoint.split("/")[0]
-    if not (ROOT / top).is_dir():
-        return  # a hub id
+    if not top or not (ROOT / top).is_dir():
+        return  # a hub id, or a volume of the pod
     if not (ROOT / config.checkpoint / "config.json").is_file():
         yield f"checkpoint {config.checkpoint} has no config.json"
     if all(top not in sources for sources, _ in copies(IMAGES / f"{service}.Dockerfile")):
@@ -297,10 +315,13 @@ def _check_service(service: Document, containers: Sequence[Container]) -> Iterat
     if not pods:
         yield f"{_name(service)}: its selector matches no pod"
     for container in pods:
+        # A pod's containers share its address.
+        ports = {name: port for other in pods if other.workload == container.workload
+                 for name, port in other.ports.items()}
         for entry in service["spec"]["ports"]:
             target = entry.get("targetPort", entry["port"])
-            number = container.ports.get(str(target), target)
-            if number not in container.ports.values():
+            number = ports.get(str(target), target)
+            if number not in ports.values():
                 yield f"{_name(service)}: targetPort {target} is no port of {container.workload}"
             # Without an address of its own, a Service translates no ports: callers reach the pod at `port`.
             elif service["spec"].get("clusterIP") == "None" and entry["port"] != number:
@@ -314,7 +335,9 @@ def _containers(documents: Sequence[Document]) -> Iterator[Container]:
         template = document.get("spec", {}).get("template", {})  # only workloads have one
         for spec in template.get("spec", {}).get("containers", ()):
             yield Container(_name(document), spec, template["spec"], template["metadata"]["labels"],
-                            template["metadata"].get("annotations", {}), dict(_environment(spec, maps)))
+                            template["metadata"].get("annotations", {}), dict(_environment(spec, maps)),
+                            any(("Secret", source.get("secretRef", {}).get("name", "")) not in maps
+                                for source in spec.get("envFrom", ()) if "secretRef" in source))
 
 
 def _data(document: Document) -> Mapping[str, str]:

@@ -17,5 +17,5 @@ ENV PYTHONPATH=/app:/app/protos/python \
 
 RUN useradd --uid 10001 --user-group --no-create-home moshi
 USER 10001:10001
-EXPOSE 50050
+EXPOSE 50050 8000
 ENTRYPOINT ["python", "-m", "services.gateway"]

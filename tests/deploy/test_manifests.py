@@ -79,7 +79,7 @@ def test_dev_is_one_pod_each_without_a_gpu() -> None:
 def test_the_redis_url_is_in_a_secret_alone(folder: Path) -> None:
     holders = [document["kind"] for document in _rendered(folder)
                if "MOSHIMESH_REDIS_URL" in document.get("data", {})]
-    assert holders == ["Secret"]
+    assert holders == ([] if folder.name == "production" else ["Secret"])  # there it is one that you make
 
 
 def test_weights_that_are_shared_are_in_one_claim() -> None:
