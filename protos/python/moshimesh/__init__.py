@@ -1,7 +1,9 @@
 """Client of moshi-mesh: full-duplex conversations with Moshi over gRPC."""
 
 from moshimesh.client import Mesh, connect
+from moshimesh.director import Director
 from moshimesh.events import (
+    ConversationEvent,
     HopTiming,
     MeshError,
     MeshInfo,
@@ -14,6 +16,8 @@ from moshimesh.events import (
 )
 
 __all__ = [
+    "ConversationEvent",
+    "Director",
     "HopTiming",
     "Mesh",
     "MeshError",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import grpc
 from moshimesh.aligned import Aligned
 from moshimesh.conversation import Conversation
+from moshimesh.director import Director
 from moshimesh.events import Event, MeshInfo, mesh_error
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
@@ -70,6 +71,9 @@ class Mesh:
         pacing: Literal["live", "offline"] = "live",
         sample_rate_hertz: int = 24_000,
         model: str = "",
+        voice: str = "",
+        text_prompt: str = "",
+        director: Director | None = None,
         text_temperature: float | None = None,
         text_top_k: int | None = None,
         audio_temperature: float | None = None,
@@ -92,6 +96,9 @@ class Mesh:
                 mesh skips audio when it is late. "offline" for a file: as fast as it goes, and nothing is skipped.
             sample_rate_hertz: must equal the mesh's, see `info`.
             model: the `model_id` of one of `models`; empty takes the one with the most free slots.
+            voice: a voice that the mesh knows by this name; empty for the model's own.
+            text_prompt: what the model is told before it hears the first frame.
+            director: directs the conversation while it goes on; one for each conversation.
             text_temperature, text_top_k, audio_temperature, audio_top_k, seed: how the model draws its tokens;
                 temperature 0 is greedy; None takes the model's default.
             traceparent: W3C trace context under which the session's span is put.
@@ -119,13 +126,14 @@ class Mesh:
                                    audio_temperature=audio_temperature, audio_top_k=audio_top_k, seed=seed)
         config = conversation_pb2.ConverseConfig(
             sample_rate_hertz=sample_rate_hertz, encoding=pcm_format.encoding, pacing=_PACINGS[pacing],
-            sampling=sampling, traceparent=traceparent, model=model)
+            sampling=sampling, traceparent=traceparent, model=model,
+            voice=voice, text_prompt=text_prompt)
         pieces, on_ready = source.pieces(), None
         if align:
             aligned = Aligned(pieces, pcm_format.sample_bytes, pcm_format.bytes_per_second)
             pieces, on_ready = aligned.frames(), aligned.open
-        events = Conversation(self._stubs, config, source, Sent(pieces, pcm_format), pcm_format.sample_bytes, metadata,
-                              resume_s, on_ready).events()
+        events = Conversation(self._stubs, config, source, Sent(pieces, pcm_format), director or Director(),
+                              pcm_format.sample_bytes, metadata, resume_s, on_ready).events()
         try:
             async for event in events:
                 yield event

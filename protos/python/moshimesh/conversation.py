@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import grpc
+from moshimesh.director import Director
 from moshimesh.events import (
     Event,
     MeshError,
@@ -20,6 +21,7 @@ from moshimesh.events import (
     Resumed,
     ResumeStatus,
     Summary,
+    conversation_event,
     ended_error,
     mesh_error,
     speech_event,
@@ -35,8 +37,11 @@ class _Leg:
     """One call of the conversation, at one gateway."""
 
     def __init__(self, stub: conversation_pb2_grpc.ConversationServiceStub, config: conversation_pb2.ConverseConfig,
-                 sent: Sent, position: int, metadata: Sequence[tuple[str, str]]) -> None:
+                 sent: Sent, director: Director, position: int, unheard: int, metadata: Sequence[tuple[str, str]]
+                 ) -> None:
+        """`position` is where its audio begins, `unheard` where that begins which the mesh has not heard, in bytes."""
         self._config, self._sent, self._position = config, sent, position
+        self._director, self._unheard = director, unheard
         self._open = asyncio.Event()
         self._call = stub.Converse(self._requests(), metadata=metadata)
         self._responses = self._call.__aiter__()
@@ -69,10 +74,15 @@ class _Leg:
     async def _requests(self) -> AsyncIterator[conversation_pb2.ConverseRequest]:
         yield conversation_pb2.ConverseRequest(config=self._config)
         await self._open.wait()  # audio that is taken earlier would grow old in the line
+        next_control = 0
         while (piece := await self._sent.read(self._position)) is not None:
             if self._call.done():  # a write now would hide the status: https://github.com/grpc/grpc/issues/36066
                 return
+            for number, control in self._director.due(next_control, self._unheard, self._position):
+                next_control = number + 1
+                yield conversation_pb2.ConverseRequest(control=control)
             self._position += len(piece)
+            self._director.reached(self._position)
             yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
 
 
@@ -80,11 +90,12 @@ class Conversation:
     """All calls of one conversation."""
 
     def __init__(self, stubs: Sequence[conversation_pb2_grpc.ConversationServiceStub],
-                 config: conversation_pb2.ConverseConfig, source: Source, sent: Sent, sample_bytes: int,
-                 metadata: Sequence[tuple[str, str]], resume_s: float,
+                 config: conversation_pb2.ConverseConfig, source: Source, sent: Sent, director: Director,
+                 sample_bytes: int, metadata: Sequence[tuple[str, str]], resume_s: float,
                  on_ready: Callable[[conversation_pb2.ConverseReady], None] | None = None) -> None:
         """`on_ready` hears when the conversation is open."""
         self._stubs, self._config, self._source, self._sent = stubs, config, source, sent
+        self._director = director
         self._sample_bytes, self._metadata, self._resume_s = sample_bytes, metadata, resume_s
         self._on_ready = on_ready
         self._gateway = 0  # which of the stubs is in use
@@ -137,6 +148,8 @@ class Conversation:
                                 ready.frame_due_us / 1e6)
                 elif kind == "summary":
                     yield self._summary(response.summary)
+                elif kind == "event":
+                    yield conversation_event(response.event)
                 elif kind == "queued":
                     yield Queued(response.queued.position, response.queued.estimated_wait_ms / 1000)
                 elif kind == "resume_status":
@@ -212,7 +225,7 @@ class Conversation:
 
     def _leg(self) -> _Leg:
         """A call at the gateway whose turn it is."""
-        config, position = self._config, 0
+        config, position, unheard = self._config, 0, 0
         if self._ready is not None:
             frame_bytes = self._ready.samples_per_frame * self._sample_bytes
             next_sequence = 0 if self._answered is None else self._answered + 1
@@ -224,5 +237,5 @@ class Conversation:
             config.first_sequence = first
             if self._answered is not None:
                 config.answered_sequence = self._answered
-            position = first * frame_bytes
-        return _Leg(self._stubs[self._gateway], config, self._sent, position, self._metadata)
+            position, unheard = first * frame_bytes, next_sequence * frame_bytes
+        return _Leg(self._stubs[self._gateway], config, self._sent, self._director, position, unheard, self._metadata)

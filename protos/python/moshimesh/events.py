@@ -109,6 +109,18 @@ class Speech:
 
 
 @dataclass(frozen=True)
+class ConversationEvent:
+    """Something happened: user_speech_started, user_speech_stopped, model_speech_started, model_speech_stopped,
+    overlap_begun, overlap_ended, interrupted or back_channel (docs/protocol.md), with the number of the frame at which
+    it began and that frame's time since the conversation began.
+    """
+
+    kind: str
+    sequence: int
+    at_s: float
+
+
+@dataclass(frozen=True)
 class Summary:
     """The conversation ended well: frames of the caller's audio that were heard, frames of speech that came, frames
     that were skipped to keep time, and bytes of an unfinished sample at the end of the audio, which were left out.
@@ -120,7 +132,7 @@ class Summary:
     bytes_dropped: int = 0
 
 
-Event: TypeAlias = "Queued | Ready | Speech | Resumed | ResumeStatus | Summary"
+Event: TypeAlias = "Queued | Ready | Speech | ConversationEvent | Resumed | ResumeStatus | Summary"
 
 
 def speech_event(speech: conversation_pb2.SpeechFrame, skipped_before: int) -> Speech:
@@ -131,6 +143,12 @@ def speech_event(speech: conversation_pb2.SpeechFrame, skipped_before: int) -> S
                       hop.received_unix_nanos, hop.finished_unix_nanos) for hop in speech.context.hops]
     return Speech(speech.context.sequence, speech.pcm, speech.text, speech.text_token, speech.codes,
                   speech.frames_skipped + skipped_before, speech.context.capture_unix_nanos, hops)
+
+
+def conversation_event(event: conversation_pb2.ConversationEvent) -> ConversationEvent:
+    """An event of the conversation."""
+    kind = conversation_pb2.EventKind.Name(event.kind).removeprefix("EVENT_KIND_").lower()
+    return ConversationEvent(kind, event.sequence, event.at_ms / 1000)
 
 
 def mesh_error(error: grpc.aio.AioRpcError) -> MeshError:
