@@ -40,13 +40,16 @@ class Mesh:
     def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
         self._stubs = [conversation_pb2_grpc.ConversationServiceStub(channel) for channel in channels]
 
-    async def info(self) -> MeshInfo:
+    async def info(self, *, api_key: str = "") -> MeshInfo:
         """The model that a conversation gets if it names none. Raises MeshError."""
-        return _mesh_info(await self._ask(lambda stub: stub.GetInfo(conversation_pb2.GetInfoRequest())))
+        metadata = _metadata(api_key)
+        return _mesh_info(await self._ask(lambda stub: stub.GetInfo(
+            conversation_pb2.GetInfoRequest(), metadata=metadata)))
 
-    async def models(self) -> list[MeshInfo]:
+    async def models(self, *, api_key: str = "") -> list[MeshInfo]:
         """All models that a conversation can have. Raises MeshError."""
-        answer = await self._ask(lambda stub: stub.ListModels(conversation_pb2.ListModelsRequest()))
+        metadata = _metadata(api_key)
+        answer = await self._ask(lambda stub: stub.ListModels(conversation_pb2.ListModelsRequest(), metadata=metadata))
         return [_mesh_info(model) for model in answer.models]
 
     async def _ask(self, method: Callable[[conversation_pb2_grpc.ConversationServiceStub], Awaitable[Any]]) -> Any:
