@@ -70,5 +70,7 @@ def _fields(event: Event) -> dict[str, Any]:
                     "codes": list(event.codes), "frames_skipped": event.frames_skipped,
                     "hops": {hop.hop: {"queue_ms": round(hop.queue_ms, 3), "compute_ms": round(hop.compute_ms, 3),
                                        "batch_size": hop.batch_size} for hop in event.hops}}
-        case Ready() | Queued() | Resumed() | ResumeStatus() | ConversationEvent() | Summary():
+        case Ready():
+            return {"event": name, **{key: value for key, value in vars(event).items() if key != "resume_handle"}}
+        case Queued() | Resumed() | ResumeStatus() | ConversationEvent() | Summary():
             return {"event": name, **vars(event)}
