@@ -108,7 +108,7 @@ class Recording:
     def save(self, path: Path) -> None:
         """Write it as JSON, for its owner alone."""
         text = json_format.MessageToJson(self._all, indent=None)
-        with path.open("w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
 
     @classmethod

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import wave
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moshimesh.cli.output import CommandFailed
-from moshimesh.client import connect
+from moshimesh.client import Mesh, connect
 from moshimesh.lm.v1 import lm_pb2
 from moshimesh.recording import Recording
 
@@ -40,31 +41,51 @@ async def run(options: argparse.Namespace) -> None:
     for name in SETTINGS:
         if (value := getattr(options, name)) is not None:
             setattr(sampling, name, value)
-    steps = equal = 0
-    first_difference: int | None = None
-    text: list[str] = []
-    pcm = bytearray()
+    other = bool(options.model) or sampling != recording.sampling
     async with connect(options.target, credentials=options.credentials) as mesh:
+        before = await _replay(mesh, recording, "", recording.sampling, options) if other else None
+        now = await _replay(mesh, recording, options.model, sampling, options)
         rate = (await mesh.info(api_key=options.key)).sample_rate_hertz
-        async for frame in mesh.replay(recording, model=options.model, sampling=sampling, audio=bool(options.out),
-                                       api_key=options.key):
-            text.append(frame.text)
-            pcm += frame.pcm
-            if frame.text_token is None:
-                continue
-            steps += 1
-            if recording.tokens(frame.step) == (frame.text_token, *frame.codes):
-                equal += 1
-            elif first_difference is None:
-                first_difference = frame.step
     if options.out:
         with wave.open(str(options.out), "wb") as wav:
             wav.setparams((1, 2, rate, 0, "NONE", ""))
-            wav.writeframes(bytes(pcm))
+            wav.writeframes(bytes(now.pcm))
     if options.json:
-        print(json.dumps({"steps": steps, "equal": equal, "first_difference": first_difference,
-                          "text": "".join(text)}))
+        print(json.dumps({"steps": now.steps, "equal": now.equal, "first_difference": now.first_difference,
+                          "text": now.text, "text_before": (before or now).text}))
         return
-    print("".join(text).strip())
-    print(f"{steps} steps: " + ("the same tokens" if equal == steps else
-                                f"{equal} with the same tokens, the first that differs is step {first_difference}"))
+    if before is not None:
+        print(f"- {before.text.strip()}\n+ {now.text.strip()}")
+    else:
+        print(now.text.strip())
+    print(f"{now.steps} steps: " + ("the same tokens" if now.equal == now.steps else
+                                    f"{now.equal} with the same tokens, the first that differs is step "
+                                    f"{now.first_difference}"))
+
+
+@dataclass
+class _Heard:
+    """What a replay said."""
+
+    text: str = ""
+    pcm: bytearray = field(default_factory=bytearray)
+    steps: int = 0
+    equal: int = 0
+    first_difference: int | None = None
+
+
+async def _replay(mesh: Mesh, recording: Recording, model: str, sampling: lm_pb2.Sampling,
+                  options: argparse.Namespace) -> _Heard:
+    heard = _Heard()
+    async for frame in mesh.replay(recording, model=model, sampling=sampling, audio=bool(options.out),
+                                   api_key=options.key):
+        heard.text += frame.text
+        heard.pcm += frame.pcm
+        if frame.text_token is None:
+            continue
+        heard.steps += 1
+        if recording.tokens(frame.step) == (frame.text_token, *frame.codes):
+            heard.equal += 1
+        elif heard.first_difference is None:
+            heard.first_difference = frame.step
+    return heard
