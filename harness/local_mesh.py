@@ -97,6 +97,9 @@ class LocalMesh:
     replicas: int = 1
     """Of each service. The second ones are called codec-2, lm-2 and gateway-2, and so on."""
     gateway_flags: Sequence[str] = ()
+    credentials: Mapping[str, grpc.ChannelCredentials] = field(default_factory=dict)
+    """Of the services whose ports have TLS, by name: what we need to call them. Their flags or `environment` turn it on.
+    """
     metrics: bool = False
     """Whether each process serves /metrics, at `metrics_ports`."""
 
@@ -112,7 +115,7 @@ class LocalMesh:
         self.http_ports = {name: self.http_port if name == "gateway" else free_port()
                            for name in self.ports if name.startswith("gateway")}
         self.target = f"localhost:{self.gateway_port}"
-        self.url = f"http://localhost:{self.http_port}"
+        self.url = f"{'https' if 'gateway' in self.credentials else 'http'}://localhost:{self.http_port}"
         self.processes: dict[str, Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-")
 
@@ -177,13 +180,15 @@ class LocalMesh:
     async def wait_ready(self, name: str, port: int) -> None:
         """Wait for a service's health. Raises MeshDown when a process ends or START_S is over."""
         try:
-            await asyncio.wait_for(self._poll_health(port), START_S)
+            await asyncio.wait_for(self._poll_health(port, self.credentials.get(name.partition("-")[0])), START_S)
         except (asyncio.TimeoutError, TimeoutError):
             raise MeshDown(f"{name} was not ready after {START_S:.0f} s: {self.processes[name].last_line}") from None
 
-    async def _poll_health(self, port: int) -> None:
+    async def _poll_health(self, port: int, credentials: grpc.ChannelCredentials | None) -> None:
         # Our own processes are never reached through a proxy, whatever http_proxy says.
-        async with grpc.aio.insecure_channel(f"localhost:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        address, options = f"localhost:{port}", [("grpc.enable_http_proxy", 0)]
+        async with (grpc.aio.secure_channel(address, credentials, options) if credentials else
+                    grpc.aio.insecure_channel(address, options)) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
                 for process in self.processes.values():

@@ -11,8 +11,8 @@ import grpc
 import moshimesh
 import pytest
 
+from harness.certificates import Authority
 from harness.local_mesh import free_port
-from tests.certificates import Authority
 from tests.client.gateway import Gateway, serving
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from harness.certificates import serial_of
 from services.gateway import dev_certificate as module
 from services.gateway.dev_certificate import dev_certificate, names_of_machine
 from services.mesh.tls import Identity
-from tests.certificates import serial_of
 
 
 def serial(path: Path) -> int:

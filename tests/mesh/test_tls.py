@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
+from harness.certificates import Authority, Certificate, serial_of
 from harness.local_mesh import free_port
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.socket import Sockets
 from services.mesh.config import ServiceConfig
 from services.mesh.process import MeshServer
 from services.mesh.tls import SETTLED_S, Identity
-from tests.certificates import Authority, Certificate, serial_of
 from tests.mesh.test_process import Waiting
 from tests.until import until
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from harness.certificates import Authority, Certificate
 from services.gateway.path.observer import Change
 from services.gateway.peers.replicas import Replicas, lm_facts
 from services.mesh.errors import PeerLost
 from services.mesh.tls import Identity
-from tests.certificates import Authority, Certificate
 from tests.gateway.fake_lm import FakeLm
 from tests.gateway.fake_observer import Heard
 from tests.gateway.path.test_stage import FRAMES, Two, expected

@@ -1,4 +1,4 @@
-"""Certificates for tests: a CA of one's own, and what it signs."""
+"""Certificates for tests and measurements: a CA of one's own, and what it signs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Certificate:
 
 
 class Authority:
-    """A CA that exists as long as a test."""
+    """A CA that exists as long as a test or a measurement."""
 
-    def __init__(self, name: str = "a CA of a test") -> None:
+    def __init__(self, name: str = "a CA of the harness") -> None:
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._certificate = (
@@ -56,7 +56,7 @@ class Authority:
         """
         key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = (
             ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048))
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "of a test")])
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "of the harness")])
         certificate = (
             _builder(subject, self._name, key.public_key(), self._key.public_key(), days)
             .add_extension(x509.SubjectAlternativeName([_general(name) for name in names or LOCAL]), critical=False)
