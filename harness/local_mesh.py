@@ -98,8 +98,7 @@ class LocalMesh:
     """Of each service. The second ones are called codec-2, lm-2 and gateway-2, and so on."""
     gateway_flags: Sequence[str] = ()
     credentials: Mapping[str, grpc.ChannelCredentials] = field(default_factory=dict)
-    """Of the services whose ports have TLS, by name: what we need to call them. Their flags or `environment` turn it on.
-    """
+    """What we call a service with, by its name, if its port has TLS; flags or `environment` turn that on."""
     metrics: bool = False
     """Whether each process serves /metrics, at `metrics_ports`."""
 

@@ -91,8 +91,8 @@ def _fits(files: DevFiles, ca: x509.Certificate, names: list[str]) -> bool:
 def _make_ca(path: Path, key_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     # With a number, since a CA that is made anew must not have the name of one that is trusted somewhere.
-    name = x509.Name([x509.NameAttribute(
-        x509.NameOID.COMMON_NAME, f"moshi-mesh {x509.random_serial_number() % 10**6:06} of {socket.gethostname()}"[:64])])
+    common_name = f"moshi-mesh {x509.random_serial_number() % 10**6:06} of {socket.gethostname()}"[:64]
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
     certificate = (
         _builder(name, name, key.public_key(), key.public_key(), CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

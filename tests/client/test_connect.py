@@ -68,7 +68,7 @@ async def test_with_tls_it_trusts_the_ca_that_it_is_given_and_shows_its_own_cert
     wants = grpc.ssl_server_credentials([(theirs.key, theirs.pem)], ca.pem, require_client_auth=True)
     trusted = grpc.ssl_channel_credentials(ca.pem, ours.key, ours.pem)
     refused = {"in plain text": None, "another CA": grpc.ssl_channel_credentials(other.pem, ours.key, ours.pem),
-               "the system's CAs": grpc.ssl_channel_credentials(), "no certificate": grpc.ssl_channel_credentials(ca.pem)}
+               "public CAs": grpc.ssl_channel_credentials(), "no certificate": grpc.ssl_channel_credentials(ca.pem)}
     async with serving(Gateway(), wants) as target:
         async with moshimesh.connect(target, credentials=trusted) as mesh:
             events = [event async for event in mesh.converse(bytes(3840), pacing="offline")]

@@ -250,7 +250,8 @@ async def test_sentinels_and_their_servers_with_tls(tls: tuple[str, Path]) -> No
             with pytest.raises(PeerLost):
                 await store.connect()
             await store.close()
-        await survives_its_master(f"rediss+sentinel://{where}?ssl_ca_certs={certificate.with_name('ca.pem')}", sentinels)
+        ca = certificate.with_name("ca.pem")
+        await survives_its_master(f"rediss+sentinel://{where}?ssl_ca_certs={ca}", sentinels)
 
 
 async def test_a_single_server_with_tls_and_a_password(tls: tuple[str, Path]) -> None:
