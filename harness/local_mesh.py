@@ -96,6 +96,7 @@ class LocalMesh:
     on_line: Callable[[str, str], None] = lambda name, line: None
     replicas: int = 1
     """Of each service. The second ones are called codec-2, lm-2 and gateway-2, and so on."""
+    gateway_host: str = "127.0.0.1"
     gateway_flags: Sequence[str] = ()
     credentials: Mapping[str, grpc.ChannelCredentials] = field(default_factory=dict)
     """What we call a service with, by its name, if its port has TLS; flags or `environment` turn that on."""
@@ -146,8 +147,9 @@ class LocalMesh:
                      "--http-port", str(self.http_ports[name]), *self.gateway_flags]
         else:
             flags = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
-        await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",
-                                        "--port", str(self.ports[name]), *flags, *self.metrics_flags(name)])
+        host = self.gateway_host if service == "gateway" else "127.0.0.1"
+        await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", host, "--port",
+                                        str(self.ports[name]), *flags, *self.metrics_flags(name)])
 
     async def restart(self, name: str) -> None:
         """Stop a service as a rolling update does, and start it again. Raises MeshDown when it does not drain."""

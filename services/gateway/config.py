@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import CliImplicitFlag
 from typing_extensions import Self
 
 from services.mesh.config import Port, ServiceConfig, check_host, check_together
@@ -36,8 +37,8 @@ class GatewayConfig(ServiceConfig):
     tls_cert: str = Field("", description="file with the certificate for both ports, and those between it and its CA, "
                                           "PEM; read again when it changes")
     tls_key: str = Field("", description="file with its key")
-    dev_tls: bool = Field(False, description="make a CA and a certificate for localhost and this machine's names, and "
-                                             "serve with them; for development")
+    dev_tls: CliImplicitFlag[bool] = Field(False, description="make a CA and a certificate for localhost and this "
+                                           "machine's names, and serve with them; for development")
     codec: Targets = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a "
                                                           "name with several addresses stands for all of them")
     lm: Targets = Field("localhost:50052", description="host:port of the language model replicas, likewise")
