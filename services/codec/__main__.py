@@ -14,13 +14,14 @@ from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
+from services.mesh.tls import peer_identity
 
 log = logging.getLogger("codec")
 
 
 async def main(config: CodecConfig) -> None:
     """Serve until a signal."""
-    server = MeshServer(config, "codec")
+    server = MeshServer(config, "codec", tls=peer_identity(config))
     metrics = Metrics.start(config, "codec")
     began = time.monotonic()
     if sys.version_info >= (3, 14):  # where torch can't compile; on a GPU, moshi's Mimi has a function compiled

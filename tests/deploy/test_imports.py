@@ -67,7 +67,7 @@ GATEWAY_ARROWS = {
     "edges": {"calls", "path", "trust"}, "trust": {"calls", "store"},
     "calls": {"path", "sessions", "peers", "store"}, "path": {"sessions", "peers"},
     "peers": {"store"}, "sessions": {"store"}, "store": {"redis_url"}, "redis_url": set[str](),
-    "config": set[str](),
+    "config": set[str](), "exposure": set[str](), "dev_certificate": set[str](),
     "watching": {"calls", "path", "sessions", "peers"}}
 
 

@@ -191,7 +191,8 @@ class Mesh:
 async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = None, connect_s: float = 3.0
                   ) -> AsyncIterator[Mesh]:
     """Connect to a gateway at host:port, or to several separated by commas: a call whose gateway is lost goes on at the
-    next one. In plain text unless credentials are given.
+    next one. In plain text unless credentials are given: `grpc.ssl_channel_credentials()` for certificates of public
+    CAs, `grpc.ssl_channel_credentials(pem_of_a_ca)` for a CA of your own.
 
     A gateway that does not answer within `connect_s` counts as lost. Names that gRPC resolves itself (dns:, unix:, ...)
     are taken as they are. Raises ValueError when no address is named, or one that is none.
