@@ -71,7 +71,8 @@ class CodecServer:
     """Encode and Decode, each over an engine of its own."""
 
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, codec_id: str, tracer: FrameTracer,
-                 stall_s: float, options: BatchingOptions = USUAL) -> None:
+                 stall_s: float, options: BatchingOptions = USUAL, speech_table: bytes = b"") -> None:
+        """`speech_table`: see EncodeReady."""
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s)
         self._instance_id = str(uuid.uuid4())
         self._tunnel = TunnelServer(service, self._keep)
@@ -83,6 +84,7 @@ class CodecServer:
             "codec_id": codec_id, "sample_rate_hertz": self.facts.sample_rate_hertz,
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
+        self._speech_table = speech_table
         self._tracer = tracer
         self._encode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher(
             "encode", CodecStepper(encoder), options,
@@ -130,7 +132,8 @@ class CodecServer:
         with self._encode.lease(session_id, past) as slot:
             await slot.opened()
             yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
-                frame_phase_us=slot.phase_nanos // 1000, **self._announced | {"codebooks": codebooks}))
+                frame_phase_us=slot.phase_nanos // 1000, speech_table=self._speech_table,
+                **self._announced | {"codebooks": codebooks}))
             async for answer in slot.serve(items):
                 item, codes = answer.result
                 frames += 1

@@ -132,6 +132,7 @@ class LmServer:
                 **self._ids, user_codebooks=self.facts.user_codebooks,
                 own_codebooks=self.facts.own_codebooks, cardinality=self.facts.cardinality,
                 delay_frames=self.facts.delay_frames, context_frames=self.facts.context_frames,
+                silent_text_tokens=self.facts.silent_text_tokens,
                 sampling=lm_pb2.Sampling(
                     text_temperature=sampling.text_temperature, text_top_k=sampling.text_top_k,
                     audio_temperature=sampling.audio_temperature, audio_top_k=sampling.audio_top_k,

@@ -120,7 +120,7 @@ class StepRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StepConfig, _Mapping]] = ..., step: _Optional[_Union[StepInput, _Mapping]] = ...) -> None: ...
 
 class StepReady(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling", "context_frames", "codec_id")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "delay_frames", "sampling", "context_frames", "codec_id", "silent_text_tokens")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,7 @@ class StepReady(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    SILENT_TEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
@@ -137,7 +138,8 @@ class StepReady(_message.Message):
     sampling: Sampling
     context_frames: int
     codec_id: str
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_frames: _Optional[int] = ..., codec_id: _Optional[str] = ...) -> None: ...
+    silent_text_tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context_frames: _Optional[int] = ..., codec_id: _Optional[str] = ..., silent_text_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepFrame(_message.Message):
     __slots__ = ("frame", "text_token", "text")
