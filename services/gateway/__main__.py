@@ -13,6 +13,7 @@ from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.edges.web import page
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.peers.fleet import Fleet
@@ -59,7 +60,7 @@ async def main(config: GatewayConfig) -> None:
     def ready() -> bool:
         return codec.usable and lm.usable
 
-    doors = [HttpDoor(config.host, config.http_port, (), sockets, ready=ready)] if config.http_port else []
+    doors = [HttpDoor(config.host, config.http_port, page.routes(), sockets, ready=ready)] if config.http_port else []
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
