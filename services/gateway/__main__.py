@@ -14,6 +14,7 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.edges.web import page
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.exposure import exposed
@@ -65,7 +66,10 @@ async def main(config: GatewayConfig) -> None:
     def ready() -> bool:
         return codec.usable and lm.usable
 
-    doors = [HttpDoor(config.host, config.http_port, (), sockets, ready=ready,
+    routes = [
+        *page.routes(),
+    ]
+    doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
