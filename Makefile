@@ -28,7 +28,7 @@ $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
 .PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval bench bench-gpu soak chaos trace \
-        profile bench-recorder stubs clean
+        profile bench-recorder stubs clean page-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -99,6 +99,15 @@ talker: $(VENV)/.talker ## rebuild the bundled checkpoint from nothing, in about
 
 talk-eval: $(VENV)/.talker ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
 	$(PY) -m talker.evaluate --through-mesh
+
+$(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
+	$(PIP) -r requirements/browser.txt
+	@touch $@
+
+page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json; needs node and chromium
+	@for tool in node chromium; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
+	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser
 
 bench: dev ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
 	$(PY) -m bench $(if $(QUICK),--quick)
