@@ -13,7 +13,7 @@ from services.gateway.turns.table import UNITS, SpeechTable
 
 # The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause between
 # two words. bench/direct measures what other numbers give.
-USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_above=2 * UNITS, start_frames=2, stop_at=-UNITS // 2,
+USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_above=3 * UNITS // 2, start_frames=2, stop_at=-UNITS,
                   stop_frames=5)
 # The model's own codes are clean: each frame speaks for itself.
 MODEL = Hysteresis(mean_frames=1, most=12 * UNITS, start_above=0, start_frames=2, stop_at=0, stop_frames=5)
