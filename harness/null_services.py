@@ -17,6 +17,7 @@ import numpy as np
 from services.codec.config import CodecConfig
 from services.codec.server import CodecServer
 from services.lm.config import LmConfig
+from services.lm.directing import Directed, DirectedAt
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
 from services.mesh.engine_metrics import watch
@@ -58,7 +59,11 @@ class NullEngine:
         """Begin a session."""
         self._steps[row] = 0
 
-    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int) -> Iterator[None]:
+    def direct(self, row: int, directed: Directed) -> None:
+        """Its answers stay as they are."""
+
+    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int,
+                controls: Sequence[DirectedAt]) -> Iterator[None]:
         """Only their number matters; one chunk."""
         self._steps[row] = first_step + len(codes)
         yield
@@ -78,11 +83,15 @@ class NullEngine:
 
 
 class NullTokenizer:
-    """Never asked: the null model only pads."""
+    """The null model only pads, and a text is as many tokens as it has characters."""
 
     def id_to_piece(self, token: int) -> str:
         """No text."""
         return ""
+
+    def encode(self, text: str) -> list[int]:
+        """Any tokens."""
+        return [5] * len(text)
 
 
 async def main() -> None:
