@@ -1,4 +1,4 @@
-"""`python -m talker.speech_table`: learn what a codec's codes are worth as speech, and put the table beside its weights.
+"""`python -m talker.speech_table`: learn what a codec's codes are worth as speech; the table goes beside its weights.
 
 The voices are those of the talker's training; evaluation (`python -m bench.direct`) has others.
 """

@@ -1,4 +1,4 @@
-"""Noise to learn from: of random colour, steady, swelling, humming, knocking, so that no certain one is learnt by heart.
+"""Noise to learn from: of random colours, steady, swelling, humming, knocking; no certain one is learnt by heart.
 
 Each kind is a function of a generator and a number of samples at 24 kHz; float64 [samples] of RMS 1.
 """
@@ -31,7 +31,8 @@ def band(rng: np.random.Generator, samples: int) -> Samples:
     """Of one band, tilted."""
     low, tilt = rng.uniform(50, 3000), rng.uniform(-1, 2)
     high = low * rng.uniform(1.3, 8)
-    return _shaped(rng, samples, lambda hz: np.where((hz < low) | (hz > high), 0.0, np.maximum(hz, 20.0) ** (-tilt / 2)))
+    return _shaped(rng, samples, lambda hz: np.where(
+        (hz < low) | (hz > high), 0.0, np.maximum(hz, 20.0) ** (-tilt / 2)))
 
 
 def coloured(rng: np.random.Generator, samples: int) -> Samples:
@@ -108,7 +109,8 @@ def mixed(rng: np.random.Generator, samples: int) -> Samples:
 
 
 # Those that are most like speech to a codec come more often.
-KINDS: tuple[Noise, ...] = (coloured, coloured, swelling, swelling, gusts, knocks, knocks, mixed, mixed, hum, tones, band)
+KINDS: tuple[Noise, ...] = (
+    coloured, coloured, swelling, swelling, gusts, knocks, knocks, mixed, mixed, hum, tones, band)
 
 
 def any_noise(rng: np.random.Generator, samples: int) -> Samples:

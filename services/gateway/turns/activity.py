@@ -54,10 +54,8 @@ class Activity:
             self._loud, self.run_since = loud, self._sequences[0]
         self.quiet_frames = 0 if loud else self.quiet_frames + 1
         self._strong_frames = self._strong_frames + 1 if total > self._start_above else 0
-        if self.speaking:
-            changed = self.quiet_frames == rules.stop_frames
-        else:
-            changed = self._strong_frames == rules.start_frames
+        changed = (self.quiet_frames == rules.stop_frames if self.speaking
+                   else self._strong_frames == rules.start_frames)
         if changed:
             self.turn()
         return changed

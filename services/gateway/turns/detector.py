@@ -11,8 +11,8 @@ from services.gateway.turns.activity import Activity, Hysteresis
 from services.gateway.turns.events import EventKind, Happening
 from services.gateway.turns.table import UNITS, SpeechTable
 
-# The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause between
-# two words. bench/direct measures what other numbers give.
+# The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause
+# between two words.
 USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_above=3 * UNITS // 2, start_frames=2, stop_at=-UNITS,
                   stop_frames=5)
 # The model's own codes are clean: each frame speaks for itself.
