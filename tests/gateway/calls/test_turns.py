@@ -1,4 +1,4 @@
-"""Events on their way to the caller: with the speech at which they were certain, and once, however often a call is cut."""
+"""Events on their way to the caller: with the speech at which they were certain, and once if the call is cut."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ async def test_an_event_comes_right_before_the_speech_of_the_frame_at_which_it_w
     events = [event async for event in house.hold(OPENING, spoken(0))]
     assert told(events) == WANTED
     assert isinstance(events[-1], Summary)
+    assert [kind for kind in house.observers[0].events if kind in (STARTED, STOPPED)] == [STARTED, STOPPED, STARTED]
 
 
 @pytest.mark.parametrize("answers", [2, 5, 6, 8, 14, 15, 18])
