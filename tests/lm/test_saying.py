@@ -15,7 +15,7 @@ class Letters:
     def encode(self, text: str) -> list[int]:
         words = text.replace(" ", " ▁").split()
         return [self._token(("▁" if part == 0 else "") + letter) for number, word in enumerate(words)
-                for part, letter in enumerate((word if number == 0 else word[1:]))]
+                for part, letter in enumerate(word if number == 0 else word[1:])]
 
     def id_to_piece(self, token: int) -> str:
         return ("▁" if token >= 1000 else "") + chr(token % 1000)

@@ -12,8 +12,8 @@ from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.path.pipeline import Notice, Speech
 
-__all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "Notice", "Queued", "Ready", "ResumeStatus", "Speech",
-           "Summary"]
+__all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "Heard", "Notice", "Queued", "Ready", "ResumeStatus",
+           "Speech", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,18 @@ class ConversationEvent(Notice):
     """The frame at which it began; may be some frames before the one at which it was certain."""
     at_ms: int
     """That frame's time on the caller's audio clock since the conversation began."""
+
+
+@dataclass(frozen=True)
+class Heard(Notice):
+    """What a PlayedOut means for the transcript."""
+
+    sequence: int
+    """The last answer that was played; never beyond what was sent."""
+    text: str
+    """What was heard since the last of these, up to a whole word."""
+    unheard: str
+    """What was said, and not heard so far. After an interruption it never will be."""
 
 
 @dataclass(frozen=True)

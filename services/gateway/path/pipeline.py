@@ -114,6 +114,7 @@ class Pipeline:
 
     def __init__(self, rows: Rows, ingest: Ingest, observer: Observer) -> None:
         self._ingest, self._observer = ingest, observer
+        self._directed: dict[int, lm_pb2.StepControls] = {}  # while their frames are being encoded, by sequence
         self._said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded as the next one is
         # Bounded by ingest's frames in flight, one failure of each source, and a notice for each thing that changes.
         self._out: asyncio.Queue[audio_pb2.PcmFrame | Notice | Exception | _End] = asyncio.Queue()
@@ -152,12 +153,16 @@ class Pipeline:
         context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received_unix_nanos,
                          dequeued_unix_nanos=sent_unix_nanos, started_unix_nanos=sent_unix_nanos,
                          finished_unix_nanos=now_unix_nanos(), batch_size=1)
+        if frame.controls is not None:
+            self._directed[frame.sequence] = frame.controls
         self._encode.send(codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm)))
 
     def _encoded(self, frame: audio_pb2.CodeFrame) -> None:
         if frame.context.sequence >= self._ingest.next_sequence:
             request = lm_pb2.StepRequest()
             request.step.frame.CopyFrom(frame)
+            if self._directed and (controls := self._directed.pop(frame.context.sequence, None)):
+                request.step.controls.CopyFrom(controls)
             self._step.send(request)
         else:  # the model has heard it before the call was cut: only the codec had to hear it again
             self._left(frame.context)
