@@ -8,6 +8,8 @@ TRACE ?=
 METRICS ?= 0
 DEVICE ?= cpu
 SLOTS ?= 8
+HOST ?= 127.0.0.1
+TLS ?=
 QUICK ?=
 MINUTES ?= 30
 TARGET ?=
@@ -61,9 +63,10 @@ $(VENV)/.short: requirements/short.txt requirements/gateway.txt requirements/tes
 redis: | $(VENV)/.python ## find a redis-server, or fetch one into the environment
 	@PYTHONPATH=. $(VENV)/bin/python -m harness.redis_server
 
-run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, TRACE, METRICS)
+run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all (CHECKPOINT, DEVICE, SLOTS, HOST, TLS, TRACE, METRICS)
 	@$(PY) -m scripts.run --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
-		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS))
+		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS)) \
+		--host $(call quoted,$(HOST)) $(if $(TLS),--dev-tls)
 
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
 	@$(PY) -m scripts.demo --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT))

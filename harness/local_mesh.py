@@ -96,7 +96,10 @@ class LocalMesh:
     on_line: Callable[[str, str], None] = lambda name, line: None
     replicas: int = 1
     """Of each service. The second ones are called codec-2, lm-2 and gateway-2, and so on."""
+    gateway_host: str = "127.0.0.1"
     gateway_flags: Sequence[str] = ()
+    credentials: Mapping[str, grpc.ChannelCredentials] = field(default_factory=dict)
+    """What we call a service with, by its name, if its port has TLS; flags or `environment` turn that on."""
     metrics: bool = False
     """Whether each process serves /metrics, at `metrics_ports`."""
 
@@ -112,7 +115,7 @@ class LocalMesh:
         self.http_ports = {name: self.http_port if name == "gateway" else free_port()
                            for name in self.ports if name.startswith("gateway")}
         self.target = f"localhost:{self.gateway_port}"
-        self.url = f"http://localhost:{self.http_port}"
+        self.url = f"{'https' if 'gateway' in self.credentials else 'http'}://localhost:{self.http_port}"
         self.processes: dict[str, Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-")
 
@@ -144,8 +147,9 @@ class LocalMesh:
                      "--http-port", str(self.http_ports[name]), *self.gateway_flags]
         else:
             flags = ["--checkpoint", self.checkpoint, "--device", self.device, "--slots", str(self.slots)]
-        await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", "127.0.0.1",
-                                        "--port", str(self.ports[name]), *flags, *self.metrics_flags(name)])
+        host = self.gateway_host if service == "gateway" else "127.0.0.1"
+        await self.start_process(name, [sys.executable, "-m", f"services.{service}", "--host", host, "--port",
+                                        str(self.ports[name]), *flags, *self.metrics_flags(name)])
 
     async def restart(self, name: str) -> None:
         """Stop a service as a rolling update does, and start it again. Raises MeshDown when it does not drain."""
@@ -177,13 +181,15 @@ class LocalMesh:
     async def wait_ready(self, name: str, port: int) -> None:
         """Wait for a service's health. Raises MeshDown when a process ends or START_S is over."""
         try:
-            await asyncio.wait_for(self._poll_health(port), START_S)
+            await asyncio.wait_for(self._poll_health(port, self.credentials.get(name.partition("-")[0])), START_S)
         except (asyncio.TimeoutError, TimeoutError):
             raise MeshDown(f"{name} was not ready after {START_S:.0f} s: {self.processes[name].last_line}") from None
 
-    async def _poll_health(self, port: int) -> None:
+    async def _poll_health(self, port: int, credentials: grpc.ChannelCredentials | None) -> None:
         # Our own processes are never reached through a proxy, whatever http_proxy says.
-        async with grpc.aio.insecure_channel(f"localhost:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        address, options = f"localhost:{port}", [("grpc.enable_http_proxy", 0)]
+        async with (grpc.aio.secure_channel(address, credentials, options) if credentials else
+                    grpc.aio.insecure_channel(address, options)) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
                 for process in self.processes.values():

@@ -24,6 +24,7 @@ from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer
 from services.mesh.telemetry import FrameTracer
+from services.mesh.tls import peer_identity
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ async def main() -> None:
     lm: Any = LmServer(
         NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64),  # type: ignore[arg-type]
                    facts.delay_frames), NullTokenizer(), Sampling(), "null", "null", lm_tracer, 10.0)
-    codec_server = MeshServer(codec_config, "codec")
-    lm_server = MeshServer(lm_config, "lm")
+    codec_server = MeshServer(codec_config, "codec", tls=peer_identity(codec_config))
+    lm_server = MeshServer(lm_config, "lm", tls=peer_identity(lm_config))
     # One process, so one port: both services' batchers.
     metrics = Metrics.start(CodecConfig(host="127.0.0.1", metrics_port=options.metrics_port), "null")
     watch(metrics, (*codec.batchers, *lm.batchers))

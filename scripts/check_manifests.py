@@ -245,7 +245,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _check_ports(container: Container, config: ServiceConfig, service: str) -> Iterator[str]:
-    expected = [port for port in (config.port, getattr(config, "http_port", 0), config.metrics_port) if port]
+    expected = [port for port in (config.port, getattr(config, "http_port", 0), config.metrics_port, config.health_port)
+                if port]
     if list(container.ports.values()) != expected:
         yield (f"containerPort must be {' and '.join(map(str, expected))}, where the service listens, got "
                f"{list(container.ports.values())}")
@@ -256,10 +257,13 @@ def _check_ports(container: Container, config: ServiceConfig, service: str) -> I
         yield "the port of /metrics must be named metrics, as Prometheus looks for it"
     if config.metrics_port and config.metrics_host in LOOPBACK:
         yield f"MOSHIMESH_METRICS_HOST is {config.metrics_host}, where Prometheus can't read it; set it to 0.0.0.0"
+    secured = config.tls_cert if isinstance(config, GatewayConfig) else config.peer_cert
+    if secured and not config.health_port:
+        yield "probes know no TLS; let them ask MOSHIMESH_HEALTH_PORT"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = container.spec.get(probe, {}).get("grpc", {}).get("port")
-        if asked != config.port:
-            yield f"{probe} must ask gRPC port {config.port}, got {asked}"
+        if asked != (config.health_port or config.port):
+            yield f"{probe} must ask gRPC port {config.health_port or config.port}, got {asked}"
     # The name of the service means "takes calls", no name means "makes progress": a gateway without lm
     # must not be restarted.
     for probe, name in (("readinessProbe", NAMES[service]), ("livenessProbe", None), ("startupProbe", None)):

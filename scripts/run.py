@@ -9,7 +9,10 @@ import signal
 import sys
 import time
 
+import grpc
+
 from harness.local_mesh import LocalMesh, MeshDown
+from services.gateway.dev_certificate import cache_folder, dev_certificate
 
 COLOURS = {"redis": 31, "codec": 36, "lm": 35, "gateway": 32}
 
@@ -27,6 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trace", default="", metavar="ENDPOINT", help="OTLP/gRPC endpoint for traces and metrics")
     parser.add_argument("--metrics", type=int, default=0, metavar="PORT",
                         help="serve /metrics of the gateway at this port, of codec and lm at the next two")
+    parser.add_argument("--host", default="127.0.0.1", help="where the gateway listens; 0.0.0.0 lets other machines in")
+    parser.add_argument("--dev-tls", action="store_true",
+                        help="TLS with a certificate of a CA of our own, for this machine's names")
     return parser.parse_args()
 
 
@@ -42,8 +48,16 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     began = time.monotonic()
     redis_url = options.redis_url or os.environ.get("MOSHIMESH_REDIS_URL", "")
+    flags, credentials = [], {}
+    if options.dev_tls:
+        try:
+            ca = dev_certificate(cache_folder()).ca  # the gateway takes the same, and says where it is
+        except ValueError as error:
+            raise MeshDown(str(error)) from None
+        flags, credentials = ["--dev-tls"], {"gateway": grpc.ssl_channel_credentials(ca.read_bytes())}
     mesh = LocalMesh(options.checkpoint, options.device, options.slots, options.port, options.port + 1,
-                     options.port + 2, options.http_port, redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show)
+                     options.port + 2, options.http_port, redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show,
+                     gateway_host=options.host, gateway_flags=flags, credentials=credentials)
     if options.metrics:
         mesh.metrics_ports = {name: options.metrics + number for number, name in enumerate(("gateway", "codec", "lm"))}
     stopping = asyncio.ensure_future(stop.wait())

@@ -14,13 +14,14 @@ from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
+from services.mesh.tls import peer_identity
 
 log = logging.getLogger("codec")
 
 
 async def main(config: CodecConfig) -> None:
     """Serve until a signal."""
-    server = MeshServer(config, "codec")
+    server = MeshServer(config, "codec", tls=peer_identity(config))
     metrics = Metrics.start(config, "codec")
     began = time.monotonic()
     if sys.version_info >= (3, 14):  # where torch can't compile; on a GPU, moshi's Mimi has a function compiled
@@ -30,6 +31,7 @@ async def main(config: CodecConfig) -> None:
 
     from services.codec.engine import build_engines
     from services.codec.server import CodecServer
+    from services.codec.speech_table import read_speech_table
     from services.mesh.checkpoint import check_device, codec_id, load_mimi, resolve
     from services.mesh.device import device_memory
 
@@ -40,9 +42,11 @@ async def main(config: CodecConfig) -> None:
     encoder, decoder = build_engines(load_mimi(checkpoint, config.device), config.slots)
     encoder.warm_up()
     decoder.warm_up()
+    table = read_speech_table(checkpoint.mimi_weights.parent, encoder.facts.codebooks, encoder.facts.cardinality)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")
     service = CodecServer(encoder, decoder, codec, tracer, config.stall_s,
-                          BatchingOptions(config.idle_s, config.yield_cpu))
+                          BatchingOptions(config.idle_s, config.yield_cpu),
+                          b"" if table is None else table.tobytes())
     watch(metrics, service.batchers, device_memory(config.device))
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, codec,

@@ -72,7 +72,8 @@ class CodecServer:
     """Encode and Decode, each over an engine of its own."""
 
     def __init__(self, encoder: EncodeEngine, decoder: DecodeEngine, codec_id: str, tracer: FrameTracer,
-                 stall_s: float, options: BatchingOptions = USUAL) -> None:
+                 stall_s: float, options: BatchingOptions = USUAL, speech_table: bytes = b"") -> None:
+        """`speech_table`: see EncodeReady."""
         service = Service(DESCRIPTOR, {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s)
         self._instance_id = str(uuid.uuid4())
         self._tunnel = TunnelServer(service, self._keep)
@@ -84,6 +85,7 @@ class CodecServer:
             "codec_id": codec_id, "sample_rate_hertz": self.facts.sample_rate_hertz,
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
+        self._speech_table = speech_table
         self._silence_codes = _silence_codes(encoder, self.facts)
         self._tracer = tracer
         self._encode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher(
@@ -132,7 +134,8 @@ class CodecServer:
         with self._encode.lease(session_id, past) as slot:
             await slot.opened()
             yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
-                frame_phase_us=slot.phase_nanos // 1000, silence_codes=self._silence_codes,
+                frame_phase_us=slot.phase_nanos // 1000, speech_table=self._speech_table,
+                silence_codes=self._silence_codes,
                 **self._announced | {"codebooks": codebooks}))
             async for answer in slot.serve(items):
                 item, codes = answer.result

@@ -12,9 +12,12 @@ from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
+from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.edges.web import page
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.socket import Sockets
+from services.gateway.exposure import exposed
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.models import served_models
 from services.gateway.peers.registry import Registry
@@ -29,6 +32,7 @@ from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
+from services.mesh.tls import Identity, peer_identity
 from services.mesh.transport import CALLER_OPTIONS
 
 log = logging.getLogger("gateway")
@@ -36,13 +40,16 @@ log = logging.getLogger("gateway")
 
 async def main(config: GatewayConfig) -> None:
     """Serve until a signal."""
-    server = MeshServer(config, "gateway", CALLER_OPTIONS)
+    tls, us = _edge_identity(config), peer_identity(config)
+    server = MeshServer(config, "gateway", CALLER_OPTIONS, tls=tls)
+    if message := exposed(config.host, tls=tls is not None, keys=False):
+        log.warning("%s", message)
     metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
     store = Store(config.redis_url)
     await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Registry.probes)
-    codec = Replicas("codec", config.codec, codec_facts, config.failover_s)
-    lm = Replicas("lm", config.lm, lm_facts, config.failover_s)
+    codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us)
+    lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us)
     await codec.connect(began + config.peers_wait_s)
     await lm.connect(began + config.peers_wait_s)
     models = ", ".join(model.model_id for model in served_models(codec, lm))
@@ -59,7 +66,11 @@ async def main(config: GatewayConfig) -> None:
     def ready() -> bool:
         return codec.usable and lm.usable
 
-    doors = [HttpDoor(config.host, config.http_port, (), sockets, ready=ready)] if config.http_port else []
+    routes = [
+        *page.routes(),
+    ]
+    doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
+                      tls=None if tls is None else tls.server_context())] if config.http_port else []
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
@@ -69,6 +80,15 @@ async def main(config: GatewayConfig) -> None:
     await lm.close()
     tracer.close()
     metrics.close()
+
+
+def _edge_identity(config: GatewayConfig) -> Identity | None:
+    """The certificate of both ports; None: they are in plain text. Raises ValueError."""
+    if config.dev_tls:
+        files = dev_certificate(cache_folder())
+        log.info("serving with a certificate of our own CA; let clients trust %s", files.ca)
+        return Identity("--tls", str(files.certificate), str(files.key), for_http=True)
+    return Identity("--tls", config.tls_cert, config.tls_key, for_http=True) if config.tls_cert else None
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import CliImplicitFlag
+from typing_extensions import Self
 
-from services.mesh.config import Port, ServiceConfig, check_host
+from services.mesh.config import Port, ServiceConfig, check_host, check_together
 
 
 def _with_ports(targets: str) -> str:
@@ -32,6 +34,11 @@ class GatewayConfig(ServiceConfig):
 
     port: Port = Field(50050, description="port to listen on; 0 takes a free one")
     http_port: int = Field(0, ge=0, le=65535, description="port of the HTTP side: WebSockets and the page; 0: none")
+    tls_cert: str = Field("", description="file with the certificate for both ports, and those between it and its CA, "
+                                          "PEM; read again when it changes")
+    tls_key: str = Field("", description="file with its key")
+    dev_tls: CliImplicitFlag[bool] = Field(False, description="make a CA and a certificate for localhost and this "
+                                           "machine's names, and serve with them; for development")
     codec: Targets = Field("localhost:50051", description="host:port of the codec replicas, separated by commas; a "
                                                           "name with several addresses stands for all of them")
     lm: Targets = Field("localhost:50052", description="host:port of the language model replicas, likewise")
@@ -48,3 +55,10 @@ class GatewayConfig(ServiceConfig):
     calls_per_key: int = Field(0, ge=0, description="calls at once of one x-api-key; 0: no limit")
     trace_one_in: int = Field(100, ge=1, description="with an OTLP endpoint, trace one in this many frames, besides "
                                                       "those that are late or near an event of their call")
+
+    @model_validator(mode="after")
+    def _tls_files(self) -> Self:
+        check_together(tls_cert=self.tls_cert, tls_key=self.tls_key)
+        if self.dev_tls and self.tls_cert:
+            raise ValueError("--dev-tls and --tls-cert can't be used together; which certificate should it be?")
+        return self

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
@@ -16,6 +17,7 @@ _KINDS: dict[str, Literal["single", "cluster", "sentinel"]] = {
     "redis": "single", "rediss": "single", "unix": "single", "redis+cluster": "cluster", "rediss+cluster": "cluster",
     "redis+sentinel": "sentinel", "rediss+sentinel": "sentinel"}
 _NODE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
+_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _OURS = {"decode_responses", "encoding", "encoding_errors"}  # options of the redis package
 _ENCODE = ("percent-encode what is special in user and password ('#' as %23, '/' as %2F, '?' as %3F, '@' as %40, "
            "'%' as %25)")
@@ -43,6 +45,18 @@ class RedisUrl:
     url: str = field(repr=False)
     """As the redis package takes it. For Sentinel its host means nothing; the rest is for the master."""
     sentinels: Sentinels | None = None
+
+    def files_changed_at(self) -> list[int]:
+        """When each of the files was written that the URL names for TLS. Raises ValueError for one that is not there.
+        """
+        found = []
+        for option, value in parse_qsl(urlsplit(self.url).query):
+            if option in _FILES:
+                try:
+                    found.append(Path(value).stat().st_mtime_ns)
+                except OSError as error:
+                    raise ValueError(f"--redis-url: the file of {option} can't be read ({error.strerror})") from None
+        return found
 
 
 def read_redis_url(text: str) -> RedisUrl:

@@ -82,7 +82,8 @@ class Store:
 
     def __init__(self, url: str) -> None:
         """Raises ValueError for a URL that is not one of docs/sessions.md."""
-        where = read_redis_url(url)
+        self._where = where = read_redis_url(url)
+        self._files_changed_at = where.files_changed_at()
         self.available = True
         self.address = where.address
         self.on_change: set[Callable[[bool], None]] = set()  # heard when `available` changes
@@ -206,9 +207,19 @@ class Store:
         while True:
             await asyncio.sleep(PROBE_S)
             if not self.available:
-                with contextlib.suppress(RedisError, RedisClusterException, OSError):
+                with contextlib.suppress(RedisError, RedisClusterException, OSError, ValueError):
+                    await self._take_new_files()
                     await self._redis.set(PROBE_KEY, 1, px=1000)
                     self._set_available(True)
+
+    async def _take_new_files(self) -> None:
+        """Read the certificates of the URL again, if they have changed: the redis package does so for no connection
+        that it has had before. Raises ValueError while one is not there.
+        """
+        if (changed_at := self._where.files_changed_at()) != self._files_changed_at:
+            old, self._redis = self._redis, _client(self._where)
+            self._files_changed_at = changed_at
+            await old.aclose()
 
     def _set_available(self, available: bool, why: Exception | None = None) -> None:
         if available == self.available:

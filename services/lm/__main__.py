@@ -14,6 +14,7 @@ from services.mesh.engine_metrics import watch
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
+from services.mesh.tls import peer_identity
 
 if TYPE_CHECKING:
     from moshi.models.loaders import CheckpointInfo
@@ -26,7 +27,7 @@ log = logging.getLogger("lm")
 
 async def main(config: LmConfig) -> None:
     """Serve until a signal."""
-    server = MeshServer(config, "lm")
+    server = MeshServer(config, "lm", tls=peer_identity(config))
     metrics = Metrics.start(config, "lm")
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from typing_extensions import Self
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -32,6 +33,13 @@ def check_host(host: str) -> str:
     return bare
 
 
+def check_together(**settings: str) -> None:
+    """Raises ValueError when only some of these are set."""
+    missing = [f"--{name.replace('_', '-')}" for name, value in settings.items() if not value]
+    if missing and len(missing) < len(settings):
+        raise ValueError(f"{' and '.join(missing)}: must be set, too; TLS needs all of them")
+
+
 Host = Annotated[str, AfterValidator(check_host)]
 
 
@@ -53,9 +61,20 @@ class ServiceConfig(BaseSettings):
                                                "are not sent")
     metrics_port: Port = Field(0, description="port of /metrics for Prometheus; 0: none")
     metrics_host: Host = Field("127.0.0.1", description="address of that port; 0.0.0.0 lets other machines read it")
+    health_port: Port = Field(0, description="port of gRPC health alone, in plain text, for probes that can't do "
+                                             "TLS; 0: none")
+    peer_ca: str = Field("", description="file with the CA of the mesh's own processes, PEM; those without a "
+                                         "certificate of it are refused")
+    peer_cert: str = Field("", description="file with this process's certificate of that CA")
+    peer_key: str = Field("", description="file with its key")
     reflection: bool = Field(True, description="let anybody ask for the contracts that are served here")
     log_level: LogLevel = Field("info", description="least severe lines to log")
     log_format: LogFormat = Field("text", description="of log lines: for people, or one JSON object each")
+
+    @model_validator(mode="after")
+    def _peer_files(self) -> Self:
+        check_together(peer_ca=self.peer_ca, peer_cert=self.peer_cert, peer_key=self.peer_key)
+        return self
 
 
 class EngineConfig(ServiceConfig):
@@ -76,6 +95,8 @@ def read_config(kind: type[Config], program: str) -> Config:
         return CliApp.run(kind, cli_args=sys.argv[1:])
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together: the input would be all of them, secrets as well
+            raise SystemExit(f"{program}: {first['msg'].removeprefix('Value error, ')}") from None
         name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
         says = first["msg"].removeprefix("Value error, ")  # of a validator of ours
         raise SystemExit(f"{program}: {name}: {says}, got {first['input']!r}") from None

@@ -22,6 +22,7 @@ from services.mesh.config import ServiceConfig
 from services.mesh.errors import Draining
 from services.mesh.introspection import Health, Reflection
 from services.mesh.serving import RunningStreams, Service, register
+from services.mesh.tls import Identity
 from services.mesh.transport import SERVER_OPTIONS
 
 log = logging.getLogger(__name__)
@@ -61,24 +62,29 @@ class Door(Protocol):
 class MeshServer:
     """A bound port that becomes ready when its service is."""
 
-    def __init__(self, config: ServiceConfig, program: str, options: Sequence[tuple[str, int]] = ()) -> None:
-        """Bind at once, so that a busy port is known before a model is loaded. `options` are gRPC's, besides ours."""
+    def __init__(self, config: ServiceConfig, program: str, options: Sequence[tuple[str, int]] = (), *,
+                 tls: Identity | None = None) -> None:
+        """Bind at once, so that a busy port is known before a model is loaded. `options` are gRPC's, besides ours.
+        Without `tls` the port is in plain text.
+        """
         self.program = program
         self._drain_s = config.drain_s
-        try:
-            _probe(config.host, config.port)  # gRPC would say it in several lines of its own
-        except OSError as error:
-            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            other = "another port with --port" if taken else "an address of this machine with --host"
-            raise SystemExit(f"{program}: can't listen on {config.host}:{config.port} ({error.strerror}); choose "
-                             f"{other}") from None
+        self._tls = tls
+        _check_free(program, config.host, config.port, "--port")
         self._server = grpc.aio.server(options=[*SERVER_OPTIONS, *options])
         self._health = Health()
         self._reflection = config.reflection
         self._running = RunningStreams()
         host = f"[{config.host}]" if ":" in config.host else config.host
-        self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
+        address = f"{host}:{config.port}"
+        self.port: int = (self._server.add_insecure_port(address) if tls is None else
+                          self._server.add_secure_port(address, tls.server_credentials()))
         self.address = f"{host}:{self.port}"
+        self._health_server: grpc.aio.Server | None = None
+        if config.health_port:
+            _check_free(program, config.host, config.health_port, "--health-port")
+            self._health_server = grpc.aio.server(options=SERVER_OPTIONS)
+            self._health_server.add_insecure_port(f"{host}:{config.health_port}")
 
     async def start(self, served: Servable, alive: Callable[[], bool] = lambda: True,
                     ready: Callable[[], bool] = lambda: True, doors: Sequence[Door] = ()) -> None:
@@ -99,6 +105,9 @@ class MeshServer:
             register(self._server, Reflection((*names, self._health.service.name)).service, self._running)
         self._say_health(names, alive=False, ready=False)
         await self._server.start()
+        if self._health_server is not None:
+            register(self._health_server, self._health.service, self._running)
+            await self._health_server.start()
         for door in doors:
             await door.open()
         # What is there by now stays. Looking through all of it again, with torch 200 000 objects, would stall every
@@ -113,6 +122,8 @@ class MeshServer:
                      said: tuple[bool, bool]) -> None:
         while True:
             await asyncio.sleep(HEALTH_S)
+            if self._tls is not None:
+                self._tls.look()
             now = alive(), ready()
             if now == said:
                 continue
@@ -141,6 +152,8 @@ class MeshServer:
             task.cancel()
         self._running.end_with(Draining(f"{self.program} stops now; connect again to reach another replica"))
         await stopping
+        if self._health_server is not None:
+            await self._health_server.stop(0)
         # gRPC waits for its calls' ends, not for what their handlers do after that: the last record, a span.
         await self._running.ended(CLEAN_UP_S)
         if closing:
@@ -170,6 +183,16 @@ async def _close(door: Door) -> None:
         await door.close()
     except Exception:  # the process ends all the same, and its last records are written
         log.exception("%s did not close", type(door).__name__)
+
+
+def _check_free(program: str, host: str, port: int, flag: str) -> None:
+    """Ends the process when the port can't be had; gRPC would say it in several lines of its own."""
+    try:
+        _probe(host, port)
+    except OSError as error:
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        other = f"another port with {flag}" if taken else "an address of this machine with --host"
+        raise SystemExit(f"{program}: can't listen on {host}:{port} ({error.strerror}); choose {other}") from None
 
 
 def _probe(host: str, port: int) -> None:

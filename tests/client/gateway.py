@@ -70,11 +70,12 @@ class Gateway(conversation_pb2_grpc.ConversationServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(gateway: Gateway) -> AsyncIterator[str]:
-    """Its host:port."""
+async def serving(gateway: Gateway, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
+    """Its host:port, in plain text unless it has credentials."""
     server = grpc.aio.server()
     conversation_pb2_grpc.add_ConversationServiceServicer_to_server(gateway, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -11,6 +11,7 @@ import grpc
 import moshimesh
 import pytest
 
+from harness.certificates import Authority
 from harness.local_mesh import free_port
 from tests.client.gateway import Gateway, serving
 
@@ -59,6 +60,24 @@ async def test_a_port_that_takes_connections_and_stays_mute_costs_connect_s(live
                 async for _ in mesh.converse(b"", pacing="offline"):
                     pass
         assert 0.4 < time.monotonic() - began < 5
+
+
+async def test_with_tls_it_trusts_the_ca_that_it_is_given_and_shows_its_own_certificate() -> None:
+    ca, other = Authority(), Authority("another CA")
+    theirs, ours = ca.issue(), ca.issue("a caller")
+    wants = grpc.ssl_server_credentials([(theirs.key, theirs.pem)], ca.pem, require_client_auth=True)
+    trusted = grpc.ssl_channel_credentials(ca.pem, ours.key, ours.pem)
+    refused = {"in plain text": None, "another CA": grpc.ssl_channel_credentials(other.pem, ours.key, ours.pem),
+               "public CAs": grpc.ssl_channel_credentials(), "no certificate": grpc.ssl_channel_credentials(ca.pem)}
+    async with serving(Gateway(), wants) as target:
+        async with moshimesh.connect(target, credentials=trusted) as mesh:
+            events = [event async for event in mesh.converse(bytes(3840), pacing="offline")]
+            assert isinstance(events[-1], moshimesh.Summary)
+        for who, credentials in refused.items():
+            async with moshimesh.connect(target, credentials=credentials) as mesh:
+                with pytest.raises(moshimesh.MeshError) as caught:
+                    await mesh.info()
+                assert caught.value.code is grpc.StatusCode.UNAVAILABLE, who
 
 
 async def test_nobody_at_home_is_unavailable(mute: str) -> None:

@@ -65,9 +65,10 @@ def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
 # others don't know what listens to them.
 GATEWAY_ARROWS = {
     "edges": {"calls", "path", "trust"}, "trust": {"calls", "store"},
-    "calls": {"path", "sessions", "peers", "store"}, "path": {"sessions", "peers"},
+    "calls": {"path", "turns", "sessions", "peers", "store"}, "path": {"turns", "sessions", "peers"},
+    "turns": set[str](),
     "peers": {"store"}, "sessions": {"store"}, "store": {"redis_url"}, "redis_url": set[str](),
-    "config": set[str](),
+    "config": set[str](), "exposure": set[str](), "dev_certificate": set[str](),
     "watching": {"calls", "path", "sessions", "peers"}}
 
 

@@ -117,6 +117,11 @@ def _move_metrics(documents: Documents) -> None:
     _container(documents, "lm")["env"] = [{"name": "MOSHIMESH_METRICS_PORT", "value": "9465"}]
 
 
+def _no_port_for_probes(documents: Documents) -> None:
+    _container(documents, "lm")["env"] = [{"name": f"MOSHIMESH_PEER_{part}", "value": "/peer-tls"}
+                                          for part in ("CA", "CERT", "KEY")]
+
+
 def _hide_metrics(documents: Documents) -> None:
     _container(documents, "lm")["env"] = [{"name": "MOSHIMESH_METRICS_HOST", "value": "127.0.0.1"}]
 
@@ -189,6 +194,7 @@ def _lost_selector(documents: Documents) -> None:
     (_too_many_slots, "would not start: --slots: Input should be less than or equal to 256, got '999'"),
     (_move_port, "Deployment/lm: containerPort must be 6000 and 9464, where the service listens, got [50052, 9464]"),
     (_move_metrics, "Deployment/lm: annotation prometheus.io/port must be 9465, where /metrics is, got 9464"),
+    (_no_port_for_probes, "Deployment/lm: probes know no TLS; let them ask MOSHIMESH_HEALTH_PORT"),
     (_hide_metrics, "Deployment/lm: MOSHIMESH_METRICS_HOST is 127.0.0.1, where Prometheus can't read it; set it to "
                     "0.0.0.0"),
     (_misspell_module, "Deployment/codec: command: there is no module services.codecs"),

@@ -17,6 +17,7 @@ from moshimesh.lm.v1 import lm_pb2
 from services.mesh.errors import Draining, NoFreeSlot
 from services.mesh.incoming import Incoming, read_config_message, read_payloads
 from services.mesh.serving import RunningStreams, Service, register
+from services.mesh.tls import Identity
 from services.mesh.tunnel import TunnelServer
 
 USER, OWN, DELAY, CONTEXT, PADDING = 2, 2, 1, 1000, 3
@@ -62,11 +63,12 @@ class FakeLm:
         self._tunnel = TunnelServer(service)
         self._services = (service, self._tunnel.service)
 
-    async def start(self, port: int = 0, host: str = "127.0.0.1") -> str:
+    async def start(self, port: int = 0, host: str = "127.0.0.1", tls: Identity | None = None) -> str:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         for service in self._services:
             register(self._server, service, RunningStreams())
-        self.port = self._server.add_insecure_port(f"{host}:{port}")
+        self.port = (self._server.add_insecure_port(f"{host}:{port}") if tls is None else
+                     self._server.add_secure_port(f"{host}:{port}", tls.server_credentials()))
         await self._server.start()
         return f"127.0.0.1:{self.port}"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import subprocess
 import sys
 import tempfile
@@ -11,12 +9,10 @@ import time
 from pathlib import Path
 
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from harness.certificates import Authority
 from harness.local_mesh import free_port
 from harness.redis_server import NoRedis, from_debian, redis_executable
 
@@ -25,14 +21,15 @@ class RedisServer:
     """One server, or one node of several."""
 
     def __init__(self, *flags: str, config: str | None = None, program: str = "", certificate: Path | None = None,
-                 password: str | None = None) -> None:
+                 asks: bool = False, password: str | None = None) -> None:
         """`config` is the text of a configuration file, which sentinels insist on. `program` is another server than
-        the default one; with a `certificate` (see `certificate_in`) it takes TLS only. `password` is its requirepass.
+        the default one; with a `certificate` (see `certificate_in`) it takes TLS only, and if it `asks`, only from who
+        has a certificate of the same CA. `password` is its requirepass.
         """
         self.port = next(port for port in iter(free_port, None) if port < 55_000)  # a cluster talks on port + 10000
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._program, self._certificate, self._password = program or redis_executable(), certificate, password
-        self._flags = flags
+        self._asks, self._flags = asks, flags
         self._folder = tempfile.TemporaryDirectory(prefix="moshi-mesh-redis-")
         if config is not None:
             path = Path(self._folder.name, "redis.conf")
@@ -43,11 +40,11 @@ class RedisServer:
     def start(self) -> None:
         ports, tls = ["--port", str(self.port)], {}
         if self._certificate is not None:
-            key = self._certificate.with_suffix(".key")
-            ports = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no", "--tls-replication",
-                     "yes", "--tls-cert-file", str(self._certificate), "--tls-key-file", str(key),
-                     "--tls-ca-cert-file", str(self._certificate)]
-            tls = {"ssl": True, "ssl_ca_certs": str(self._certificate)}
+            key, ca = self._certificate.with_suffix(".key"), str(self._certificate.with_name("ca.pem"))
+            ports = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "yes" if self._asks else "no",
+                     "--tls-replication", "yes", "--tls-cert-file", str(self._certificate), "--tls-key-file", str(key),
+                     "--tls-ca-cert-file", ca]
+            tls = {"ssl": True, "ssl_ca_certs": ca, "ssl_certfile": str(self._certificate), "ssl_keyfile": str(key)}
         if self._password is not None:
             ports += ["--requirepass", self._password]
         self.process = subprocess.Popen(
@@ -97,26 +94,8 @@ def _does_tls(program: str) -> bool:
 
 
 def certificate_in(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that signs itself; its key is beside it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis of a test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        # From here on what Python 3.13 asks of one that signs, see ssl.VERIFY_X509_STRICT.
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-        .add_extension(x509.KeyUsage(
-            digital_signature=True, key_cert_sign=True, crl_sign=False, content_commitment=False,
-            key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
-            decipher_only=False), critical=True)
-        .sign(key, hashes.SHA256()))
-    path = folder / "redis.crt"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    path.with_suffix(".key").write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    """A certificate for this machine; its key and ca.pem are beside it."""
+    ca = Authority()
+    (folder / "ca.pem").write_bytes(ca.pem)
+    path, _ = ca.issue().write(folder, "redis")
     return path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.certificates import Authority
 from harness.local_mesh import free_port
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.waiting import WaitingLine
@@ -249,18 +250,64 @@ async def test_sentinels_and_their_servers_with_tls(tls: tuple[str, Path]) -> No
             with pytest.raises(PeerLost):
                 await store.connect()
             await store.close()
-        await survives_its_master(f"rediss+sentinel://{where}?ssl_ca_certs={certificate}", sentinels)
+        ca = certificate.with_name("ca.pem")
+        await survives_its_master(f"rediss+sentinel://{where}?ssl_ca_certs={ca}", sentinels)
 
 
 async def test_a_single_server_with_tls_and_a_password(tls: tuple[str, Path]) -> None:
     program, certificate = tls
     server = RedisServer(program=program, certificate=certificate, password="of#server")
-    url = f"rediss://:of%23server@127.0.0.1:{server.port}/0?ssl_ca_certs={certificate}"
+    url = f"rediss://:of%23server@127.0.0.1:{server.port}/0?ssl_ca_certs={certificate.with_name('ca.pem')}"
     async with Gateway(url) as sessions:
         session = new_session(sessions, 20)
         await written(server, session)
         assert (await resume(sessions, session.handle)).history.steps == 20
     server.close()
+
+
+async def test_a_server_that_asks_for_a_certificate(tls: tuple[str, Path], tmp_path: Path) -> None:
+    program, certificate = tls
+    server = RedisServer(program=program, certificate=certificate, asks=True)
+    ca, ours, key = (certificate.with_name(name) for name in ("ca.pem", "redis.pem", "redis.key"))
+    chain, other_key = Authority("another CA").issue().write(tmp_path, "stranger")
+    for wrong in ("", f"?ssl_ca_certs={ca}", f"?ssl_certfile={ours}&ssl_keyfile={key}",
+                  f"?ssl_ca_certs={ca}&ssl_certfile={chain}&ssl_keyfile={other_key}"):
+        store = Store(f"rediss://127.0.0.1:{server.port}/0{wrong}")
+        with pytest.raises(PeerLost):
+            await store.connect()
+        await store.close()
+    async with Gateway(f"rediss://localhost:{server.port}/0?ssl_ca_certs={ca}&ssl_certfile={ours}&ssl_keyfile={key}"
+                       ) as sessions:
+        session = new_session(sessions, 20)
+        await written(server, session)
+        assert (await resume(sessions, session.handle)).history.steps == 20
+    server.close()
+
+
+async def test_a_redis_that_comes_back_with_another_ca_is_met_with_the_new_files(tls: tuple[str, Path]) -> None:
+    """The redis package reads them once for each connection object that it keeps."""
+    program, certificate = tls
+    ca, ours, key = (certificate.with_name(name) for name in ("ca.pem", "redis.pem", "redis.key"))
+    server = RedisServer(program=program, certificate=certificate, asks=True)
+    store = Store(f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={ca}&ssl_certfile={ours}&ssl_keyfile={key}")
+    await store.connect()
+    server.kill()
+    with pytest.raises(StoreAway):
+        await store.run(Request(SET, ("moshimesh:{a}:x",), (1,)))
+    certificate_in(certificate.parent)
+    server.start()
+    await until(lambda: store.available)
+    await store.run(Request(SET, ("moshimesh:{a}:x",), (1,)))
+    await store.close()
+    server.close()
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster", "rediss+sentinel"])
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_a_file_of_the_url_that_is_not_there_is_named_by_its_option(scheme: str, option: str) -> None:
+    with pytest.raises(ValueError, match=f"--redis-url: the file of {option} can't be read") as caught:
+        Store(f"{scheme}://h:1/{'calls' if 'sentinel' in scheme else ''}?{option}=/secret57.pem")
+    assert "57" not in str(caught.value)
 
 
 async def test_a_right_that_is_missing_is_named_by_redis_7_too(tls: tuple[str, Path]) -> None:

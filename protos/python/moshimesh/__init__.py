@@ -14,6 +14,7 @@ from moshimesh.events import (
     Speech,
     Summary,
 )
+from moshimesh.recording import Recording, Replayed
 
 __all__ = [
     "ConversationEvent",
@@ -24,6 +25,8 @@ __all__ = [
     "MeshInfo",
     "Queued",
     "Ready",
+    "Recording",
+    "Replayed",
     "ResumeStatus",
     "Resumed",
     "Speech",

@@ -14,6 +14,7 @@ from moshimesh.director import Director
 from moshimesh.events import Event, MeshInfo, mesh_error
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
+from moshimesh.recording import Recording, Replayed
 from moshimesh.sent import Sent
 from moshimesh.source import PcmFormat, Source
 
@@ -40,14 +41,59 @@ class Mesh:
     def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
         self._stubs = [conversation_pb2_grpc.ConversationServiceStub(channel) for channel in channels]
 
-    async def info(self) -> MeshInfo:
+    async def info(self, *, api_key: str = "") -> MeshInfo:
         """The model that a conversation gets if it names none. Raises MeshError."""
-        return _mesh_info(await self._ask(lambda stub: stub.GetInfo(conversation_pb2.GetInfoRequest())))
+        metadata = _metadata(api_key)
+        return _mesh_info(await self._ask(lambda stub: stub.GetInfo(
+            conversation_pb2.GetInfoRequest(), metadata=metadata)))
 
-    async def models(self) -> list[MeshInfo]:
+    async def models(self, *, api_key: str = "") -> list[MeshInfo]:
         """All models that a conversation can have. Raises MeshError."""
-        answer = await self._ask(lambda stub: stub.ListModels(conversation_pb2.ListModelsRequest()))
+        metadata = _metadata(api_key)
+        answer = await self._ask(lambda stub: stub.ListModels(conversation_pb2.ListModelsRequest(), metadata=metadata))
         return [_mesh_info(model) for model in answer.models]
+
+    async def export(self, resume_handle: str, *, from_step: int = 0, api_key: str = "") -> Recording:
+        """What the mesh keeps of the conversation with this handle (`Ready` has it): its last steps, as tokens.
+
+        Raises MeshError.
+        """
+        request = conversation_pb2.ExportRequest(resume_handle=resume_handle, from_step=from_step)
+        metadata = _metadata(api_key)
+        return Recording(await self._ask(lambda stub: stub.Export(request, metadata=metadata)))
+
+    async def replay(self, recording: Recording, *, model: str = "", sampling: lm_pb2.Sampling | None = None,
+                     audio: bool = False, api_key: str = "") -> AsyncIterator[Replayed]:
+        """Step a recording again, as fast as it goes.
+
+        Args:
+            recording: from `export`, or a file.
+            model: empty for the one that it was held with.
+            sampling: None for that of the recording, which gives the same tokens again.
+            audio: whether to make audio, too.
+            api_key: as for `converse`.
+
+        Raises MeshError.
+        """
+        config = conversation_pb2.ReplayConfig(model=model or recording.model_id, audio=audio, past=recording.past(),
+                                               sampling=recording.sampling if sampling is None else sampling)
+
+        async def requests() -> AsyncIterator[conversation_pb2.ReplayRequest]:
+            yield conversation_pb2.ReplayRequest(config=config)
+            for steps in recording.messages():
+                yield conversation_pb2.ReplayRequest(steps=steps)
+
+        call = self._stubs[0].Replay(requests(), metadata=_metadata(api_key))
+        try:
+            async for response in call:
+                if response.HasField("frame"):
+                    frame = response.frame
+                    token = frame.text_token if frame.HasField("text_token") else None
+                    yield Replayed(frame.step, frame.text, token, tuple(frame.codes), frame.pcm)
+        except grpc.aio.AioRpcError as error:
+            raise mesh_error(error) from None
+        finally:
+            call.cancel()
 
     async def _ask(self, method: Callable[[conversation_pb2_grpc.ConversationServiceStub], Awaitable[Any]]) -> Any:
         """The answer of the first gateway that can be reached. Raises MeshError."""
@@ -145,7 +191,8 @@ class Mesh:
 async def connect(target: str, *, credentials: grpc.ChannelCredentials | None = None, connect_s: float = 3.0
                   ) -> AsyncIterator[Mesh]:
     """Connect to a gateway at host:port, or to several separated by commas: a call whose gateway is lost goes on at the
-    next one. In plain text unless credentials are given.
+    next one. In plain text unless credentials are given: `grpc.ssl_channel_credentials()` for certificates of public
+    CAs, `grpc.ssl_channel_credentials(pem_of_a_ca)` for a CA of your own.
 
     A gateway that does not answer within `connect_s` counts as lost. Names that gRPC resolves itself (dns:, unix:, ...)
     are taken as they are. Raises ValueError when no address is named, or one that is none.

@@ -145,7 +145,7 @@ class Conversation:
                         self._on_ready(ready)
                     yield Ready(ready.session_id, ready.model_id, ready.codec_id, ready.sample_rate_hertz,
                                 ready.samples_per_frame, ready.delay_frames, ready.sampling.seed,
-                                ready.frame_due_us / 1e6)
+                                ready.frame_due_us / 1e6, ready.resume_handle)
                 elif kind == "summary":
                     yield self._summary(response.summary)
                 elif kind == "event":

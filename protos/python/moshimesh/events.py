@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
@@ -53,7 +53,7 @@ class HopTiming:
 @dataclass(frozen=True)
 class Ready:
     """The conversation is open. A live caller's frames should be complete `frame_due_s` from now, and every frame's
-    length after that.
+    length after that. `resume_handle` is the key to what is said, for `Mesh.export`: keep it secret.
     """
 
     session_id: str
@@ -64,6 +64,7 @@ class Ready:
     delay_frames: int
     seed: int
     frame_due_s: float
+    resume_handle: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,21 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 
+from moshimesh.journal.v1 import journal_pb2
+from moshimesh.lm.v1 import lm_pb2
+
 from services.gateway.calls.callers import Caller, Input, Opening, Resumed
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.rates import Rate
+from services.gateway.calls.replay import Begun, Recorded, Replay, Replayed
 from services.gateway.calls.resources import Resources
-from services.gateway.path.observer import Observer
+from services.gateway.path.observer import Observer, Unheard
 from services.gateway.peers.models import Model
+from services.gateway.sessions.history import History
+from services.gateway.sessions.records import Record
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
 from services.mesh.errors import Draining, InvalidRequest, TooManyResumes
@@ -76,11 +82,38 @@ class Desk:
             finally:
                 self._conversations.discard(conversation)
 
+    async def export(self, caller: Caller, handle: str) -> Record:
+        """What is kept of a conversation. Raises UnknownSession, ResumeUnavailable, ResumeIncompatible, TooManyResumes.
+        """
+        _, record = await self._resources.sessions.read(self._known(caller, handle))
+        return record
+
+    async def replay(self, caller: Caller, model_id: str, sampling: lm_pb2.Sampling, past: journal_pb2.Chunk,
+                     steps: AsyncIterator[Recorded], *, audio: bool) -> AsyncGenerator[Begun | Replayed, None]:
+        """Step a recording again, after its `past`. Counts as a call of the caller's. Raises MeshError."""
+        if self._draining:
+            raise Draining(GATEWAY_STOPS)
+        model = await self._resources.fleet.model(model_id)
+        lm = self._resources.fleet.lm.info(model.model_id)
+        history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
+        try:
+            history.extend(past)
+        except ValueError as error:
+            raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
+        name = f"replay-{secrets.token_hex(8)}"
+        observer = Unheard()
+        async with self._limits.admit(caller.key_id, name), contextlib.aclosing(Replay(
+                self._resources, model, sampling, history, audio=audio, observer=observer).hold(steps)) as events:
+            async for event in events:
+                yield event
+
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""
-        if not isinstance(opening.origin, Resumed):
-            return Handle.new()
-        handle = Handle(opening.origin.handle)
+        return self._known(caller, opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+
+    def _known(self, caller: Caller, text: str) -> Handle:
+        """A handle that a caller has. Raises UnknownSession, TooManyResumes."""
+        handle = Handle(text)
         wait_s = max(self._resumes_of_handle.take(handle.name),
                      self._resumes_from_address.take(caller.address.rpartition(":")[0]))
         if wait_s:

@@ -4,13 +4,13 @@ between, and Summary. Each edge turns these into its own wire format. How a conv
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.path.pipeline import Notice, Speech
+from services.gateway.path.pipeline import ConversationEvent, Notice, Speech
+from services.gateway.turns.events import EventKind
 
 __all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "Heard", "Notice", "Queued", "Ready", "ResumeStatus",
            "Speech", "Summary"]
@@ -64,30 +64,6 @@ class GoAway(Notice):
     """This gateway stops: resume the conversation at another one before the time is over."""
 
     time_left_s: float
-
-
-class EventKind(enum.Enum):
-    """What happened in a conversation; conversation.proto says what each means."""
-
-    USER_SPEECH_STARTED = "user_speech_started"
-    USER_SPEECH_STOPPED = "user_speech_stopped"
-    MODEL_SPEECH_STARTED = "model_speech_started"
-    MODEL_SPEECH_STOPPED = "model_speech_stopped"
-    OVERLAP_BEGUN = "overlap_begun"
-    OVERLAP_ENDED = "overlap_ended"
-    INTERRUPTED = "interrupted"
-    BACK_CHANNEL = "back_channel"
-
-
-@dataclass(frozen=True)
-class ConversationEvent(Notice):
-    """Something that happened in the conversation. Comes before the speech of the frame at which it was certain."""
-
-    kind: EventKind
-    sequence: int
-    """The frame at which it began; may be some frames before the one at which it was certain."""
-    at_ms: int
-    """That frame's time on the caller's audio clock since the conversation began."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from services.gateway.calls.callers import (
     SetSampling,
 )
 from services.gateway.calls.desk import Desk
-from services.gateway.edges import pcm
+from services.gateway.edges import pcm, replay
 from services.gateway.edges.farewell import Requests, with_farewell
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
@@ -40,7 +40,8 @@ class GrpcEdge:
 
     def __init__(self, desk: Desk, gate: Gate, stall_s: float) -> None:
         self.services = (Service(DESCRIPTOR, {
-            "GetInfo": self.get_info, "ListModels": self.list_models, "Converse": self.converse}, stall_s),)
+            "GetInfo": self.get_info, "ListModels": self.list_models, "Converse": self.converse,
+            "Export": self.export, "Replay": self.replay}, stall_s),)
         self._desk, self._gate = desk, gate
 
     def drain(self) -> None:
@@ -66,6 +67,18 @@ class GrpcEdge:
         caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
         async with Requests(requests) as inbox, contextlib.aclosing(
                 with_farewell(self._converse(inbox, caller), inbox, "Converse")) as responses:
+            async for response in responses:
+                yield response
+
+    async def export(self, request: conversation_pb2.ExportRequest) -> conversation_pb2.ExportResponse:
+        """What is kept of a conversation."""
+        return await replay.export(self._desk, await self._gate.caller("", "", "grpc"), request)
+
+    async def replay(self, requests: Incoming[conversation_pb2.ReplayRequest]
+                     ) -> AsyncGenerator[conversation_pb2.ReplayResponse, None]:
+        """A recorded conversation, stepped again."""
+        caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
+        async with contextlib.aclosing(replay.replay(self._desk, caller, requests)) as responses:
             async for response in responses:
                 yield response
 

@@ -74,7 +74,7 @@ class Ingest:
         """
         self.next_sequence = next_sequence
         self.frames_skipped = 0
-        self._audio, self._observer = audio, observer
+        self.audio, self._observer = audio, observer
         self._live = live
         self._delay_frames = delay_frames
         self._rest: Pcm = np.zeros(0, dtype=np.float32)  # less than a frame
@@ -124,15 +124,15 @@ class Ingest:
         self._send()
 
     async def _cut(self, pieces: AsyncIterator[Pcm]) -> None:
-        frame, last_was_short = self._audio.samples_per_frame, False
+        frame, last_was_short = self.audio.samples_per_frame, False
         self._pace.wait()
         async for piece in pieces:
-            self._audio.check(piece)
+            self.audio.check(piece)
             if last_was_short:
                 raise InvalidRequest("BAD_PCM", f"only the last piece may be shorter than {SHORTEST_PIECE_MS} ms; "
                                      "collect samples before you send them", field="audio.pcm")
-            last_was_short = self._audio.is_short(piece)
-            seconds = self._audio.seconds(len(piece))
+            last_was_short = self.audio.is_short(piece)
+            seconds = self.audio.seconds(len(piece))
             self._pace.came(seconds)
             self._observer.heard(seconds)
             self._largest_piece_frames = max(self._largest_piece_frames, -(-len(piece) // frame))
@@ -229,9 +229,9 @@ class Ingest:
     async def _flush(self) -> None:
         """Fill up the last frame, and follow it with as many frames of silence as the delay line is long."""
         if len(self._rest):
-            await self._add(np.pad(self._rest, (0, self._audio.samples_per_frame - len(self._rest))))
+            await self._add(np.pad(self._rest, (0, self.audio.samples_per_frame - len(self._rest))))
         if not self._next_cut:
             return
-        silence = bytes(4 * self._audio.samples_per_frame)
+        silence = bytes(4 * self.audio.samples_per_frame)
         for sequence in range(self._next_cut, self._next_cut + self._delay_frames):
             self._frames.append(CallerFrame(sequence, silence, now_unix_nanos(), self._controls_of(sequence)))

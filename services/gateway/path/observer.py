@@ -46,3 +46,35 @@ class Observer(Protocol):
 
     def ended(self, reason: str) -> None:
         """The call is over: "completed", "cancelled", or the reason of its error. Also of a call that never opened."""
+
+
+class Unheard:
+    """An observer of what nobody listens to: a replay, whose frames have no deadline."""
+
+    def opened(self, session_id: str, model_id: str, frame_nanos: int) -> None:
+        """See Observer."""
+
+    def resumed(self, next_sequence: int) -> None:
+        """See Observer."""
+
+    def heard(self, seconds: float) -> None:
+        """See Observer."""
+
+    def skipped(self, frames: int) -> None:
+        """See Observer."""
+
+    def entered(self, sequence: int) -> str:
+        """See Observer."""
+        return ""
+
+    def served_by(self, hop: audio_pb2.Hop, replica: Replica, sequence: int) -> None:
+        """See Observer."""
+
+    def moved(self, service: str, change: Change) -> None:
+        """See Observer."""
+
+    def left(self, context: audio_pb2.FrameContext) -> None:
+        """See Observer."""
+
+    def ended(self, reason: str) -> None:
+        """See Observer."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.models import Model
 from services.gateway.peers.replicas import DECODE, ENCODE, STEP
 from services.gateway.sessions.history import History
+from services.gateway.turns.detector import Detector
+from services.gateway.turns.events import EventKind, Happening
 from services.mesh.clock import now_unix_nanos
 
 
@@ -50,6 +52,19 @@ class Speech:
 
 class Notice:
     """A message for the caller between two frames of speech; see `Pipeline.tell`."""
+
+
+@dataclass(frozen=True)
+class ConversationEvent(Notice):
+    """Something that happened in the conversation. Comes right before the speech of the frame at which it was certain,
+    so that a caller who resumes from the last speech misses none.
+    """
+
+    kind: EventKind
+    sequence: int
+    """The frame at which it began; may be some frames before the one at which it was certain."""
+    at_ms: int
+    """That frame's time on the caller's audio clock since the conversation began."""
 
 
 class _End:
@@ -112,10 +127,16 @@ class Rows:
 class Pipeline:
     """One call's three stages."""
 
-    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer) -> None:
-        self._ingest, self._observer = ingest, observer
+    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer, turns: Detector) -> None:
+        """`turns` knows the steps before this call."""
+        self._ingest, self._observer, self._turns = ingest, observer, turns
+        self._frame_ms = ingest.audio.frame_nanos / 1_000_000
         self._directed: dict[int, lm_pb2.StepControls] = {}  # while their frames are being encoded, by sequence
-        self._said: deque[lm_pb2.StepFrame] = deque()  # steps whose audio is being decoded; bounded as the next one is
+        # Codes that are being stepped, and steps whose audio is being decoded, each with what has become certain with
+        # it; bounded as the next one is.
+        self._heard: deque[Sequence[int]] = deque()
+        self._said: deque[tuple[lm_pb2.StepFrame, list[Happening]]] = deque()
+        self._happened: list[Happening] = []  # with steps that had no answer; the delay line is short
         # Bounded by ingest's frames in flight, one failure of each source, and a notice for each thing that changes.
         self._out: asyncio.Queue[audio_pb2.PcmFrame | Notice | Exception | _End] = asyncio.Queue()
         self._encode = Stage(rows.encoder, audio_pb2.HOP_CODEC_ENCODE,
@@ -134,7 +155,9 @@ class Pipeline:
             if isinstance(out, Notice):
                 yield out
                 continue
-            step = self._said.popleft()
+            step, happened = self._said.popleft()
+            for one in happened:
+                yield ConversationEvent(one.kind, one.sequence, round(one.sequence * self._frame_ms))
             emitted = now_unix_nanos()
             out.context.hops.add(hop=audio_pb2.HOP_GATEWAY_EMIT, received_unix_nanos=emitted,
                                  dequeued_unix_nanos=emitted, started_unix_nanos=emitted,
@@ -163,13 +186,18 @@ class Pipeline:
             request.step.frame.CopyFrom(frame)
             if self._directed and (controls := self._directed.pop(frame.context.sequence, None)):
                 request.step.controls.CopyFrom(controls)
+            self._heard.append(frame.codes)
             self._step.send(request)
         else:  # the model has heard it before the call was cut: only the codec had to hear it again
             self._left(frame.context)
 
     def _stepped(self, step: lm_pb2.StepFrame) -> None:
-        if step.HasField("text_token"):
-            self._said.append(step)
+        answered = step.HasField("text_token")
+        self._happened += self._turns.step(step.frame.context.sequence, self._heard.popleft(),
+                                           [step.text_token, *step.frame.codes] if answered else None)
+        if answered:
+            self._said.append((step, self._happened))
+            self._happened = []
             self._decode.send(codec_pb2.DecodeRequest(frame=step.frame))
         else:  # the delay line fills: nothing to say yet
             self._left(step.frame.context)

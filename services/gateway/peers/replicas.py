@@ -21,16 +21,21 @@ import grpc
 from moshimesh.codec.v1 import codec_pb2, codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
+from services.gateway.peers.channels import open_channel, why_not
 from services.gateway.peers.clocks import PeerClock
-from services.gateway.peers.tunnel import Method, Tunnel
+from services.gateway.peers.tunnel import SPANS_SENT_S, Call, Method, Tunnel
 from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, from_rpc_error
-from services.mesh.transport import CHANNEL_OPTIONS
+from services.mesh.tls import Identity, Pair
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # how stale the number of free slots may be; a full replica says so itself
 POLL_ANSWER_S = 1.0  # a replica that takes longer gets no new sessions until it answers again
 FIRST_POLL_S = 0.2
+# Sessions leave a connection whose certificate was replaced one after another, so that the work of their rebuilt rows
+# does not come all at once, and one free slot is enough for all. One that takes longer does not hold up the others.
+MOVE_S = 2.0
+LOOK_S = 0.05
 
 ENCODE = Method("/moshimesh.codec.v1.CodecService/Encode", codec_pb2.EncodeRequest, codec_pb2.EncodeResponse)
 STEP = Method("/moshimesh.lm.v1.LmService/Step", lm_pb2.StepRequest, lm_pb2.StepResponse)
@@ -77,6 +82,12 @@ class Replica:
     channel: grpc.aio.Channel
     facts: Facts | None = None  # None: it does not answer
     problem: str = "not asked yet"
+    host: str = ""
+    """The name that was resolved to this address."""
+    pair: Pair | None = None
+    """The certificate that its connection was made with; None: in plain text."""
+    refused: bool = False
+    """Whether the log has it that this connection can't be made."""
     tunnel: Tunnel = field(init=False)
     clock: PeerClock = field(default_factory=PeerClock)
 
@@ -95,15 +106,19 @@ class Replicas:
     """All replicas of one service, asked every second how they are."""
 
     def __init__(self, role: str, targets: str, ask: Callable[[grpc.aio.Channel], Awaitable[Facts]],
-                 failover_s: float = 15.0) -> None:
+                 failover_s: float = 15.0, tls: Identity | None = None) -> None:
         """`targets`: host:port of each, separated by commas; a name with several addresses stands for all of them, as
         a headless service of Kubernetes does. A session whose replica was lost looks for another one for `failover_s`.
+        `tls` is who we are; without it they are spoken to in plain text.
         """
         self.role = role
         self.failover_s = failover_s
         self._targets = [target.strip() for target in targets.split(",") if target.strip()]
         self._ask = ask
+        self._tls = tls
         self._replicas: dict[str, Replica] = {}
+        self._successors: dict[str, Replica] = {}  # by address: with the new certificate, not used before they answer
+        self._leaving: set[asyncio.Task[None]] = set()
         self._poller: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refreshing.set_result(None)
@@ -117,7 +132,8 @@ class Replicas:
                 raise PeerLost(f"what listens at {wrong[0].address} is not the {self.role} service; correct "
                                f"--{self.role}")
             if time.monotonic() > deadline:
-                problems = ", ".join(f"{replica.address}: {replica.problem}" for replica in self._replicas.values())
+                problems = ", ".join([f"{replica.address}: {await why_not(replica.channel, self._tls is not None)}"
+                                      for replica in self._replicas.values()])
                 raise PeerLost(f"no {self.role} service at {', '.join(self._targets)} ({problems or 'unknown host'}); "
                                f"start it, or name another one with --{self.role}")
             await asyncio.sleep(FIRST_POLL_S)
@@ -129,7 +145,10 @@ class Replicas:
             self._poller.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._poller
-        for replica in self._replicas.values():
+        for leaving in list(self._leaving):
+            leaving.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        for replica in (*self._replicas.values(), *self._successors.values()):
             await replica.channel.close()
 
     @property
@@ -210,7 +229,10 @@ class Replicas:
 
     async def _ask_all(self) -> None:
         await self._resolve()
-        await asyncio.gather(*(self._refresh(replica) for replica in list(self._replicas.values())))
+        await self._connect_anew()
+        await asyncio.gather(*(self._refresh(replica) for replica in (*self._replicas.values(),
+                                                                      *self._successors.values())))
+        await self._hand_over()
 
     async def _poll_forever(self) -> None:
         while True:
@@ -230,22 +252,84 @@ class Replicas:
             replica.facts, replica.problem = None, error.code().name
 
     async def _resolve(self) -> None:
-        found: set[str] = set()
+        found: dict[str, str] = {}  # address: host
         for target in self._targets:
             host, _, port = target.rpartition(":")
             with contextlib.suppress(OSError):  # a name that can't be resolved now keeps the replicas it had
                 infos = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=1)
                 # Servers of ours listen on all IPv4 addresses by default, so localhost's other one would never answer.
                 addresses = [info[4][0] for info in infos if host != "localhost" or info[0].name == "AF_INET"]
-                found |= {f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
-                          for address in addresses}
-        for address in sorted(found - self._replicas.keys()):
-            self._replicas[address] = Replica(self.role, address,
-                                              grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
-        for address in self._replicas.keys() - found:
+                for address in addresses:
+                    found.setdefault(f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}",
+                                     host.strip("[]"))
+        for address in sorted(found.keys() - self._replicas.keys()):
+            self._replicas[address] = self._connect(address, found[address])
+        for address in self._replicas.keys() - found.keys():
             # One that drains has left the name and takes no new calls, not even ours that ask how it is.
             if self._replicas[address].facts is None and not self._replicas[address].tunnel.busy:
                 await self._replicas.pop(address).channel.close()
+
+    def _connect(self, address: str, host: str) -> Replica:
+        return Replica(self.role, address, open_channel(address, host, self._tls), host=host,
+                       pair=self._pair)
+
+    @property
+    def _pair(self) -> Pair | None:
+        """What connections are made with now."""
+        return None if self._tls is None else self._tls.current
+
+    async def _connect_anew(self) -> None:
+        """When our certificate was replaced, prepare a new connection beside each. A channel keeps what it was made
+        with, for ever.
+        """
+        if self._tls is None:
+            return
+        self._tls.look()
+        for address, successor in list(self._successors.items()):
+            if successor.pair is not self._pair or address not in self._replicas:
+                await self._successors.pop(address).channel.close()
+        for address, replica in self._replicas.items():
+            if replica.pair is not self._pair and address not in self._successors:
+                self._successors[address] = self._connect(address, replica.host)
+
+    async def _hand_over(self) -> None:
+        """Use the new connections that work. The others keep the old one: perhaps the replica does not know our new CA
+        yet.
+        """
+        for address, successor in list(self._successors.items()):
+            old = self._replicas.get(address)
+            if old is None or successor.facts is None:
+                if old is not None and old.facts is not None and not successor.refused:
+                    successor.refused = True
+                    log.warning("the %s replica at %s can't be called with the new certificate (%s); the connection "
+                                "with the one before stays", self.role, address,
+                                await why_not(successor.channel, tls=True))
+                continue
+            self._replicas[address] = self._successors.pop(address)
+            successor.clock = old.clock
+            leaving = asyncio.create_task(self._leave(old, successor.facts.weights_id))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, old: Replica, weights_id: str) -> None:
+        """Let the sessions of a connection move as they do for a drain, and close it. While no slot is free they stay:
+        their frames are as safe there as they were.
+        """
+        told: Call[Any, Any] | None = None
+        wait_until = 0.0
+        try:
+            while old.tunnel.busy:
+                if told is None or told.ended or time.monotonic() > wait_until:
+                    told = next((call for call in old.tunnel.calls if not call.draining
+                                 and self.free(call.method, weights_id)), None)
+                    if told is not None:
+                        told.drain()
+                        wait_until = time.monotonic() + MOVE_S
+                await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(SPANS_SENT_S)
+            log.info("the %s replica at %s is called with the new certificate alone", self.role, old.address)
+        finally:
+            await old.channel.close()
 
 
 def movable(error: MeshError) -> bool:

@@ -62,6 +62,11 @@ class Tunnel:
         return self._stream is not None and self._stream.busy
 
     @property
+    def calls(self) -> list[Call[Any, Any]]:
+        """Those that are going on here."""
+        return [] if self._stream is None or self._stream.broken else self._stream.calls
+
+    @property
     def stream(self) -> Stream | None:
         """The present stream. All its answers come from one process, which remembers what it has answered."""
         return self._stream
@@ -72,19 +77,20 @@ class Call(Generic[RequestMessage, ResponseMessage]):
 
     def __init__(self, number: int, outbox: Outbox[tunnel_pb2.RequestItem],
                  method: Method[RequestMessage, ResponseMessage]) -> None:
+        self.method = method.name
+        self.ended = False
         self._number = number
         self._outbox = outbox
         self._parse = method.response.FromString
         self._inbox: asyncio.Queue[ResponseMessage | MeshError | None] = asyncio.Queue()  # until `deliver_to`
         self._deliver: Callable[[ResponseMessage | MeshError | None], None] = self._inbox.put_nowait
-        self._ended = False
         self.draining = False  # the service will stop soon, and the call with it
         self.on_draining: Callable[[], None] = _ignore
         self._outbox.put(tunnel_pb2.RequestItem(call=number, open=method.name))
 
     def send(self, request: RequestMessage) -> None:
         """Send a request; does nothing when the call has ended. One that is too large ends the call with an error."""
-        if self._ended:
+        if self.ended:
             return
         data = request.SerializeToString()
         if len(data) <= ITEM_BYTES:
@@ -97,14 +103,14 @@ class Call(Generic[RequestMessage, ResponseMessage]):
 
     def half_close(self) -> None:
         """Say that no more requests come."""
-        if not self._ended:
+        if not self.ended:
             self._outbox.put(tunnel_pb2.RequestItem(call=self._number, half_close=tunnel_pb2.Nothing()))
 
     def cancel(self) -> None:
         """End the call; the service takes its slot back."""
         self.on_draining = _ignore
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._outbox.put(tunnel_pb2.RequestItem(call=self._number, cancel=tunnel_pb2.Nothing()))
 
     def __aiter__(self) -> Call[RequestMessage, ResponseMessage]:
@@ -134,13 +140,13 @@ class Call(Generic[RequestMessage, ResponseMessage]):
 
     def lose(self, error: MeshError) -> None:
         """The stream below broke."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._deliver(error)
 
     def receive(self, item: tunnel_pb2.ResponseItem, peer: str) -> None:
         """Take what the service sent."""
-        if self._ended:
+        if self.ended:
             return
         if item.WhichOneof("item") == "message":
             try:
@@ -151,7 +157,7 @@ class Call(Generic[RequestMessage, ResponseMessage]):
             else:
                 self._deliver(response)
             return
-        self._ended = True
+        self.ended = True
         end = item.end
         self._deliver(from_status(end.code, end.message, end.details, peer) if end.code else None)
 
@@ -177,6 +183,11 @@ class Stream:
     def busy(self) -> bool:
         """Whether calls are going on in it."""
         return not self.broken and bool(self._calls)
+
+    @property
+    def calls(self) -> list[Call[Any, Any]]:
+        """Those that are going on in it."""
+        return list(self._calls.values())
 
     def open(self, method: Method[RequestMessage, ResponseMessage]) -> Call[RequestMessage, ResponseMessage]:
         """Begin a call."""

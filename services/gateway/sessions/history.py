@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
@@ -102,6 +102,14 @@ class History:
         width = self.user_codebooks
         start = max(step - self.first_step, 0) * width
         return [self._user[row:row + width].tolist() for row in range(start, len(self._user), width)]
+
+    def kept_steps(self) -> Iterator[tuple[int, list[int], list[int] | None]]:
+        """The caller's number, the user's codes and the tokens (None while the delay line filled) of each kept step."""
+        heard, said = self.user_codebooks, self.own_codebooks + 1
+        for kept, sequence in enumerate(self._sequences):
+            step, row = self.first_step + kept, self._token_row(self.first_step + kept)
+            yield (sequence, self._user[kept * heard:(kept + 1) * heard].tolist(),
+                   None if step < self.delay_frames else self._tokens[row:row + said].tolist())
 
     def chunk(self, first_step: int) -> journal_pb2.Chunk:
         """The steps from first_step on, as far as they are kept, for a journal. The caller adds version and age."""

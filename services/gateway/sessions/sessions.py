@@ -88,7 +88,7 @@ class Sessions:
             ResumeUnavailable: Redis does not answer, or refuses.
         """
         for _ in range(MOST_READS):
-            revision, record = await self._read(handle)
+            revision, record = await self.read(handle)
             checked = await check(record)
             fence = await self._run(Request(_TAKE_OVER, keys_of(handle.name), (
                 revision, self._owner, round(self.grace_s * 1000))))
@@ -112,8 +112,8 @@ class Sessions:
         with contextlib.suppress(StoreAway):
             await self._write(list(self._live.values()))
 
-    async def _read(self, handle: Handle) -> tuple[bytes, Record]:
-        """The session's revision, and the session. Raises as resume does."""
+    async def read(self, handle: Handle) -> tuple[bytes, Record]:
+        """The session's revision, and the session as it was last written. Raises as resume does."""
         unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
                                  f"{self.grace_s:.0f} s ago")
         found = await self._run(Request(_READ, keys_of(handle.name)))

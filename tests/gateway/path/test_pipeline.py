@@ -16,6 +16,8 @@ from services.gateway.path.memory import LmMemory
 from services.gateway.path.pipeline import Notice, Pipeline, Rows
 from services.gateway.peers.replicas import STEP, Replicas, lm_facts
 from services.gateway.sessions.history import History
+from services.gateway.turns.detector import Detector
+from services.gateway.turns.table import SpeechTable
 from services.mesh.errors import CallTooLong
 from tests.gateway.fake_lm import CONTEXT, DELAY, OWN, USER, FakeLm
 from tests.gateway.fake_observer import Heard
@@ -32,7 +34,8 @@ async def test_a_failure_while_a_row_is_lost_ends_the_call_after_a_notice() -> N
 
     # What the other two stages speak does not matter here.
     observer, rows = Heard(), Rows(await row(), await row(), await row())
-    pipeline = Pipeline(rows, Ingest(AudioFormat(24_000, 1920), observer, live=True, delay_frames=1), observer)
+    pipeline = Pipeline(rows, Ingest(AudioFormat(24_000, 1920), observer, live=True, delay_frames=1), observer,
+                        Detector(SpeechTable(b"", 1), ()))
     try:
         conversing = pipeline.converse()
         notice = Notice()

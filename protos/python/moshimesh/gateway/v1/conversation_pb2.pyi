@@ -39,6 +39,102 @@ EVENT_KIND_OVERLAP_ENDED: EventKind
 EVENT_KIND_INTERRUPTED: EventKind
 EVENT_KIND_BACK_CHANNEL: EventKind
 
+class ExportRequest(_message.Message):
+    __slots__ = ("resume_handle", "from_step")
+    RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    resume_handle: str
+    from_step: int
+    def __init__(self, resume_handle: _Optional[str] = ..., from_step: _Optional[int] = ...) -> None: ...
+
+class RecordedSteps(_message.Message):
+    __slots__ = ("first_step", "sequences", "user_codes", "tokens", "controls")
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    USER_CODES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    first_step: int
+    sequences: _containers.RepeatedScalarFieldContainer[int]
+    user_codes: _containers.RepeatedScalarFieldContainer[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    controls: _containers.RepeatedCompositeFieldContainer[_lm_pb2.StepControlsAt]
+    def __init__(self, first_step: _Optional[int] = ..., sequences: _Optional[_Iterable[int]] = ..., user_codes: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ..., controls: _Optional[_Iterable[_Union[_lm_pb2.StepControlsAt, _Mapping]]] = ...) -> None: ...
+
+class ExportResponse(_message.Message):
+    __slots__ = ("model_id", "codec_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling", "steps")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    codec_id: str
+    user_codebooks: int
+    own_codebooks: int
+    delay_frames: int
+    context_frames: int
+    sampling: _lm_pb2.Sampling
+    steps: RecordedSteps
+    def __init__(self, model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., steps: _Optional[_Union[RecordedSteps, _Mapping]] = ...) -> None: ...
+
+class ReplayConfig(_message.Message):
+    __slots__ = ("model", "sampling", "past", "audio")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    PAST_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    sampling: _lm_pb2.Sampling
+    past: RecordedSteps
+    audio: bool
+    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., past: _Optional[_Union[RecordedSteps, _Mapping]] = ..., audio: bool = ...) -> None: ...
+
+class ReplayRequest(_message.Message):
+    __slots__ = ("config", "steps")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    config: ReplayConfig
+    steps: RecordedSteps
+    def __init__(self, config: _Optional[_Union[ReplayConfig, _Mapping]] = ..., steps: _Optional[_Union[RecordedSteps, _Mapping]] = ...) -> None: ...
+
+class ReplayReady(_message.Message):
+    __slots__ = ("model_id", "sample_rate_hertz", "delay_frames", "sampling")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    sample_rate_hertz: int
+    delay_frames: int
+    sampling: _lm_pb2.Sampling
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., delay_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ...) -> None: ...
+
+class ReplayedFrame(_message.Message):
+    __slots__ = ("step", "text", "text_token", "codes", "pcm")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    PCM_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    text: str
+    text_token: int
+    codes: _containers.RepeatedScalarFieldContainer[int]
+    pcm: bytes
+    def __init__(self, step: _Optional[int] = ..., text: _Optional[str] = ..., text_token: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ..., pcm: _Optional[bytes] = ...) -> None: ...
+
+class ReplayResponse(_message.Message):
+    __slots__ = ("ready", "frame")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    ready: ReplayReady
+    frame: ReplayedFrame
+    def __init__(self, ready: _Optional[_Union[ReplayReady, _Mapping]] = ..., frame: _Optional[_Union[ReplayedFrame, _Mapping]] = ...) -> None: ...
+
 class GetInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

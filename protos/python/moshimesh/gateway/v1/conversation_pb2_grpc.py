@@ -50,6 +50,16 @@ class ConversationServiceStub(object):
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseRequest.SerializeToString,
                 response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_unary(
+                '/moshimesh.gateway.v1.ConversationService/Export',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportResponse.FromString,
+                _registered_method=True)
+        self.Replay = channel.stream_stream(
+                '/moshimesh.gateway.v1.ConversationService/Replay',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayResponse.FromString,
+                _registered_method=True)
 
 
 class ConversationServiceServicer(object):
@@ -80,6 +90,22 @@ class ConversationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """What the mesh keeps of a conversation that is live or can be resumed: its last steps, as many as the model
+        remembers. NOT_FOUND (UNKNOWN_SESSION) when the mesh does not have it (any more).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request_iterator, context):
+        """Steps what was exported again, as fast as it goes: the same tokens, or others with other sampling. The first message
+        is the config and gets a ready message; each step is answered by a replayed frame. Half-close ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConversationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +123,16 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.Converse,
                     request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseRequest.FromString,
                     response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_unary_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportResponse.SerializeToString,
+            ),
+            'Replay': grpc.stream_stream_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +217,60 @@ class ConversationService(object):
             '/moshimesh.gateway.v1.ConversationService/Converse',
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseRequest.SerializeToString,
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/Export',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/Replay',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

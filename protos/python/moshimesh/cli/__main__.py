@@ -1,0 +1,5 @@
+"""`python -m moshimesh.cli`."""
+
+from moshimesh.cli.main import main
+
+main()

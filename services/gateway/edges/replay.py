@@ -1,0 +1,104 @@
+"""Export and Replay of ConversationService: what is kept of a conversation, and stepping it again."""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from moshimesh.audio.v1 import audio_pb2
+from moshimesh.gateway.v1 import conversation_pb2
+from moshimesh.journal.v1 import journal_pb2
+
+from services.gateway.calls.callers import Caller
+from services.gateway.calls.desk import Desk
+from services.gateway.calls.replay import Begun, Recorded
+from services.gateway.edges import pcm
+from services.mesh.errors import InvalidRequest
+from services.mesh.incoming import Incoming, read_config_message, read_payloads
+
+MOST_STEPS = 250  # in one message: 20 s, 10 kB
+CODES = 1 << 16  # what a history holds; the model's own bound is lower, and checked there
+
+
+async def export(desk: Desk, caller: Caller, request: conversation_pb2.ExportRequest
+                 ) -> conversation_pb2.ExportResponse:
+    """What is kept of a conversation. Raises UnknownSession, ResumeUnavailable, TooManyResumes."""
+    record = await desk.export(caller, request.resume_handle)
+    history = record.history
+    chunk = history.chunk(request.from_step)
+    return conversation_pb2.ExportResponse(
+        model_id=record.model_id, codec_id=record.codec_id, user_codebooks=history.user_codebooks,
+        own_codebooks=history.own_codebooks, delay_frames=history.delay_frames, context_frames=history.context_frames,
+        sampling=record.sampling, steps=conversation_pb2.RecordedSteps(
+            first_step=chunk.first_step, sequences=_sequences(chunk, history.user_codebooks),
+            user_codes=_numbers(chunk.user_codes), tokens=_numbers(chunk.tokens), controls=chunk.controls))
+
+
+async def replay(desk: Desk, caller: Caller, requests: Incoming[conversation_pb2.ReplayRequest]
+                 ) -> AsyncGenerator[conversation_pb2.ReplayResponse, None]:
+    """Step a recording again. Raises MeshError."""
+    config: conversation_pb2.ReplayConfig = await read_config_message(requests)
+    past = _chunk(config.past)
+    held = desk.replay(caller, config.model, config.sampling, past, _recorded(requests), audio=config.audio)
+    async with contextlib.aclosing(held) as replayed:
+        async for event in replayed:
+            if isinstance(event, Begun):
+                yield conversation_pb2.ReplayResponse(ready=conversation_pb2.ReplayReady(**vars(event)))
+                continue
+            frame = conversation_pb2.ReplayedFrame(
+                step=event.step, text=event.text, text_token=event.text_token, codes=event.codes)
+            if event.pcm is not None:
+                frame.pcm = pcm.encode(event.pcm, audio_pb2.AUDIO_ENCODING_PCM_S16LE)
+            yield conversation_pb2.ReplayResponse(frame=frame)
+
+
+async def _recorded(requests: AsyncIterator[conversation_pb2.ReplayRequest]) -> AsyncIterator[Recorded]:
+    """The steps of all messages. Raises InvalidRequest."""
+    async for steps in read_payloads(requests, "steps"):
+        count = len(steps.sequences)
+        if not 0 < count <= MOST_STEPS or len(steps.user_codes) % count:
+            raise InvalidRequest("BAD_RECORDING", f"a message must have 1 to {MOST_STEPS} steps, with a sequence and "
+                                 f"the user's codes of each; got {count} and {len(steps.user_codes)} codes",
+                                 field="steps", accepted=f"1..{MOST_STEPS} steps")
+        if max(steps.user_codes, default=0) >= CODES:
+            raise InvalidRequest("BAD_RECORDING", f"codes are below {CODES}", field="steps.user_codes",
+                                 accepted=f"0..{CODES - 1}")
+        width = len(steps.user_codes) // count
+        controls = {each.step: each.controls for each in steps.controls}
+        for number in range(count):
+            step = steps.first_step + number
+            yield Recorded(step, list(steps.user_codes[number * width:(number + 1) * width]), controls.get(step))
+
+
+def _sequences(chunk: journal_pb2.Chunk, user_codebooks: int) -> list[int]:
+    """The caller's number of each step's frame."""
+    skipped = {skip.step: skip.frames for skip in chunk.skipped}
+    sequences, following = [], chunk.first_sequence
+    for step in range(len(chunk.user_codes) // 2 // user_codebooks):
+        following += skipped.get(step, 0)
+        sequences.append(following)
+        following += 1
+    return sequences
+
+
+def _chunk(steps: conversation_pb2.RecordedSteps) -> journal_pb2.Chunk:
+    """Steps as a history takes them. Their numbers in the conversation are those of their frames here."""
+    return journal_pb2.Chunk(first_step=steps.first_step, first_sequence=steps.first_step,
+                             user_codes=_bytes(steps.user_codes), tokens=_bytes(steps.tokens), controls=steps.controls)
+
+
+def _numbers(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at:at + 2], "little") for at in range(0, len(data), 2)]
+
+
+def _bytes(numbers: Sequence[int]) -> bytes:
+    """16-bit numbers, little endian. Raises InvalidRequest."""
+    try:
+        packed = array("H", numbers)
+    except OverflowError:
+        raise InvalidRequest("BAD_RECORDING", f"codes and tokens are below {CODES}", field="config.past",
+                             accepted=f"0..{CODES - 1}") from None
+    if array("H", [1]).tobytes() != b"\1\0":
+        packed.byteswap()
+    return packed.tobytes()
