@@ -11,7 +11,7 @@ from aiohttp import web
 
 from services.gateway.calls.callers import Audio, Caller, Input
 from services.gateway.calls.desk import Desk
-from services.gateway.calls.events import Ready, Speech
+from services.gateway.calls.events import Queued, Ready, Speech
 from services.gateway.edges import pcm
 from services.gateway.edges.g711 import RATE_HERTZ as TELEPHONE_HERTZ
 from services.gateway.edges.own_rate import hold_at
@@ -29,8 +29,8 @@ EDGE = "pcm"
 SUBPROTOCOL, TICKET_SUBPROTOCOL = "moshimesh", "moshimesh.ticket."
 FIRST_MESSAGE_S = 10.0  # from the upgrade to what the caller wants, as for a gRPC caller's config
 DEFAULT_HERTZ = 24_000
-# What a caller who waits in line may send, since none of it is kept: four times speech in the widest format.
-MOST_WAITING_BYTES_PER_S = 4 * 4 * 48_000
+# How fast audio is read that nobody hears, while the caller waits in line: four times speech in the widest format.
+WAITING_BYTES_PER_S, WAITING_MESSAGES_PER_S = 4 * 4 * 48_000, 400
 _FORMATS = {"s16le": pcm.S16LE, "f32le": pcm.F32LE, "mulaw": pcm.G711_MU_LAW, "alaw": pcm.G711_A_LAW}
 _TELEPHONE = ("mulaw", "alaw")
 
@@ -67,16 +67,13 @@ class PcmEdge:
                 await self._call(socket, caller)
             except Closed:
                 pass
-            except Exception as failure:
-                error = failure if isinstance(failure, MeshError) else internal_error("/api/pcm", failure)
-                with contextlib.suppress(Closed, MeshError):
-                    await socket.send(writing.refusal(error))
-                await socket.close(close_code(error), error.reason)
+            except Exception as error:
+                await _say_why(socket, error if isinstance(error, MeshError) else internal_error("/api/pcm", error))
             return socket.response
 
     async def _call(self, socket: Socket, caller: Caller) -> None:
         """One call, from its first message to its summary. Raises Closed, MeshError."""
-        first = await socket.receive(self._first_message_s)
+        first = await socket.first(self._first_message_s)
         query = socket.request.query
         asked = read_open(first) if isinstance(first, str) else read_query(query)
         quiet = isinstance(first, bytes) and query.get("events") == "0"
@@ -84,9 +81,9 @@ class PcmEdge:
         talk = _Talk(socket, sound, first if isinstance(first, bytes) else None)
         talking = asyncio.create_task(self._talk(talk, caller, asked, quiet))
         try:
-            await asyncio.wait((talking, talk.hung_up), return_when=asyncio.FIRST_COMPLETED)
-            if talk.hung_up.done():
-                raise Closed
+            await asyncio.wait((talking, talk.over), return_when=asyncio.FIRST_COMPLETED)
+            if talk.over.done():
+                raise talk.over.result()
             await talking
         finally:
             talking.cancel()
@@ -106,66 +103,92 @@ class PcmEdge:
                     continue
                 if isinstance(event, Ready):
                     await talk.listen()
+                elif isinstance(event, Queued):
+                    talk.let_go()
                 if not quiet:
                     await socket.send(writing.told(event, asked.format))
 
 
 class _Talk:
-    """The caller's side of a call. Use as a context manager: until `listen` its audio is dropped."""
+    """The caller's side of a call. Use as a context manager."""
 
     def __init__(self, socket: Socket, sound: Sound, first: bytes | None) -> None:
         """`first` is the message that opened the call, if that was audio already."""
         self.socket, self.sound, self._first = socket, sound, first
-        self.hung_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the caller has left, which is only noticed while somebody reads."""
+        self.over: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        """Why the caller says no more: Closed when it has left, or what it did wrong while nobody listened."""
+        self._reading: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def __aenter__(self) -> _Talk:
-        self._reading = asyncio.create_task(self._let_go())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.listen()
 
+    def let_go(self) -> None:
+        """From now on drop what comes, and notice when the caller leaves."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._let_go())
+
     async def listen(self) -> None:
         """Leave what comes from now on to `inputs`."""
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
 
     async def inputs(self) -> AsyncGenerator[Input, None]:
         """What the caller says, until its `end`. Raises InvalidRequest."""
         if self._first is not None:
             yield Audio(self.sound.decode(self._first))
-        while (message := await self._receive()) is not None:
-            if isinstance(message, bytes):
-                yield Audio(self.sound.decode(message))
-                continue
-            told = read_told(message)
-            if isinstance(told, End):
-                self._reading = asyncio.create_task(self._let_go())
-                return
-            if isinstance(told, Ping):
-                await self.socket.send(writing.pong(told.id))
-            else:
-                yield told.control()
-        await asyncio.Event().wait()  # the call ends as one that is hung up, not as one that has said all
+        try:
+            while True:
+                message = await self.socket.receive()
+                if isinstance(message, bytes):
+                    yield Audio(self.sound.decode(message))
+                    continue
+                told = read_told(message)
+                if isinstance(told, End):
+                    self._ended = True
+                    self.let_go()
+                    return
+                if isinstance(told, Ping):
+                    await self._pong(told)
+                else:
+                    yield told.control()
+        except Closed as closed:
+            self._end(closed)
+        await asyncio.Event().wait()  # to be cancelled: who hangs up has not said all
 
     async def _let_go(self) -> None:
-        """Read on while nobody listens, to notice when the caller leaves."""
-        while (message := await self._receive()) is not None:
-            if isinstance(message, bytes):
-                self._first = None  # what opened the call is old by now
-                await asyncio.sleep(len(message) / MOST_WAITING_BYTES_PER_S)
-            elif isinstance(told := read_told(message), Ping):
-                await self.socket.send(writing.pong(told.id))
-
-    async def _receive(self) -> bytes | str | None:
-        """The next message; None after the last one."""
+        self._first = None  # it is old by now
         try:
-            return await self.socket.receive()
-        except Closed:
-            if not self.hung_up.done():
-                self.hung_up.set_result(None)
-            return None
+            while True:
+                message = await self.socket.receive()
+                if isinstance(message, bytes):
+                    await asyncio.sleep(max(len(message) / WAITING_BYTES_PER_S, 1 / WAITING_MESSAGES_PER_S))
+                elif isinstance(told := read_told(message), Ping):
+                    await self._pong(told)
+                elif isinstance(told, End) and not self._ended:
+                    raise Closed  # it has said nothing that anybody heard
+        except (Closed, MeshError) as reason:
+            self._end(reason)
+
+    async def _pong(self, ping: Ping) -> None:
+        with contextlib.suppress(Closed):  # the next read says so
+            await self.socket.send(writing.pong(ping.id))
+
+    def _end(self, reason: Exception) -> None:
+        if not self.over.done():
+            self.over.set_result(reason)
+
+
+async def _say_why(socket: Socket, error: MeshError) -> None:
+    """Tell the caller why its call ends. Never raises."""
+    with contextlib.suppress(Closed, MeshError):
+        await socket.send(writing.refusal(error))
+    await socket.close(close_code(error), error.reason)
 
 
 def _sound(asked: Open) -> Sound:

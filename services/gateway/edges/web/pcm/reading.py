@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from moshimesh.lm.v1 import lm_pb2
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -129,9 +129,10 @@ class End(_Message):
     type: Literal["end"]
 
 
+Read = TypeVar("Read")
 Told: TypeAlias = Settings | Interrupt | Say | Played | Ping | End
 
-_OPEN = TypeAdapter(Open)
+_OPEN: TypeAdapter[Open] = TypeAdapter(Open)
 _TOLD: TypeAdapter[Told] = TypeAdapter(Annotated[Told, Field(discriminator="type")])
 
 
@@ -156,12 +157,12 @@ def read_query(query: Mapping[str, str]) -> Open:
         raise _refused(error) from None
 
 
-def _read(adapter: TypeAdapter, text: str) -> Open | Told:  # type: ignore[type-arg]
+def _read(adapter: TypeAdapter[Read], text: str) -> Read:
     if len(text) > MOST_TEXT_CHARACTERS:
         raise InvalidRequest("BAD_MESSAGE", f"a text message may have {MOST_TEXT_CHARACTERS} characters, got "
                              f"{len(text)}", accepted=f"0..{MOST_TEXT_CHARACTERS} characters")
     try:
-        return adapter.validate_json(text)  # type: ignore[no-any-return]
+        return adapter.validate_json(text)
     except ValidationError as error:
         raise _refused(error) from None
 

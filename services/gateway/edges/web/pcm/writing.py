@@ -40,7 +40,7 @@ def told(event: events.Event, format: str) -> str:
 
 
 def frame(speech: events.Speech, with_hops: bool) -> str:
-    """What goes before a frame's audio. Written by hand, since it is written for every frame: json.dumps takes 15 us."""
+    """What goes before a frame's audio. By hand, since it is for every frame: json.dumps takes 15 us."""
     context = speech.context
     head = f'{{"type": "frame", "sequence": {context.sequence}, "text": {json.dumps(speech.text)}, ' \
            f'"skipped": {speech.frames_skipped}'
