@@ -16,6 +16,7 @@ from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web import page
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.exposure import exposed
 from services.gateway.peers.fleet import Fleet
@@ -68,6 +69,7 @@ async def main(config: GatewayConfig) -> None:
 
     routes = [
         *page.routes(),
+        *PcmEdge(desk, gate, sockets).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
