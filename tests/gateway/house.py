@@ -20,13 +20,13 @@ from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
-from tests.gateway.fake_codec import FRAME, RATE, FakeCodec, codes_of
+from tests.gateway.fake_codec import FRAME, FakeCodec, codes_of
 from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
 from tests.gateway.fake_observer import Heard
 from tests.until import until
 
 CALLER = Caller.with_key("", "127.0.0.1:1", "test")
-OPENING = Opening(New(lm_pb2.Sampling(seed=1)), RATE, live=False)
+OPENING = Opening(New(lm_pb2.Sampling(seed=1)), live=False)
 FRAMES = 30
 
 

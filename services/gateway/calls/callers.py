@@ -59,11 +59,9 @@ class Opening:
     """How a conversation begins."""
 
     origin: New | Resumed
-    sample_rate_hertz: int
-    """Of the audio to come; must be the mesh's."""
-    live: bool = True
+    live: bool = field(default=True, kw_only=True)
     """Whether the mesh keeps time with the caller, and skips frames when it is late."""
-    traceparent: str = ""
+    traceparent: str = field(default="", kw_only=True)
     """W3C trace context, to which the call's trace belongs; may be empty."""
 
     @property
@@ -74,7 +72,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Audio:
-    """A piece of the caller's audio: float32 [samples] at the mesh's rate, 10 ms to 1 s. The last may be shorter."""
+    """A piece of the caller's audio: float32 [samples] at the mesh's rate, 1 s at most."""
 
     pcm: Pcm
 
