@@ -35,14 +35,15 @@ class Socket:
     """One WebSocket, open."""
 
     def __init__(self, response: web.WebSocketResponse, request: web.Request, stall_s: float) -> None:
-        self._response, self._stall_s = response, stall_s
+        self.response, self._stall_s = response, stall_s
+        """What the request's handler returns."""
         self.request = request
         self.address = request.remote or ""
         self.protocol: str | None = response.ws_protocol
 
     async def receive(self) -> bytes | str:
         """The next message. Raises Closed. A message beyond the bound closes the socket with 1009."""
-        message = await self._response.receive()
+        message = await self.response.receive()
         if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
             data: bytes | str = message.data
             return data
@@ -50,8 +51,8 @@ class Socket:
 
     async def send(self, data: bytes | str) -> None:
         """Send a message. Raises Closed, and SlowCaller when the peer reads nothing for `stall_s`."""
-        write = self._response.send_bytes if isinstance(data, bytes) else self._response.send_str
-        if self._response.closed:
+        write = self.response.send_bytes if isinstance(data, bytes) else self.response.send_str
+        if self.response.closed:
             raise Closed
         try:
             # wait_for costs a task per message; a timer that is cancelled costs 2 us.
@@ -66,7 +67,7 @@ class Socket:
         """Say goodbye. Never raises."""
         text = reason.encode()[:123].decode(errors="ignore").encode()  # what a close frame holds
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._response.close(code=code, message=text), CLOSE_S)
+            await asyncio.wait_for(self.response.close(code=code, message=text), CLOSE_S)
 
 
 class Sockets:
