@@ -50,7 +50,7 @@ class RealtimeEdge:
             _check(request, offered)
             return await self._call(request, offered)
         except MeshError as error:  # before the upgrade
-            if any(one.startswith(KEY_SUBPROTOCOL) for one in offered):
+            if SUBPROTOCOL in offered:  # a browser; see _check
                 return await self._refuse_browser(request, error)
             return refused(error)
 
@@ -71,7 +71,7 @@ class RealtimeEdge:
                 return socket.response
 
     async def _model(self, name: str) -> ModelInfo:
-        """The model of this name if it is served here, else the one with the most room: clients call it gpt-realtime."""
+        """The model of this name, or the one with the most room if there is none: clients say gpt-realtime."""
         served = {model.model_id: model for model in await self._desk.models()}
         return served[name] if name in served else await self._desk.info()
 

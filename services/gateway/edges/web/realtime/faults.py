@@ -23,13 +23,15 @@ class ClientFault(Exception):
 
 def shown(error: MeshError) -> Message:
     """An error of the mesh as the event that comes before the close."""
-    kind = "invalid_request_error" if error.code.name == "INVALID_ARGUMENT" else "server_error"
-    return _error(kind, error.reason.lower(), error.message, error.metadata.get("field"), None)
+    kind = "invalid_request_error" if error.code.name in _STATUSES else "server_error"
+    # OpenAI's own word for whatever is wrong with a credential: LiveKit does not call again when it reads it.
+    code = "invalid_api_key" if error.code.name == "UNAUTHENTICATED" else error.reason.lower()
+    return _error(kind, code, error.message, error.metadata.get("field"), None)
 
 
 def body(error: MeshError) -> Message:
     """An error of the mesh as the body of a refused request."""
-    return {"error": {**shown(error)["error"], "type": _REFUSALS.get(error.code.name, "server_error")}}
+    return {"error": shown(error)["error"]}
 
 
 def http_status(error: MeshError) -> int:
@@ -43,5 +45,3 @@ def _error(kind: str, code: str, message: str, param: str | None, event_id: str 
 
 
 _STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
-_REFUSALS = {"UNAUTHENTICATED": "invalid_request_error", "PERMISSION_DENIED": "invalid_request_error",
-             "INVALID_ARGUMENT": "invalid_request_error", "NOT_FOUND": "invalid_request_error"}

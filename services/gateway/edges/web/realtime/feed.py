@@ -18,7 +18,7 @@ from services.gateway.path.audio import LONGEST_PIECE_MS, SHORTEST_PIECE_MS, Pcm
 # What may wait. A client that sends a file in one go has this much of it heard at the speed of speech: 87 s of PCM at
 # 24 kHz, 9 minutes of G.711.
 MOST_WAITING_BYTES = 1 << 22
-SHORTEST_MS = 20  # of what is handed on; some browsers send 5 ms at a time, and a piece costs the same whatever its size
+SHORTEST_MS = 20  # of what is handed on: some browsers send 5 ms at a time, and each piece costs the same
 # A message that brings more than this is a recording: it is handed on at the speed of speech. Smaller ones are handed
 # on at once, and when they come late, a live call skips to the present.
 RECORDING_MS = 1000
@@ -99,7 +99,7 @@ class Feed:
         self._lasts_until = max(self._lasts_until, now - AHEAD_S) + self._frame_s
         return self._silence
 
-    def _piece(self, now: float) -> Pcm:
+    def _piece(self, now: float) -> Pcm | float:
         longest_ms = round(1000 * AHEAD_S) if self._recording else LONGEST_PIECE_MS
         size = min(len(self._waiting) - len(self._waiting) % self._format.sample_bytes, self._bytes(longest_ms))
         data = bytes(self._waiting[:size])

@@ -8,7 +8,7 @@ from moshimesh.audio.v1 import audio_pb2
 
 from services.gateway.edges import pcm
 from services.gateway.edges.web.realtime.feed import Ear
-from services.gateway.edges.web.realtime.settings import A_LAW, MU_LAW, PCM, Format
+from services.gateway.edges.web.realtime.settings import Format
 from services.gateway.path.audio import Pcm
 
 S16 = audio_pb2.AUDIO_ENCODING_PCM_S16LE

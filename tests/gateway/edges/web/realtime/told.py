@@ -33,7 +33,8 @@ READY = Ready(session_id="s", model_id="moshi", codec_id="mimi", sample_rate_her
 
 def frame(sequence: int, text: str = "") -> Speech:
     """A frame of the model; its samples tell its number."""
-    return Speech(audio_pb2.FrameContext(sequence=sequence), np.full(FRAME, sequence / 1000, np.float32), text, 0, [], 0)
+    sound = np.full(FRAME, sequence / 1000, np.float32)
+    return Speech(audio_pb2.FrameContext(sequence=sequence), sound, text, 0, [], 0)
 
 
 class Clock:
