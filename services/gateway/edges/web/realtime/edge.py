@@ -62,8 +62,7 @@ class RealtimeEdge:
         beta = request.headers.get(BETA_HEADER[0], "") == BETA_HEADER[1] or BETA_SUBPROTOCOL in offered
         dialect: Dialect = Beta() if beta else Ga()
         session, inbox = self._session(ids, model, dialect)
-        opening = Opening(New(model_id=model.model_id), model.sample_rate_hertz,
-                          traceparent=request.headers.get("traceparent", ""))
+        opening = Opening(New(model_id=model.model_id), traceparent=request.headers.get("traceparent", ""))
         async with contextlib.aclosing(self._desk.hold(caller, opening, inbox.inputs())) as told:
             first = await anext(told)  # from here on the call has a slot, or a place in the line
             async with self._sockets.open(request, (SUBPROTOCOL,), MOST_MESSAGE_BYTES) as socket:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from services.gateway.edges.web.realtime.settings import Format
-from services.gateway.path.audio import LONGEST_PIECE_MS, SHORTEST_PIECE_MS, Pcm
+from services.gateway.path.audio import LONGEST_PIECE_MS, Pcm
 
 # What may wait. A client that sends a file in one go has this much of it heard at the speed of speech: 87 s of PCM at
 # 24 kHz, 9 minutes of G.711.
@@ -36,7 +36,7 @@ class Ear(Protocol):
     """Reads a client's sound."""
 
     def decode(self, data: bytes) -> Pcm:
-        """Whole samples as float32 [samples] at the mesh's rate; may be empty while a resampler fills."""
+        """Whole samples as float32 [samples] at the mesh's rate."""
 
 
 class Feed:
@@ -50,8 +50,6 @@ class Feed:
         self._format = Format()
         self._ear = ear(self._format)
         self._waiting = bytearray()
-        self._rest = self._silence[:0]  # read, but too short to be handed on: a resampler begins with less than it got
-        self._shortest = max(round(samples_per_frame / frame_s * SHORTEST_PIECE_MS / 1000), 1)  # samples
         self._recording = False
         self._patience_s = PATIENCE_S
         self._began = False
@@ -107,12 +105,8 @@ class Feed:
         if len(self._waiting) < self._bytes(SHORTEST_MS):
             self._recording = False
         self._lasts_until = max(self._lasts_until, now) + size / self._bytes(1000)
-        piece = np.concatenate((self._rest, self._ear.decode(data)))
-        if len(piece) < self._shortest:
-            self._rest = piece
-            return 0.0
-        self._rest = piece[:0]
-        return piece
+        piece = self._ear.decode(data)
+        return piece if len(piece) else 0.0
 
     def _bytes(self, ms: int) -> int:
         return self._format.rate * ms // 1000 * self._format.sample_bytes

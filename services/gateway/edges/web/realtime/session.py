@@ -73,7 +73,9 @@ class Session:
             case GoAway():
                 self._leaving = True
             case Summary():
+                self.out.extend(self._turns.finish())
                 self.close_code = NORMAL
+                return
         if self._leaving and not self._turns.responding:
             self.close_code = GOING_AWAY  # what is being said is said to its end
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from services.gateway.edges import g711
+from services.gateway.edges.resampling import RATES_HERTZ
+
 # The client's sound: 16 bit PCM or G.711. Telephony speaks the latter, always at 8 kHz.
 PCM, MU_LAW, A_LAW = "audio/pcm", "audio/pcmu", "audio/pcma"
-OPENAI_HERTZ = 24_000  # OpenAI's only rate of PCM; some clients refuse a session that says another one
-G711_HERTZ = 8_000
-PCM_RATES = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+OPENAI_HERTZ = 24_000  # OpenAI's only rate of PCM; some clients refuse a session that says another one unasked
 _BETA_FORMATS = {"pcm16": PCM, "g711_ulaw": MU_LAW, "g711_alaw": A_LAW}
 
 
@@ -83,8 +84,8 @@ def _format(asked: Any, beta: Any, now: Format) -> Format:
         kind = _object(asked).get("type")
     if kind == PCM:
         rate = _object(asked).get("rate", OPENAI_HERTZ)
-        return Format(PCM, rate) if rate in PCM_RATES else now
-    return Format(kind, G711_HERTZ) if kind in (MU_LAW, A_LAW) else now
+        return Format(PCM, rate) if rate in RATES_HERTZ else now
+    return Format(kind, g711.RATE_HERTZ) if kind in (MU_LAW, A_LAW) else now
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Voice(Protocol):
     """The model's sound in the client's format."""
 
     def encode(self, pcm: Pcm) -> bytes:
-        """A frame of a response; may be empty while a resampler fills."""
+        """A frame of a response."""
 
     def finish(self) -> bytes:
         """The rest of a response."""
@@ -70,6 +70,7 @@ class Turns:
         self._response: Response | None = None
         self._user: UserTurn | None = None
         self._model_speaks = False
+        self._stopping = False  # the model has fallen silent; whether it was interrupted is told next
         self._frames_since_cancel = 0
         self._kept: deque[Speech] = deque(maxlen=ONSET_FRAMES)
         self._frames_heard = 0
@@ -86,15 +87,16 @@ class Turns:
 
     def speech(self, speech: Speech) -> list[Message]:
         """A frame of the model, whether it speaks or not."""
+        messages = self._close(COMPLETED) if self._stopping else []
         self._frames_heard += 1
         if self._response is not None:
             return self._frame(self._response, speech)
         if self._model_speaks:  # it was cancelled, and falls silent soon: nobody wants to hear what it still says
             self._frames_since_cancel += 1
             if self._frames_since_cancel <= TALKS_ON_FRAMES:
-                return []
+                return messages
         self._kept.append(speech)
-        return self._open(speech.context.sequence + LEAD_FRAMES) if self._model_speaks else []
+        return messages + self._open(speech.context.sequence + LEAD_FRAMES) if self._model_speaks else messages
 
     def happened(self, event: ConversationEvent) -> list[Message]:
         """Somebody began or stopped to speak."""
@@ -108,15 +110,20 @@ class Turns:
                 self._user.stopped_ms = event.at_ms
                 return self._tell_user_stopped() if self._user.told else []
             case EventKind.MODEL_SPEECH_STARTED:
+                messages = self._close(COMPLETED) if self._stopping else []
                 self._model_speaks = True
-                return [] if self.responding else self._open(event.sequence)
+                return messages if self.responding else messages + self._open(event.sequence)
             case EventKind.MODEL_SPEECH_STOPPED:
-                self._model_speaks = False
-                return self._close(COMPLETED)
+                self._model_speaks, self._stopping = False, self.responding
             case EventKind.INTERRUPTED:
                 self._model_speaks = False
                 return self._interrupted()
         return []
+
+    def finish(self) -> list[Message]:
+        """The call has ended well."""
+        self._user = None
+        return self._close(COMPLETED)
 
     def fail(self, code: str, message: str) -> list[Message]:
         """The mesh ends the call with an error."""
@@ -186,7 +193,7 @@ class Turns:
         return messages + (self._tell_user_stopped() if self._user.stopped_ms is not None else [])
 
     def _end_response(self, status: tuple[str, Message | None]) -> list[Message]:
-        response, self._response = self._response, None
+        response, self._response, self._stopping = self._response, None, False
         if response is None:
             return []
         heard, self._frames_heard = self._frames_heard, 0

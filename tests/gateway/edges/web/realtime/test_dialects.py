@@ -9,9 +9,7 @@ import pytest
 from services.gateway.edges.web.realtime.dialects import Beta, Dialect, Ga
 from services.mesh.errors import EngineFailed
 from tests.gateway.edges.web.realtime.told import (
-    INTERRUPTED,
     MODEL_STARTS,
-    MODEL_STOPS,
     READY,
     USER_STARTS,
     USER_STOPS,
@@ -41,7 +39,7 @@ def everything(dialect: Dialect) -> list[dict[str, Any]]:
     talk.ask("response.create", response={"metadata": {"a": "b"}})
     item_id = talk.event(MODEL_STARTS)[2]["item"]["id"]
     talk.frames(3, " hello")
-    talk.event(MODEL_STOPS)
+    talk.stops()
     talk.ask("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=100)
     talk.ask("conversation.item.retrieve", item_id=item_id)
     talk.ask("conversation.item.delete", item_id=item_id)
@@ -51,7 +49,7 @@ def everything(dialect: Dialect) -> list[dict[str, Any]]:
         talk.frames(1)
         if ending == "barge-in":
             talk.event(USER_STARTS)
-            talk.event(INTERRUPTED)
+            talk.yields()
         elif ending == "cancel":
             talk.ask("response.cancel")
         else:

@@ -100,6 +100,7 @@ async def test_a_conversation(stage: Stage) -> None:
         stage.call.event(EventKind.MODEL_SPEECH_STARTED)
         stage.call.frames(10, " la")
         stage.call.event(EventKind.MODEL_SPEECH_STOPPED)
+        stage.call.frames(1)
         done = await client.hear("response.done")
         assert done["response"]["output"][0]["content"][0]["transcript"] == " la" * 10
         deltas = [one for one in client.heard if one["type"] == "response.output_audio.delta"]
@@ -129,6 +130,7 @@ async def test_messages_of_both_sides_are_in_order(stage: Stage) -> None:
             created = client.heard[-1]["response"]["id"]
             await client.ask("response.cancel", response_id=created)
             stage.call.event(EventKind.MODEL_SPEECH_STOPPED)
+            stage.call.frames(1)
             await client.hear("response.done")
         opened = None
         for message in client.heard:
@@ -181,12 +183,11 @@ async def test_a_browser_s_key(guarded: Stage, protocols: list[str]) -> None:
     ("wrong", 401, "invalid_api_key"), ("", 401, "invalid_api_key"), ("forbidden", 403, "door_closed")])
 async def test_a_refused_key(guarded: Stage, key: str, status: int, code: str) -> None:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with aiohttp.ClientSession() as http:
-        async with http.get(guarded.url.replace("ws:", "http:"), headers={
-                **headers, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-                "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}) as response:
-            assert response.status == status
-            assert (await response.json())["error"]["code"] == code
+    async with aiohttp.ClientSession() as http, http.get(guarded.url.replace("ws:", "http:"), headers={
+            **headers, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}) as response:
+        assert response.status == status
+        assert (await response.json())["error"]["code"] == code
     assert guarded.desk.calls == []
 
 

@@ -14,9 +14,7 @@ from services.gateway.edges.web.realtime.items import MOST_BYTES
 from services.gateway.edges.web.realtime.session import MOST_EARLY_CHARACTERS
 from services.mesh.errors import Draining, EngineFailed, InvalidRequest
 from tests.gateway.edges.web.realtime.told import (
-    INTERRUPTED,
     MODEL_STARTS,
-    MODEL_STOPS,
     READY,
     USER_STARTS,
     Talk,
@@ -29,7 +27,7 @@ def said(talk: Talk, *words: str) -> str:
     item_id = talk.event(MODEL_STARTS)[1]["item"]["id"]
     for word in words:
         talk.frames(1, word)
-    talk.event(MODEL_STOPS)
+    talk.stops()
     return item_id
 
 
@@ -289,7 +287,7 @@ def test_a_gateway_that_stops_lets_the_model_finish() -> None:
     talk.session.told(GoAway(5.0))
     assert talk.session.close_code is None
     talk.frames(3)
-    talk.event(MODEL_STOPS)
+    talk.stops()
     assert talk.session.close_code == 1012
 
 
@@ -302,7 +300,7 @@ def test_a_gateway_that_stops_while_nothing_is_said(ending: str) -> None:
     if ending == "cancel":
         talk.ask("response.cancel")
     elif ending == "interrupted":
-        talk.event(INTERRUPTED)
+        talk.yields()
     assert talk.session.close_code == 1012
 
 

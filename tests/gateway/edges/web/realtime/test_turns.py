@@ -57,13 +57,13 @@ def test_a_response_from_its_begin_to_its_end() -> None:
     talk = Talk()
     assert types(talk.event(MODEL_STARTS)) == BEGIN
     assert types(talk.frames(2)) == [DELTA, DELTA]
-    assert types(talk.event(MODEL_STOPS)) == END
+    assert types(talk.stops()) == END
     assert talk.frames(5) == []
 
 
 def test_every_message_of_a_response_names_it() -> None:
     talk = speaking(Talk(), 2)
-    talk.event(MODEL_STOPS)
+    talk.stops()
     response_id, item_id = talk.sent[0]["response"]["id"], talk.sent[1]["item"]["id"]
     for message in talk.sent:
         assert message.get("response_id", response_id) == response_id and message.get("item_id", item_id) == item_id
@@ -97,7 +97,7 @@ def test_text_that_runs_ahead_of_the_sound_is_in_the_transcript() -> None:
     talk.frames(4)
     opened = talk.event(MODEL_STARTS, 6)
     talk.frames(1, "lo")
-    transcript = next(one for one in talk.event(MODEL_STOPS) if one["type"] == "response.output_audio_transcript.done")
+    transcript = next(one for one in talk.stops() if one["type"] == "response.output_audio_transcript.done")
     assert transcript["transcript"] == " Hello"
     assert next(one for one in opened if one["type"] == TEXT)["start_time"] == 0.0
 
@@ -114,7 +114,7 @@ def test_a_frame_without_text_has_no_transcript_delta() -> None:
 
 def test_two_responses_have_different_ids() -> None:
     talk = speaking(Talk())
-    talk.event(MODEL_STOPS)
+    talk.stops()
     talk.event(MODEL_STARTS)
     created = [one for one in talk.sent if one["type"] == "response.created"]
     added = [one for one in talk.sent if one["type"] == "conversation.item.added"]
@@ -129,8 +129,8 @@ def test_a_model_that_begins_twice_has_one_response() -> None:
 
 def test_a_model_that_stops_twice_ends_one_response() -> None:
     talk = speaking(Talk())
-    talk.event(MODEL_STOPS)
-    assert talk.event(MODEL_STOPS) == talk.event(INTERRUPTED) == []
+    talk.stops()
+    assert talk.stops() == talk.yields() == talk.event(INTERRUPTED) == []
 
 
 def test_the_end_tells_what_was_said_and_used() -> None:
@@ -138,7 +138,7 @@ def test_the_end_tells_what_was_said_and_used() -> None:
     talk.frames(10)
     speaking(talk, 0)
     talk.frames(2, " yes")
-    done = talk.event(MODEL_STOPS)[-1]["response"]
+    done = talk.stops()[-1]["response"]
     (item,) = done["output"]
     assert done["status"] == "completed" and done["status_details"] is None
     assert item["content"] == [{"type": "output_audio", "transcript": " yes yes"}] and item["status"] == "completed"
@@ -175,14 +175,14 @@ def test_a_back_channel_does_not_stop_the_model() -> None:
     assert talk.event(USER_STARTS) == []
     assert types(talk.frames(3)) == [DELTA] * 3
     assert talk.event(USER_STOPS) == talk.event(BACK_CHANNEL) == []
-    assert types(talk.event(MODEL_STOPS)) == END
+    assert types(talk.stops()) == END
 
 
 def test_a_barge_in_is_told_when_the_model_has_yielded() -> None:
     talk = speaking(Talk())
     talk.event(USER_STARTS, 4)
     talk.frames(4)
-    ended = talk.event(INTERRUPTED)
+    ended = talk.yields()
     assert types(ended) == [STARTED, *END]
     assert ended[0]["audio_start_ms"] == 320  # when it began, not when it was told
     assert status(ended) == ("cancelled", "turn_detected")
@@ -194,13 +194,13 @@ def test_a_barge_in_that_is_over_when_the_model_yields() -> None:
     talk = speaking(Talk())
     talk.event(USER_STARTS)
     talk.event(USER_STOPS)
-    assert types(talk.event(INTERRUPTED)) == [STARTED, *END, STOPPED, *USER_ITEM]
+    assert types(talk.yields()) == [STARTED, *END, STOPPED, *USER_ITEM]
 
 
 def test_a_user_who_still_talks_when_the_response_is_over_is_heard_of_then() -> None:
     talk = speaking(Talk())
     talk.event(USER_STARTS)
-    ended = talk.event(MODEL_STOPS)
+    ended = talk.stops()
     assert types(ended) == [*END, STARTED] and status(ended) == ("completed", None)
 
 
@@ -209,7 +209,7 @@ def test_a_model_that_yields_to_a_turn_that_is_known_is_only_ended() -> None:
     talk = Talk()
     talk.event(USER_STARTS)
     speaking(talk)
-    ended = talk.event(INTERRUPTED)
+    ended = talk.yields()
     assert types(ended) == END and status(ended) == ("cancelled", "turn_detected")
 
 
@@ -222,6 +222,18 @@ def test_a_user_s_turn_may_end_while_a_response_is_open() -> None:
 
 def test_a_stop_without_a_start_is_nothing() -> None:
     assert Talk().event(USER_STOPS) == []
+
+
+def test_a_model_that_begins_again_in_the_frame_in_which_it_stopped() -> None:
+    talk = speaking(Talk())
+    talk.event(MODEL_STOPS)
+    assert types(talk.event(MODEL_STARTS)) == [*END, *BEGIN]
+
+
+def test_a_call_that_ends_while_the_model_speaks() -> None:
+    talk = speaking(Talk())
+    talk.event(USER_STARTS)
+    assert status(talk.turns.finish()) == ("completed", None)
 
 
 def test_never_two_responses_are_open_and_nothing_is_sent_between_them() -> None:
@@ -262,9 +274,7 @@ def test_clearing_the_output_is_a_cancel() -> None:
 def test_what_the_model_says_after_a_cancel_is_not_heard() -> None:
     talk = speaking(Talk())
     talk.ask("response.cancel")
-    assert talk.frames(4) == []
-    assert talk.event(INTERRUPTED) == []
-    assert talk.frames(20) == []
+    assert talk.frames(4) == talk.stops() == talk.frames(20) == []
 
 
 def test_a_model_that_talks_on_after_a_cancel_has_a_new_response() -> None:
@@ -287,7 +297,7 @@ def test_a_second_cancel_does_not_kill_the_next_response() -> None:
     """LiveKit sends two."""
     talk = speaking(Talk())
     talk.ask("response.cancel")
-    talk.event(INTERRUPTED)
+    talk.yields()
     talk.event(MODEL_STARTS)
     assert talk.ask("response.cancel") == []
     assert types(talk.frames(1)) == [DELTA]
@@ -297,7 +307,7 @@ def test_a_late_cancel_after_speech_started_does_not_kill_the_next_response() ->
     """The client cancels what it heard when speech_started came; by then the model may have begun anew."""
     talk = speaking(Talk())
     talk.event(USER_STARTS)
-    talk.event(INTERRUPTED)
+    talk.yields()
     talk.event(MODEL_STARTS)
     assert talk.ask("response.cancel") == [] and talk.controls == []
     talk.clock.seconds += LATE_CANCEL_S
@@ -307,7 +317,7 @@ def test_a_late_cancel_after_speech_started_does_not_kill_the_next_response() ->
 def test_a_cancel_by_id_is_never_late() -> None:
     talk = speaking(Talk())
     talk.event(USER_STARTS)
-    talk.event(INTERRUPTED)
+    talk.yields()
     new = talk.event(MODEL_STARTS)[0]["response"]["id"]
     assert status(talk.ask("response.cancel", response_id=new)) == ("cancelled", "client_cancelled")
 
@@ -330,7 +340,7 @@ def test_the_metadata_of_a_request_is_on_the_next_response() -> None:
     talk = Talk()
     assert talk.ask("response.create", response={"metadata": {"client_event_id": "x"}}) == []
     assert talk.event(MODEL_STARTS)[0]["response"]["metadata"] == {"client_event_id": "x"}
-    assert talk.event(MODEL_STOPS)[-1]["response"]["metadata"] == {"client_event_id": "x"}
+    assert talk.stops()[-1]["response"]["metadata"] == {"client_event_id": "x"}
     assert talk.event(MODEL_STARTS)[0]["response"]["metadata"] is None
 
 

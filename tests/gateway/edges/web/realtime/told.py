@@ -88,6 +88,16 @@ class Talk:
         self.session.told(ConversationEvent(kind, at, at * FRAME_MS))
         return self.take()
 
+    def stops(self) -> list[dict[str, Any]]:
+        """The model falls silent; that it was not interrupted is known by the next frame."""
+        assert self.event(MODEL_STOPS) == []
+        return self.frames(1)
+
+    def yields(self) -> list[dict[str, Any]]:
+        """The model falls silent because the user talks over it: two events of one frame."""
+        assert self.event(MODEL_STOPS) == []
+        return self.event(INTERRUPTED)
+
     def ask(self, type: str, **fields: Any) -> list[dict[str, Any]]:
         """The client sends an event; what it is answered."""
         self.session.asked(json.dumps({"type": type, **fields}))
