@@ -15,6 +15,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.exposure import exposed
 from services.gateway.peers.fleet import Fleet
@@ -65,7 +66,8 @@ async def main(config: GatewayConfig) -> None:
     def ready() -> bool:
         return codec.usable and lm.usable
 
-    doors = [HttpDoor(config.host, config.http_port, (), sockets, ready=ready,
+    routes = RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes
+    doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
