@@ -19,6 +19,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from harness.certificates import Authority, Certificate, serial_of
 from harness.local_mesh import free_port
+from services.gateway.edges.web import door
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.socket import Sockets
 from services.mesh.config import ServiceConfig
@@ -210,30 +211,44 @@ async def served_serial(port: int) -> int:
     return serial_of(pem.encode())
 
 
+async def test_a_connection_that_does_not_shake_hands_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                ) -> None:
+    monkeypatch.setattr(door, "HEADER_WAIT_S", 0.2)
+    identity = Identity("--tls", *written(tmp_path)[:2], for_http=True)
+    https = HttpDoor("127.0.0.1", 0, (), Sockets(5.0), ready=lambda: True, tls=identity.server_context())
+    await https.open()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", https.port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    finally:
+        await https.close()
+
+
 @pytest.mark.parametrize("kind", ["ec", "rsa"])
 async def test_the_http_port_serves_the_new_certificate_whatever_its_kind(kind: str, tmp_path: Path) -> None:
     """OpenSSL keeps a certificate of each kind of key beside one another."""
     clock, first = Turned(), CA.issue(kind="rsa")
     identity = Identity("--tls", *written(tmp_path, first)[:2], for_http=True, now=clock)
-    door = HttpDoor("127.0.0.1", 0, (), Sockets(5.0), ready=lambda: True, tls=identity.server_context())
-    await door.open()
+    https = HttpDoor("127.0.0.1", 0, (), Sockets(5.0), ready=lambda: True, tls=identity.server_context())
+    await https.open()
     try:
         trusting = ssl.create_default_context(cadata=CA.pem.decode())
         trusting.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256")
         async with ClientSession(connector=TCPConnector(ssl=trusting)) as stays:
             async def healthy(host: str) -> bool:
-                async with stays.get(f"https://{host}:{door.port}/healthz") as answer:
+                async with stays.get(f"https://{host}:{https.port}/healthz") as answer:
                     return answer.status == 200
 
             assert await healthy("localhost") and await healthy("127.0.0.1")
-            assert await served_serial(door.port) == serial_of(first.pem)
+            assert await served_serial(https.port) == serial_of(first.pem)
             new = CA.issue(kind=kind)  # type: ignore[arg-type]
             new.write(tmp_path, "it")
             settled(identity, clock)
-            assert await served_serial(door.port) == serial_of(new.pem)
+            assert await served_serial(https.port) == serial_of(new.pem)
             assert await healthy("localhost")  # over the connection that it had
         async with ClientSession(connector=TCPConnector(ssl=trusting)) as late, \
-                late.get(f"https://localhost:{door.port}/healthz") as answer:
+                late.get(f"https://localhost:{https.port}/healthz") as answer:
             assert answer.status == 200
     finally:
-        await door.close()
+        await https.close()

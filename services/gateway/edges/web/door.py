@@ -18,7 +18,7 @@ log = logging.getLogger("gateway")
 
 MOST_BODY_BYTES = 1 << 16  # of a plain request: the largest is a session's settings
 MOST_HEADER_BYTES = 8190  # of one header, and of the request line; a JWT takes 1 to 2 kB
-HEADER_WAIT_S = 10.0  # a request must be whole by then: else connections that send a byte a second would pile up
+HEADER_WAIT_S = 10.0  # a request must be whole by then, and a handshake of TLS: else idle connections would pile up
 
 
 class HttpDoor:
@@ -39,18 +39,19 @@ class HttpDoor:
     async def open(self) -> None:
         """Listen, and take calls until `close`."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls, reuse_address=True)
-        try:
-            await site.start()
+        assert self._runner.server is not None
+        try:  # not a site of aiohttp, which gives a TLS handshake a minute
+            self._server = await asyncio.get_running_loop().create_server(
+                self._runner.server, self.host, self.port, ssl=self._tls, reuse_address=True,
+                ssl_handshake_timeout=HEADER_WAIT_S if self._tls else None)
         except OSError as error:
             raise SystemExit(f"gateway: can't listen on {self.host}:{self.port} ({error.strerror}); choose another "
                              "port with --http-port") from None
-        self.port = self._runner.addresses[0][1]
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Stop listening, and return when the last call has ended; when cancelled, end the calls that are left."""
-        for site in list(self._runner.sites):
-            await site.stop()
+        self._server.close()
         try:
             await self._sockets.all_closed()
         finally:
