@@ -12,7 +12,9 @@ from aiohttp import web
 from services.gateway.calls.callers import New, Opening
 from services.gateway.calls.desk import Desk, ModelInfo
 from services.gateway.calls.events import Event
+from services.gateway.edges.web.credentials import credential_of
 from services.gateway.edges.web.realtime import faults
+from services.gateway.edges.web.realtime.client_secrets import ClientSecrets
 from services.gateway.edges.web.realtime.connection import Connection
 from services.gateway.edges.web.realtime.dialects import BETA_HEADER, BETA_SUBPROTOCOL, Beta, Dialect, Ga
 from services.gateway.edges.web.realtime.feed import Feed
@@ -29,7 +31,6 @@ from services.mesh.errors import InvalidRequest, MeshError
 
 EDGE = "realtime"
 SUBPROTOCOL = "realtime"
-KEY_SUBPROTOCOL = "openai-insecure-api-key."
 MOST_MESSAGE_BYTES = 6 << 20  # base64 of what Feed lets wait, and the JSON around it
 
 
@@ -42,7 +43,8 @@ class RealtimeEdge:
     @property
     def routes(self) -> list[web.RouteDef]:
         """`/realtime` is where LiveKit's plugin calls when its base URL is a bare host."""
-        return [web.get(path, self._realtime) for path in ("/v1/realtime", "/realtime")]
+        secrets = ClientSecrets(self._desk, self._gate, EDGE, self._longest_call_s)
+        return [*(web.get(path, self._realtime) for path in ("/v1/realtime", "/realtime")), *secrets.routes]
 
     async def _realtime(self, request: web.Request) -> web.StreamResponse:
         offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if one.strip()]
@@ -52,11 +54,12 @@ class RealtimeEdge:
         except MeshError as error:  # before the upgrade
             if SUBPROTOCOL in offered:  # a browser; see _check
                 return await self._refuse_browser(request, error)
-            return refused(error)
+            return faults.refused(error)
 
     async def _call(self, request: web.Request, offered: list[str]) -> web.StreamResponse:
         """Hold a call. Raises MeshError when it can't be opened."""
-        caller = await self._gate.caller(_credential(request, offered), request.remote or "", EDGE)
+        credential = credential_of(request.headers, request.query)
+        caller = await self._gate.caller(credential, request.remote or "", EDGE)
         model = await self._model(request.query.get("model", ""))
         ids = Ids()
         beta = request.headers.get(BETA_HEADER[0], "") == BETA_HEADER[1] or BETA_SUBPROTOCOL in offered
@@ -92,12 +95,6 @@ class RealtimeEdge:
             return socket.response
 
 
-def refused(error: MeshError) -> web.Response:
-    """The answer to a request that is refused."""
-    wait = {"Retry-After": str(round(error.retry_after_s + 0.5))} if error.retry_after_s is not None else None
-    return web.json_response(faults.body(error), status=faults.http_status(error), headers=wait)
-
-
 def _check(request: web.Request, offered: list[str]) -> None:
     """Refuse what is not served here. Raises InvalidRequest."""
     if "call_id" in request.query:
@@ -106,13 +103,6 @@ def _check(request: web.Request, offered: list[str]) -> None:
         raise InvalidRequest("BAD_INTENT", "only conversations are served here", field="intent")
     if offered and SUBPROTOCOL not in offered:  # none of the others may be answered: they may be a key
         raise InvalidRequest("BAD_SUBPROTOCOL", f"the subprotocol is {SUBPROTOCOL!r}", field="Sec-WebSocket-Protocol")
-
-
-def _credential(request: web.Request, offered: list[str]) -> str:
-    kind, _, credential = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() == "bearer" and credential:
-        return credential.strip()
-    return next((one.removeprefix(KEY_SUBPROTOCOL) for one in offered if one.startswith(KEY_SUBPROTOCOL)), "")
 
 
 async def _with(first: Event, rest: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:

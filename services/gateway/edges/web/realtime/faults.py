@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from services.mesh.errors import MeshError
+from aiohttp import web
+
+from services.mesh.errors import LineFull, MeshError, NoFreeSlot
 
 Message = dict[str, Any]
 
@@ -24,19 +27,19 @@ class ClientFault(Exception):
 def shown(error: MeshError) -> Message:
     """An error of the mesh as the event that comes before the close."""
     kind = "invalid_request_error" if error.code.name in _STATUSES else "server_error"
-    # OpenAI's own word for whatever is wrong with a credential: LiveKit does not call again when it reads it.
-    code = "invalid_api_key" if error.code.name == "UNAUTHENTICATED" else error.reason.lower()
+    code = _OPENAI_S_WORDS.get(error.code.name) or _OPENAI_S_WORDS.get(error.reason) or error.reason.lower()
     return _error(kind, code, error.message, error.metadata.get("field"), None)
 
 
-def body(error: MeshError) -> Message:
-    """An error of the mesh as the body of a refused request."""
-    return {"error": shown(error)["error"]}
-
-
-def http_status(error: MeshError) -> int:
-    """The status of a refused request. LiveKit gives up after a few of them, but calls for ever after a close."""
-    return _STATUSES.get(error.code.name, 503)
+def refused(error: MeshError) -> web.Response:
+    """An error of the mesh as the answer to a request. LiveKit gives up after four refused upgrades, but calls for ever
+    after a close.
+    """
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    status = 503 if isinstance(error, NoFreeSlot | LineFull) else _STATUSES.get(error.code.name, 503)
+    return web.json_response({"error": shown(error)["error"]}, status=status, headers=headers)
 
 
 def _error(kind: str, code: str, message: str, param: str | None, event_id: str | None) -> Message:
@@ -44,4 +47,7 @@ def _error(kind: str, code: str, message: str, param: str | None, event_id: str 
             "error": {"type": kind, "code": code, "message": message, "param": param, "event_id": event_id}}
 
 
-_STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
+_STATUSES = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404,
+             "RESOURCE_EXHAUSTED": 429}
+# OpenAI's own words for what trying again does not help: LiveKit stops at these.
+_OPENAI_S_WORDS = {"UNAUTHENTICATED": "invalid_api_key", "AUDIO_QUOTA_USED": "insufficient_quota"}

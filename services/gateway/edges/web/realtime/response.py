@@ -40,6 +40,8 @@ class Response:
     def frame(self, sound: bytes, text: str, frame_ms: int) -> list[Message]:
         """A frame of it: its sound in the client's format, and the text that the model says with it."""
         messages: list[Message] = [self._sound(sound)] if sound else []
+        if not self.item.words:
+            text = text.lstrip()  # a piece of text begins with the space before it
         if text:
             # start_time is in seconds of this item's sound: LiveKit shows captions by it.
             messages.append({"type": "response.output_audio_transcript.delta", **self._where, "delta": text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from services.gateway.calls.events import ConversationEvent, Event, EventKind
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
-from services.gateway.trust.gate import Gate, OpenGate
+from services.gateway.trust.gate import Gate
+from services.mesh.errors import PermissionDenied, Unauthenticated
 from tests.gateway.edges.web.realtime.told import FRAME, FRAME_MS, RATE, READY, frame
 
 MODEL = ModelInfo("moshi", "mimi", RATE, FRAME, 8, 8)
@@ -93,13 +95,36 @@ class ScriptedDesk:
                 yield event
 
 
+class KeyGate:
+    """Lets one key in, or every one; its tickets are for the same."""
+
+    def __init__(self, key: str = "") -> None:
+        self._key, self.closed = key, bool(key)
+        self.tickets: dict[str, tuple[float, bool]] = {}
+        """How long each lives, and whether it opens one call only."""
+
+    async def caller(self, credential: str, address: str, edge: str) -> Caller:
+        """See Gate."""
+        if credential == "forbidden":
+            raise PermissionDenied("DOOR_CLOSED", "not through this door")
+        if self.closed and credential not in (self._key, *self.tickets):
+            raise Unauthenticated("BAD_KEY", "no such key")
+        return Caller.with_key(credential, address, edge)
+
+    async def issue(self, caller: Caller, lives_s: float = 60.0, *, single_use: bool = True) -> tuple[str, float]:
+        """See Gate."""
+        ticket = f"ek_{len(self.tickets)}"
+        self.tickets[ticket] = (lives_s, single_use)
+        return ticket, time.time() + lives_s
+
+
 class Stage:
     """The edge on a port, over a scripted desk."""
 
     def __init__(self, gate: Gate | None = None, stall_s: float = 5.0) -> None:
         self.desk: Any = ScriptedDesk()
         self.sockets = Sockets(stall_s)
-        self.edge = RealtimeEdge(self.desk, gate or OpenGate(), self.sockets, longest_call_s=3600.0)
+        self.edge = RealtimeEdge(self.desk, gate or KeyGate(), self.sockets, longest_call_s=3600.0)
         self.door = HttpDoor("127.0.0.1", 0, self.edge.routes, self.sockets, ready=lambda: True)
 
     async def __aenter__(self) -> Stage:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,25 +16,20 @@ import pytest
 
 from services.gateway.calls.callers import Caller, Interrupt
 from services.gateway.calls.events import EventKind, GoAway, Queued, Summary
-from services.mesh.errors import Draining, EngineFailed, LineFull, NoFreeSlot, PermissionDenied, Unauthenticated
-from tests.gateway.edges.web.realtime.scripted import Stage
+from services.mesh.errors import (
+    AudioQuotaUsed,
+    Draining,
+    EngineFailed,
+    LineFull,
+    NoFreeSlot,
+    PeerLost,
+    TooManyCalls,
+)
+from tests.gateway.edges.web.realtime.scripted import KeyGate, Stage
 from tests.gateway.edges.web.realtime.told import FRAME, READY
 from tests.until import until
 
 KEY = "sk-very-secret-key"
-
-
-class KeyGate:
-    """Lets one key in."""
-
-    async def caller(self, credential: str, address: str, edge: str) -> Caller:
-        if not credential:
-            raise Unauthenticated("CREDENTIAL_MISSING", "show a key")
-        if credential == "forbidden":
-            raise PermissionDenied("DOOR_CLOSED", "not through this door")
-        if credential != KEY:
-            raise Unauthenticated("CREDENTIAL_UNKNOWN", "no such key")
-        return Caller.with_key(credential, address, edge)
 
 
 @pytest.fixture
@@ -44,7 +40,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 @pytest.fixture
 async def guarded() -> AsyncIterator[Stage]:
-    async with Stage(KeyGate()) as stage:
+    async with Stage(KeyGate(KEY)) as stage:
         yield stage
 
 
@@ -102,7 +98,7 @@ async def test_a_conversation(stage: Stage) -> None:
         stage.call.event(EventKind.MODEL_SPEECH_STOPPED)
         stage.call.frames(1)
         done = await client.hear("response.done")
-        assert done["response"]["output"][0]["content"][0]["transcript"] == " la" * 10
+        assert done["response"]["output"][0]["content"][0]["transcript"] == "la" + " la" * 9
         deltas = [one for one in client.heard if one["type"] == "response.output_audio.delta"]
         assert [len(base64.b64decode(delta["delta"])) for delta in deltas] == [2 * FRAME] * 10
         event_ids = [one["event_id"] for one in client.heard]
@@ -198,14 +194,16 @@ async def test_a_browser_hears_why_it_was_refused(guarded: Stage) -> None:
         assert client.heard[0]["error"]["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize("error", [LineFull("full"), NoFreeSlot("full"), Draining("stopping")])
-async def test_a_mesh_without_room_refuses_before_the_upgrade(stage: Stage, error: Exception) -> None:
+@pytest.mark.parametrize(("error", "status"), [
+    (LineFull("full"), 503), (NoFreeSlot("full"), 503), (Draining("stopping"), 503), (PeerLost("away"), 503),
+    (TooManyCalls("yours"), 429), (AudioQuotaUsed("yours"), 429)])
+async def test_a_mesh_without_room_refuses_before_the_upgrade(stage: Stage, error: Exception, status: int) -> None:
     """LiveKit gives up after four refused upgrades, and calls for ever after a close."""
     stage.desk.first = [error]
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         async with Client(stage.url):
             pass
-    assert caught.value.status == 503 and caught.value.headers is not None and int(caught.value.headers["Retry-After"])
+    assert caught.value.status == status and caught.value.headers is not None and int(caught.value.headers["Retry-After"])
 
 
 async def test_a_browser_hears_that_there_is_no_room(stage: Stage) -> None:
@@ -293,6 +291,69 @@ async def test_a_client_that_does_not_read() -> None:
             stage.call.frames(100)
         await until(lambda: stage.call.over)
         await socket.close()
+
+
+async def test_a_quota_that_is_used_up_ends_the_call_with_openai_s_word(stage: Stage) -> None:
+    """LiveKit does not call again when it reads it."""
+    async with Client(stage.url) as client:
+        stage.call.tell(AudioQuotaUsed("an hour is an hour"))
+        await client.end()
+        assert client.heard[-1]["error"]["code"] == "insufficient_quota"
+
+
+# Client secrets.
+
+
+async def post(stage: Stage, path: str, body: Any, key: str = KEY) -> tuple[int, dict[str, Any]]:
+    async with aiohttp.ClientSession() as http, http.post(
+            f"{stage.http}/v1/realtime/{path}", data=body if isinstance(body, bytes) else json.dumps(body),
+            headers={"Authorization": f"Bearer {key}"}) as response:
+        return response.status, await response.json()
+
+
+@pytest.mark.parametrize(("asked", "lives_s"), [
+    ({}, 600), ({"expires_after": {"anchor": "created_at", "seconds": 30}}, 30), ({"expires_after": {"seconds": 1}}, 10),
+    ({"expires_after": {"seconds": 1e9}}, 7200), ({"expires_after": 7}, 600), ({"expires_after": {"seconds": "x"}}, 600),
+    ({"session": {"type": "realtime", "instructions": "Sing."}}, 600), (b"", 600)])
+async def test_a_client_secret(guarded: Stage, asked: Any, lives_s: float) -> None:
+    status, secret = await post(guarded, "client_secrets", asked)
+    assert status == 200 and secret["value"].startswith("ek_")
+    assert secret["expires_at"] == pytest.approx(time.time() + lives_s, abs=5)
+    assert secret["session"]["type"] == "realtime" and secret["session"]["object"] == "realtime.session"
+    assert guarded.edge._gate.tickets == {secret["value"]: (lives_s, False)}  # type: ignore[attr-defined]
+
+
+async def test_a_browser_calls_with_its_secret_more_than_once(guarded: Stage) -> None:
+    _, secret = await post(guarded, "client_secrets", {})
+    for _ in range(2):
+        async with Client(guarded.url, protocols=[
+                "realtime", f"openai-insecure-api-key.{secret['value']}"]) as client:
+            await client.hear("session.created")
+
+
+async def test_a_beta_session(guarded: Stage) -> None:
+    status, session = await post(guarded, "sessions", {"model": "gpt-4o-realtime-preview"})
+    assert status == 200 and session["input_audio_format"] == "pcm16"
+    assert session["client_secret"]["value"].startswith("ek_")
+    assert session["client_secret"]["expires_at"] == pytest.approx(time.time() + 60, abs=5)
+
+
+@pytest.mark.parametrize(("key", "asked", "status", "code"), [
+    ("wrong", {}, 401, "invalid_api_key"), (KEY, b"{", 400, "bad_body"), (KEY, [], 400, "bad_body"),
+    (KEY, {"session": {"type": "transcription"}}, 400, "bad_session"), ("forbidden", {}, 403, "door_closed")])
+async def test_a_secret_that_is_refused(guarded: Stage, key: str, asked: Any, status: int, code: str) -> None:
+    answered, body = await post(guarded, "client_secrets", asked, key)
+    assert (answered, body["error"]["code"]) == (status, code)
+    assert not guarded.edge._gate.tickets  # type: ignore[attr-defined]
+
+
+async def test_openai_s_client_makes_secrets(guarded: Stage) -> None:
+    openai = pytest.importorskip("openai")
+    async with openai.AsyncOpenAI(base_url=f"{guarded.http}/v1", api_key=KEY) as client:
+        secret = await client.realtime.client_secrets.create(session={"type": "realtime", "model": "gpt-realtime"})
+        session = await client.beta.realtime.sessions.create(model="gpt-4o-realtime-preview")
+    assert secret.value.startswith("ek_") and secret.session.type == "realtime"
+    assert session.client_secret.value.startswith("ek_")
 
 
 async def test_a_beta_client(stage: Stage) -> None:

@@ -246,15 +246,15 @@ def test_the_oldest_items_are_forgotten() -> None:
 def test_what_was_said_can_be_retrieved_without_its_sound() -> None:
     talk = Talk()
     (retrieved,) = talk.ask("conversation.item.retrieve", item_id=said(talk, " one", " two"))
-    assert retrieved["item"]["content"] == [{"type": "output_audio", "transcript": " one two"}]
+    assert retrieved["item"]["content"] == [{"type": "output_audio", "transcript": "one two"}]
 
 
 # What was heard.
 
 
 @pytest.mark.parametrize(("asked_ms", "heard_ms", "transcript"), [
-    (80, 80, " one"), (200, 200, " one two three"), (0, 0, ""), (-5, 0, ""), (1e9, 240, " one two three"),
-    (160, 160, " one two")])
+    (80, 80, "one"), (200, 200, "one two three"), (0, 0, ""), (-5, 0, ""), (1e9, 240, "one two three"),
+    (160, 160, "one two")])
 def test_a_truncation_cuts_the_transcript_and_is_clamped(asked_ms: float, heard_ms: int, transcript: str) -> None:
     talk = Talk()
     item_id = said(talk, " one", " two", " three")

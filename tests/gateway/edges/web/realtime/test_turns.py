@@ -98,14 +98,14 @@ def test_text_that_runs_ahead_of_the_sound_is_in_the_transcript() -> None:
     opened = talk.event(MODEL_STARTS, 6)
     talk.frames(1, "lo")
     transcript = next(one for one in talk.stops() if one["type"] == "response.output_audio_transcript.done")
-    assert transcript["transcript"] == " Hello"
+    assert transcript["transcript"] == "Hello"
     assert next(one for one in opened if one["type"] == TEXT)["start_time"] == 0.0
 
 
 def test_words_have_the_time_at_which_they_are_said() -> None:
     talk = speaking(Talk(), 5)
     (_, word) = talk.frames(1, " hello")
-    assert word["type"] == TEXT and word["delta"] == " hello" and word["start_time"] == pytest.approx(0.4)
+    assert word["type"] == TEXT and word["delta"] == "hello" and word["start_time"] == pytest.approx(0.4)
 
 
 def test_a_frame_without_text_has_no_transcript_delta() -> None:
@@ -141,7 +141,7 @@ def test_the_end_tells_what_was_said_and_used() -> None:
     done = talk.stops()[-1]["response"]
     (item,) = done["output"]
     assert done["status"] == "completed" and done["status_details"] is None
-    assert item["content"] == [{"type": "output_audio", "transcript": " yes yes"}] and item["status"] == "completed"
+    assert item["content"] == [{"type": "output_audio", "transcript": "yes yes"}] and item["status"] == "completed"
     usage = done["usage"]
     assert usage["input_tokens"] == 12 and usage["output_tokens"] == usage["total_tokens"] - 12
     assert usage["output_token_details"] == {"text_tokens": 2, "audio_tokens": 2 + LEAD_FRAMES}
@@ -285,7 +285,7 @@ def test_a_model_that_talks_on_after_a_cancel_has_a_new_response() -> None:
     assert talk.frames(TALKS_ON_FRAMES, " lost") == []
     opened = talk.frames(1, " heard")
     assert types(opened) == [*BEGIN, DELTA, TEXT] and opened[0]["response"]["id"] != first
-    assert opened[-1]["delta"] == " heard"
+    assert opened[-1]["delta"] == "heard"
 
 
 def test_a_cancel_when_nothing_is_open_is_answered_with_silence() -> None:
