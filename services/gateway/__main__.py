@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 
+from services.gateway.calls.callers import CallerLimits
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
@@ -16,6 +17,8 @@ from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web import page
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.pcm.edge import PcmEdge
+from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.exposure import exposed
 from services.gateway.peers.fleet import Fleet
@@ -25,6 +28,7 @@ from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
 from services.gateway.trust.gate import OpenGate
+from services.gateway.trust.tickets import Tickets
 from services.gateway.watching.gauges import watch
 from services.gateway.watching.metering import GatewayMetrics
 from services.gateway.watching.watcher import watcher
@@ -61,13 +65,15 @@ async def main(config: GatewayConfig) -> None:
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, config.calls_per_key),
                 watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
-    gate, sockets = OpenGate(), Sockets(config.stall_s)
+    gate, sockets = OpenGate(Tickets(store), CallerLimits()), Sockets(config.stall_s)
 
     def ready() -> bool:
         return codec.usable and lm.usable
 
     routes = [
         *page.routes(),
+        *PcmEdge(desk, gate, sockets).routes,
+        *RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []

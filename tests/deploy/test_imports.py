@@ -69,7 +69,7 @@ GATEWAY_ARROWS = {
     "turns": set[str](),
     "peers": {"store"}, "sessions": {"store"}, "store": {"redis_url"}, "redis_url": set[str](),
     "config": set[str](), "exposure": set[str](), "dev_certificate": set[str](),
-    "watching": {"calls", "path", "sessions", "peers"}}
+    "watching": {"calls", "path", "turns", "sessions", "peers"}}
 
 
 def _gateway_arrows() -> dict[str, set[str]]:

@@ -24,8 +24,10 @@ from services.gateway.calls.callers import (
     SetSampling,
 )
 from services.gateway.calls.desk import Desk
-from services.gateway.edges import pcm, replay
+from services.gateway.edges import replay
 from services.gateway.edges.farewell import Requests, with_farewell
+from services.gateway.edges.own_rate import hold_at
+from services.gateway.edges.pcm import F32LE, S16LE, Format, Pieces
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
 from services.mesh.incoming import Incoming, read_config_message
@@ -33,6 +35,8 @@ from services.mesh.serving import Service
 
 DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
 KEY_HEADER = "x-api-key"
+_FORMATS = {audio_pb2.AUDIO_ENCODING_UNSPECIFIED: F32LE, audio_pb2.AUDIO_ENCODING_PCM_F32LE: F32LE,
+            audio_pb2.AUDIO_ENCODING_PCM_S16LE: S16LE}
 
 
 class GrpcEdge:
@@ -85,16 +89,17 @@ class GrpcEdge:
     async def _converse(self, requests: Requests, caller: Caller
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
-        encoding = config.encoding or audio_pb2.AUDIO_ENCODING_PCM_F32LE
-        inputs = (_input(request, encoding) async for request in requests)
-        async with contextlib.aclosing(self._desk.hold(caller, _opening(config), inputs)) as told:
+        opening, rate, format = _opening(config), config.sample_rate_hertz, _FORMATS[config.encoding]
+        pieces = Pieces(format, rate)
+        inputs = (_input(request, pieces) async for request in requests)
+        async with contextlib.aclosing(hold_at(self._desk, caller, opening, rate, inputs)) as told:
             async for event in told:
-                yield _response(event, encoding)
+                yield _response(event, format)
 
 
 def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
     """What the caller asks for. Raises InvalidRequest."""
-    if config.encoding not in audio_pb2.AudioEncoding.values():
+    if config.encoding not in _FORMATS:
         raise InvalidRequest("BAD_ENCODING", f"encoding {config.encoding} is not one that this mesh knows",
                              field="config.encoding")
     if config.pacing not in conversation_pb2.Pacing.values():
@@ -108,8 +113,7 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
                              field="config.resume_handle")
     else:
         origin = New(_sampling(config.sampling), config.model, config.voice, config.text_prompt)
-    return Opening(origin, config.sample_rate_hertz, config.pacing != conversation_pb2.PACING_OFFLINE,
-                   config.traceparent)
+    return Opening(origin, live=config.pacing != conversation_pb2.PACING_OFFLINE, traceparent=config.traceparent)
 
 
 def _sampling(asked: lm_pb2.Sampling) -> lm_pb2.Sampling:
@@ -117,11 +121,11 @@ def _sampling(asked: lm_pb2.Sampling) -> lm_pb2.Sampling:
     return lm_pb2.Sampling(**{field.name: value for field, value in asked.ListFields()})
 
 
-def _input(request: conversation_pb2.ConverseRequest, encoding: audio_pb2.AudioEncoding) -> Input:
+def _input(request: conversation_pb2.ConverseRequest, pieces: Pieces) -> Input:
     """A message after the config. Raises InvalidRequest."""
     kind = request.WhichOneof("request")
     if kind == "audio":
-        return Audio(pcm.decode(request.audio.pcm, encoding))
+        return Audio(pieces.decode(request.audio.pcm))
     if kind == "control":
         return _control(request.control)
     if kind == "config":
@@ -143,13 +147,13 @@ def _control(control: conversation_pb2.Control) -> Control:
     raise InvalidRequest("EMPTY_REQUEST", "a control must say what to do", field="control")
 
 
-def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> conversation_pb2.ConverseResponse:
+def _response(event: events.Event, format: Format) -> conversation_pb2.ConverseResponse:
     """An event as this service's message. Fields that mean the same have the same names in both."""
     Response = conversation_pb2.ConverseResponse
     match event:
         case events.Speech():
             return Response(speech=conversation_pb2.SpeechFrame(
-                context=event.context, pcm=pcm.encode(event.pcm, encoding), text=event.text,
+                context=event.context, pcm=format.encode(event.pcm), text=event.text,
                 text_token=event.text_token, codes=event.codes, frames_skipped=event.frames_skipped))
         case events.Ready():
             ready = {name: value for name, value in vars(event).items() if name != "resume_grace_s"}
@@ -164,6 +168,8 @@ def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> convers
         case events.ConversationEvent():
             return Response(event=conversation_pb2.ConversationEvent(
                 kind=f"EVENT_KIND_{event.kind.name}", sequence=event.sequence, at_ms=event.at_ms))
+        case events.Heard():
+            return Response(heard=conversation_pb2.Heard(**vars(event)))
         case events.Summary():
             return Response(summary=conversation_pb2.ConverseSummary(**vars(event)))
     raise TypeError(f"an event that this edge does not know: {event!r}")

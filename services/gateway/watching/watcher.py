@@ -34,6 +34,7 @@ class CallWatch:
         self.skipped = meter.skipped
         self.resumed = trace.resumed
         self.served_by = trace.served_by
+        self.happened = meter.happened
 
     def opened(self, session_id: str, model_id: str, frame_nanos: int) -> None:
         """See Observer."""

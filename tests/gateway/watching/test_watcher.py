@@ -16,7 +16,7 @@ from services.mesh.telemetry import FrameTracer
 from tests.gateway.watching.test_metering import MS, context, seconds
 from tests.gateway.watching.test_tracing import Spans
 
-LIVE = Opening(New(), 24_000)
+LIVE = Opening(New())
 
 
 class Watched:
@@ -85,7 +85,7 @@ def test_how_a_call_ended_is_said_everywhere(reason: str, is_error: bool) -> Non
 
 def test_an_offline_call_has_no_deadline() -> None:
     watched = Watched()
-    observer = watched.call(Opening(Resumed("a handle"), 24_000, live=False))
+    observer = watched.call(Opening(Resumed("a handle"), live=False))
     observer.heard(0.08)
     observer.left(frame(observer, 0))
     assert watched.gateway.frames == {True: 0, False: 1} and watched.gateway.resumes == 1
