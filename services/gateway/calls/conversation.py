@@ -11,6 +11,7 @@ from services.gateway.calls.admission import rows_in_turn
 from services.gateway.calls.callers import Audio, Input, Opening, Resumed
 from services.gateway.calls.ending import COMPLETED, call_too_long, reason_of, reported
 from services.gateway.calls.events import Event, GoAway, Queued, Ready, ResumeStatus, Summary
+from services.gateway.calls.limits import Use
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.resources import Resources
 from services.gateway.path.audio import Pcm
@@ -31,17 +32,18 @@ GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 class Conversation:
     """One call, from the line or its Ready to its Summary."""
 
-    def __init__(self, resources: Resources, opening: Opening, handle: Handle, call_id: str, observer: Observer
-                 ) -> None:
+    def __init__(self, resources: Resources, opening: Opening, handle: Handle, call_id: str, key_id: str,
+                 observer: Observer) -> None:
+        self._key_id = key_id
         self._resources, self._opening, self._observer = resources, opening, observer
         self._handle, self._call_id = handle, call_id
         self._leaving: list[GoAway] = []  # until the caller can hear of it
         self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
 
-    async def hold(self, inputs: AsyncIterator[Input]) -> AsyncGenerator[Event, None]:
-        """The mesh's side of the call. Raises MeshError."""
+    async def hold(self, inputs: AsyncIterator[Input], use: Use) -> AsyncGenerator[Event, None]:
+        """The mesh's side of the call, which counts what it uses up. Raises MeshError."""
         origin = await find_origin(self._resources, self._opening, self._handle, self._call_id)
-        logs.bind(origin.session_id, self._opening.traceparent)
+        logs.bind(origin.session_id, self._opening.traceparent, self._key_id)
         try:
             async with contextlib.aclosing(self._wait_and_open(origin)) as turns:
                 async for turn in turns:
@@ -50,6 +52,7 @@ class Conversation:
                     else:
                         yield turn
             session = origin.begin(rows.lm_ready.sampling)
+            session.key_id = self._key_id
         except BaseException as error:
             origin.abandon(reason_of(error))
             raise
@@ -58,7 +61,7 @@ class Conversation:
         with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
                 contextlib.closing(pipeline), self._told(session, pipeline):
             yield self._announce(rows, session, ingest)
-            async with self._heard(session, pipeline, ingest, inputs):
+            async with self._heard(session, pipeline, ingest, inputs, use):
                 frames_out = 0
                 reading = Reading(rows.audio.frame_nanos / 1e9, self._opening.live, self._resources.stall_s)
                 async for event in pipeline.converse():
@@ -121,13 +124,13 @@ class Conversation:
             self._speaking.clear()
 
     @contextlib.asynccontextmanager
-    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Input]
-                     ) -> AsyncIterator[None]:
+    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Input],
+                     use: Use) -> AsyncIterator[None]:
         """Hear what the caller says, as long as it talks and a call may last."""
         longest_s = self._resources.longest_call_s
         last_call = asyncio.get_running_loop().call_later(
             longest_s - session.age_s, pipeline.fail, call_too_long(longest_s))
-        tasks = [asyncio.create_task(ingest.read(_audio(inputs))),
+        tasks = [asyncio.create_task(ingest.read(_audio(inputs, ingest, use))),
                  asyncio.create_task(self._end_when_idle(ingest, pipeline))]
         try:
             yield
@@ -146,8 +149,9 @@ class Conversation:
         pipeline.fail(IdleCaller(f"no audio for {limit_s:.0f} s; send silence to keep a call open"))
 
 
-async def _audio(inputs: AsyncIterator[Input]) -> AsyncIterator[Pcm]:
+async def _audio(inputs: AsyncIterator[Input], ingest: Ingest, use: Use) -> AsyncIterator[Pcm]:
     async for given in inputs:
         if not isinstance(given, Audio):
             raise InvalidRequest("CONTROLS_UNSUPPORTED", "this mesh does not take controls yet", field="control")
+        use.audio_s += ingest.audio.seconds(len(given.pcm))
         yield given.pcm
