@@ -97,7 +97,7 @@ async def test_a_call_that_is_resumed_has_each_control_once(
         last = said[-1].context.sequence - back
         said = said[:len(said) - back]
         first = max(last - 4, 0) if repeats else last + 1
-        opening = Opening(Resumed(ready.resume_handle, first, last), RATE, live=False)
+        opening = Opening(Resumed(ready.resume_handle, first, last), live=False)
         controls = GIVEN if repeats else await _unheard(there, ready)
         events = [event async for event in there.hold(opening, spoken(opening.first_sequence, FRAMES,
                                                                       controls=controls))]
@@ -106,7 +106,7 @@ async def test_a_call_that_is_resumed_has_each_control_once(
 
 async def _unheard(house: House, ready: Ready) -> Mapping[int, Sequence[Control]]:
     """What the mesh has not written of what was given."""
-    _, record = await house.sessions._read(Handle(ready.resume_handle))
+    _, record = await house.sessions.read(Handle(ready.resume_handle))
     return {number: controls for number, controls in GIVEN.items() if number >= record.history.next_sequence}
 
 
