@@ -15,6 +15,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web import page
+from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.socket import Sockets
@@ -70,6 +71,7 @@ async def main(config: GatewayConfig) -> None:
     routes = [
         *page.routes(),
         *PcmEdge(desk, gate, sockets).routes,
+        *ChatEdge(desk, gate, sockets).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
