@@ -17,6 +17,7 @@ import numpy as np
 from services.codec.config import CodecConfig
 from services.codec.server import CodecServer
 from services.lm.config import LmConfig
+from services.lm.directing import Directed, DirectedAt
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
 from services.mesh.engine_metrics import watch
@@ -58,7 +59,11 @@ class NullEngine:
         """Begin a session."""
         self._steps[row] = 0
 
-    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int) -> Iterator[None]:
+    def direct(self, row: int, directed: Directed) -> None:
+        """Its answers stay as they are."""
+
+    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int,
+                controls: Sequence[DirectedAt]) -> Iterator[None]:
         """Only their number matters; one chunk."""
         self._steps[row] = first_step + len(codes)
         yield
@@ -78,11 +83,15 @@ class NullEngine:
 
 
 class NullTokenizer:
-    """Never asked: the null model only pads."""
+    """The null model only pads, and a text is as many tokens as it has characters."""
 
     def id_to_piece(self, token: int) -> str:
         """No text."""
         return ""
+
+    def encode(self, text: str) -> list[int]:
+        """Any tokens."""
+        return [5] * len(text)
 
 
 async def main() -> None:
@@ -102,7 +111,7 @@ async def main() -> None:
     codec: Any = CodecServer(
         NullEngine(options.slots, np.zeros(facts.codebooks, np.int64)),  # type: ignore[arg-type]
         NullEngine(options.slots, np.zeros(facts.samples_per_frame, np.float32)),  # type: ignore[arg-type]
-        "null", codec_tracer, 10.0)
+        "null", codec_tracer, 10.0, speech_table=bytes(facts.codebooks * facts.cardinality))
     lm: Any = LmServer(
         NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64),  # type: ignore[arg-type]
                    facts.delay_frames), NullTokenizer(), Sampling(), "null", "null", lm_tracer, 10.0)

@@ -18,7 +18,7 @@ from services.mesh import logs
 from services.mesh.batching import USUAL, Batcher, BatchingOptions, Slot
 from services.mesh.errors import InvalidRequest
 from services.mesh.gathering import Gathering
-from services.mesh.incoming import Incoming, read_config_message, read_payload, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payload, read_payloads
 from services.mesh.recorder import HopRecorder
 from services.mesh.samples import FULL_SCALE, check_frame_codes, check_samples, check_session_id
 from services.mesh.serving import Service
@@ -34,6 +34,7 @@ Codes = npt.NDArray[np.int64]
 Frame = Pcm | Codes
 SAMPLE_TYPES = {audio_pb2.AUDIO_ENCODING_UNSPECIFIED: "<f4", audio_pb2.AUDIO_ENCODING_PCM_F32LE: "<f4",
                 audio_pb2.AUDIO_ENCODING_PCM_S16LE: "<i2"}
+SILENT_FRAMES = 50  # 4 s of zeros: the bundled codec's codes of them settle within 20 frames
 DESCRIPTOR = codec_pb2.DESCRIPTOR.services_by_name["CodecService"]
 
 
@@ -85,6 +86,7 @@ class CodecServer:
             "samples_per_frame": self.facts.samples_per_frame, "codebooks": self.facts.codebooks,
             "cardinality": self.facts.cardinality, "priming_frames": priming_frames}
         self._speech_table = speech_table
+        self._silence_codes = _silence_codes(encoder, self.facts)
         self._tracer = tracer
         self._encode: Batcher[Frame, Item, tuple[Item, Frame]] = Batcher(
             "encode", CodecStepper(encoder), options,
@@ -111,7 +113,7 @@ class CodecServer:
         await self._decode.close()
         self._tracer.close()
 
-    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
+    async def get_info(self, request: codec_pb2.GetInfoRequest, sender: Sender) -> codec_pb2.GetInfoResponse:
         """Facts about the codec, and its room."""
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self._encode.total, encode_slots_free=self._encode.free,
@@ -133,6 +135,7 @@ class CodecServer:
             await slot.opened()
             yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
                 frame_phase_us=slot.phase_nanos // 1000, speech_table=self._speech_table,
+                silence_codes=self._silence_codes,
                 **self._announced | {"codebooks": codebooks}))
             async for answer in slot.serve(items):
                 item, codes = answer.result
@@ -243,3 +246,14 @@ class CodecServer:
         """The answer's context, after the hop's recorder has seen it."""
         self._recorders[hop].record(context, timing, slot.row, slot.tenant)
         return answer_context(context, hop, timing)
+
+
+def _silence_codes(encoder: EncodeEngine, facts: CodecFacts) -> list[int]:
+    """What the codec makes of zeros, once it has heard some. Its first row is clear again then."""
+    silence = np.zeros((SILENT_FRAMES, facts.samples_per_frame), np.float32)
+    encoder.open(0)
+    for _ in encoder.prime(0, silence):
+        pass
+    codes: list[int] = encoder.step([0], silence[:1])[0].tolist()
+    encoder.open(0)
+    return codes

@@ -1,5 +1,6 @@
 """The language model's engine: many sessions' steps as one, on one device."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +11,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from services.lm.delays import DelayLine, Ints
+from services.lm.directing import DRAWN, Directed, DirectedAt, ForcedFrames
 from services.lm.graphed import GraphedNetwork
 from services.lm.linear import Packing, Precision
-from services.lm.network import Draws, Network, Shapes
-from services.lm.sampling import Sampling
+from services.lm.network import Bends, Draws, Network, Shapes
+from services.lm.sampling import MOST_PENALISED, Sampling
 from services.lm.sizing import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
 from services.lm.traced import TracedNetwork
 from services.mesh.finite import check_finite
 
 PREFILL_FRAMES = 128
 """Frames of a history that go through the model at once: more gain nothing, and their scores take memory."""
+
+TEXT_FRAMES = 1024
+"""Frames whose text a row remembers, to find what is repeated: 82 s, and no more than the context, so that a row which
+is rebuilt remembers the same."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,10 @@ class LmEngine:
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self._draws = Draws(
             torch.zeros(slots, 2), torch.ones(slots, 2, dtype=torch.int64), torch.zeros(slots, dtype=torch.int64))
+        self._texts: Ints = np.full((slots, min(TEXT_FRAMES, lm.context)), DRAWN, np.int64)
+        self._own_delays = lm.delays[: 1 + lm.dep_q]
+        self._forced: dict[int, ForcedFrames] = {}  # by row, as long as anything is forced there
+        self._shaped: dict[int, Sampling] = {}  # by row, where the text's logits are changed
         self._rings = rings
         self._generate = (TracedNetwork if place.type == "cpu" else GraphedNetwork)(self._network, rings)
 
@@ -121,16 +131,36 @@ class LmEngine:
         if not 0 <= row < self.slots:
             raise ValueError(f"row must be between 0 and {self.slots - 1}, got {row}")
         self._line.open(row)
+        self._texts[row] = DRAWN
+        self._forced.pop(row, None)
+        self._sample(row, sampling)
+
+    def direct(self, row: int, directed: Directed) -> None:
+        """Decide about an open row's tokens from its next step on."""
+        self._direct(row, directed, int(self._line.positions[row]))
+
+    def _direct(self, row: int, directed: Directed, step: int) -> None:
+        if directed.sampling is not None:
+            self._sample(row, directed.sampling)
+        if directed.tokens is not None:
+            self._forced.setdefault(row, ForcedFrames(self._own_delays)).put(step, directed.tokens)
+
+    def _sample(self, row: int, sampling: Sampling) -> None:
         # Top-k 0 keeps every entry.
         top_k = [min(wanted or entries, entries) for wanted, entries in (
             (sampling.text_top_k, self.facts.text_cardinality), (sampling.audio_top_k, self.facts.cardinality))]
         self._draws.temperature[row] = torch.tensor([sampling.text_temperature, sampling.audio_temperature])
         self._draws.top_k[row] = torch.tensor(top_k)
         self._draws.seed[row] = sampling.seed
+        self._shaped.pop(row, None)
+        if sampling.shapes_text:
+            self._shaped[row] = sampling
 
-    def prefill(self, row: int, codes: Ints, tokens: Ints, first_step: int = 0) -> Iterator[None]:
+    def prefill(self, row: int, codes: Ints, tokens: Ints, first_step: int = 0,
+                controls: Sequence[DirectedAt] = ()) -> Iterator[None]:
         """Bring an open row to where a session was that sent codes [frames, user_codebooks] and got tokens
-        [frames, 1 + own_codebooks] for them from `step`, after `first_step` steps that are not named any more.
+        [frames, 1 + own_codebooks] for them from `step`, after `first_step` steps that are not named any more, and that
+        was directed by `controls`, in their order.
 
         Many times faster than stepping, and in chunks, one for each item: other rows may be stepped in between. Within
         the context the session goes on with the tokens it would have had; in a longer one the oldest keys had
@@ -165,9 +195,21 @@ class LmEngine:
                     self._network.prefill(torch.from_numpy(inputs[named.start - begin :]).to(device), self._rings, row,
                                           positions[named], held[: first_step + frames.stop])
             yield
-        for frame in range(known, len(codes)):
-            self.step([row], codes[frame : frame + 1])
-            self._line.amend(row, generated[frame])
+        self._remember(row, first_step, generated[:known, 0])
+        waiting = deque(controls)
+        for frame in range(known, len(codes) + 1):
+            while waiting and waiting[0].step <= first_step + frame:
+                at = waiting.popleft()
+                self._direct(row, at.directed, at.step)
+            if frame < len(codes):
+                self.step([row], codes[frame : frame + 1])
+                self._line.amend(row, generated[frame])
+
+    def _remember(self, row: int, first_step: int, texts: Ints) -> None:
+        """Take in the text tokens [frames] of a row's steps from `first_step` on."""
+        length = self._texts.shape[1]
+        steps = np.arange(len(texts))[-length:]
+        self._texts[row, (first_step + steps) % length] = texts[steps]
 
     def step(self, rows: Sequence[int], codes: NDArray[np.int64]) -> Ints:
         """One frame of each named row: codes int64 [n, user_codebooks] -> tokens int64 [n, 1 + own_codebooks].
@@ -188,6 +230,39 @@ class LmEngine:
         order = np.argsort(rows)  # rows side by side in memory are attended to in one go
         index = np.array(rows)[order]
         tokens = self._line.feed(index, codes[order])
+        positions = self._line.positions
+        # Nearly no step is directed, and then nothing is done about it.
+        directed = not (self._forced.keys().isdisjoint(rows) and self._shaped.keys().isdisjoint(rows))
+        bends = self._bends(index) if directed else None
+        generated = self._generate(tokens, index, positions, self._draws, bends)
+        self._texts[index, positions[index] % self._texts.shape[1]] = generated[:, 0]
         answer = np.empty((len(rows), 1 + facts.own_codebooks), np.int64)
-        answer[order] = self._line.take(index, self._generate(tokens, index, self._line.positions, self._draws))
+        answer[order] = self._line.take(index, generated)
         return answer
+
+    def _bends(self, rows: Ints) -> Bends:
+        """What is decided about the next step's tokens of rows [n]."""
+        forced = np.full((len(rows), len(self._own_delays)), DRAWN, np.int64)
+        bonus, penalty = np.zeros((len(rows), 1), np.float32), np.ones((len(rows), 1), np.float32)
+        recent = np.zeros((len(rows), MOST_PENALISED), np.int64)
+        for index, row in enumerate(rows.tolist()):
+            position = int(self._line.positions[row])
+            if (frames := self._forced.get(row)) is not None:
+                forced[index] = frames.at(position)
+                if frames.over(position + 1):
+                    del self._forced[row]
+            if (sampling := self._shaped.get(row)) is not None:
+                bonus[index] = sampling.text_temperature * sampling.padding_bonus
+                said = self._last_texts(row, position, sampling.repetition_penalty_context)
+                if len(said):
+                    penalty[index] = sampling.repetition_penalty
+                    recent[index] = np.resize(said, MOST_PENALISED)
+        return Bends(*map(torch.from_numpy, (forced, bonus, penalty, recent)))
+
+    def _last_texts(self, row: int, position: int, most: int) -> Ints:
+        """A row's last text tokens before a position, [up to most], without padding."""
+        length = self._texts.shape[1]
+        newest_first = self._texts[row, (position - 1 - np.arange(length)) % length]
+        spoken = (newest_first >= 0) & ~np.isin(newest_first, self.facts.silent_text_tokens)
+        texts: Ints = newest_first[spoken][:most]
+        return texts

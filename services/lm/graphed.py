@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from services.lm.delays import Ints
-from services.lm.network import Draws, Network, Shapes
+from services.lm.network import Bends, Draws, Network, Shapes
+from services.lm.sampling import MOST_PENALISED
 
 Replay = Callable[[], Tensor]
 SMALLEST_FILLED = 256
@@ -57,10 +58,14 @@ class GraphedNetwork:
         self._draws = Draws(
             torch.zeros(self._slots, 2, device=rings.device), self._rows.new_ones(self._slots, 2),
             torch.zeros_like(self._rows))
-        self._graphs: dict[tuple[int, Shapes], Replay] = {}
+        self._bends = Bends(self._rows.new_zeros(self._slots, network.streams.numel()),
+                            torch.zeros(self._slots, 1, device=rings.device),
+                            torch.ones(self._slots, 1, device=rings.device),
+                            self._rows.new_zeros(self._slots, MOST_PENALISED))
+        self._graphs: dict[tuple[int, Shapes, bool], Replay] = {}
 
-    def __call__(self, tokens: Ints, rows: Ints, positions: Ints, draws: Draws) -> Ints:
-        """tokens [n, streams] of rows [n], positions and draws of all slots -> [n, 1 + own_codebooks]."""
+    def __call__(self, tokens: Ints, rows: Ints, positions: Ints, draws: Draws, bends: Bends | None = None) -> Ints:
+        """tokens [n, streams] and bends of rows [n], positions and draws of all slots -> [n, 1 + own_codebooks]."""
         active = bucket(int(rows.max()) + 1, 1, self._slots)
         largest = [int(top_k) for top_k in draws.top_k.amax(dim=0)]
         filled = int(positions[rows].max()) + 1
@@ -70,7 +75,10 @@ class GraphedNetwork:
             for ours, theirs in zip((self._tokens, self._positions, *self._draws),
                                     (inputs, torch.from_numpy(positions), *draws), strict=True):
                 ours.copy_(theirs)
-            generated: Ints = self._graph(active, self._shapes(filled, largest))().cpu().numpy()
+            if bends is not None:  # what is left of the other rows' bends does no harm: their tokens are thrown away
+                for mine, given in zip(self._bends, bends, strict=True):
+                    mine[torch.from_numpy(rows).to(mine.device)] = given.to(mine.device)
+            generated: Ints = self._graph(active, self._shapes(filled, largest), bends is not None)().cpu().numpy()
         return generated[rows]
 
     def prepare(self, top_k: Sequence[int]) -> None:
@@ -78,17 +86,19 @@ class GraphedNetwork:
         with torch.inference_mode():
             for active in sorted({bucket(n, 1, self._slots) for n in range(1, self._slots + 1)}):
                 for filled in sorted({self._shapes(n, top_k) for n in range(1, self._context + 1)}):
-                    self._graph(active, filled)
+                    for bent in (False, True):
+                        self._graph(active, filled, bent)
 
     def _shapes(self, filled: int, top_k: Sequence[int]) -> Shapes:
         text, audio = (bucket(k, SMALLEST_TOP_K, most)
                        for k, most in zip(top_k, self._network.cardinalities, strict=True))
         return Shapes(bucket(filled, SMALLEST_FILLED, self._context), (text, audio))
 
-    def _graph(self, active: int, shapes: Shapes) -> Replay:
-        if (active, shapes) not in self._graphs:
+    def _graph(self, active: int, shapes: Shapes, bent: bool) -> Replay:
+        if (active, shapes, bent) not in self._graphs:
             tokens, rows, positions, *draws = (
                 values[:active] for values in (self._tokens, self._rows, self._positions, *self._draws))
-            self._graphs[active, shapes] = self._capture(
-                lambda: self._network(tokens, self._rings, rows, positions, Draws(*draws), shapes))
-        return self._graphs[active, shapes]
+            bends = Bends(*(values[:active] for values in self._bends)) if bent else None
+            self._graphs[active, shapes, bent] = self._capture(
+                lambda: self._network(tokens, self._rings, rows, positions, Draws(*draws), shapes, bends))
+        return self._graphs[active, shapes, bent]

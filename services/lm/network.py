@@ -30,6 +30,19 @@ class Draws(NamedTuple):
     seed: Tensor
 
 
+class Bends(NamedTuple):
+    """What is decided from outside about the tokens of n rows: see `directing` and `sampler.reshaped`."""
+
+    forced: Tensor
+    """Int64 [n, 1 + own_codebooks], negative where a token is drawn."""
+    bonus: Tensor
+    """Of padding, times the temperature, float32 [n, 1]."""
+    penalty: Tensor
+    """Float32 [n, 1]."""
+    recent: Tensor
+    """The text tokens that it applies to, int64 [n, MOST_PENALISED]; some may be the same."""
+
+
 class Shapes(NamedTuple):
     """Sizes fixed beforehand, for where the host may not look at the data (a CUDA graph)."""
 
@@ -126,6 +139,7 @@ class Network(nn.Module):
         self.heads = packing.linear(torch.cat(heads) * self.norm.fold)
         self.head_sizes = [len(head) for head in heads]
         self.cardinalities = (len(heads[0]), lm.card)
+        self.padding = lm.text_padding_token_id
         self.depth = nn.ModuleList(DepthStep(lm, k, packing) for k in range(lm.dep_q))
         first = lm.depformer.layers[0].self_attn
         self.depth_shape = (len(lm.depformer.layers), first.num_heads, first.embed_dim // first.num_heads)
@@ -133,7 +147,7 @@ class Network(nn.Module):
         self.register_buffer("streams", torch.arange(1 + lm.dep_q, device=packing.device))
 
     def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, draws: Draws | None = None,
-                shapes: Shapes | None = None) -> Tensor:
+                shapes: Shapes | None = None, bends: Bends | None = None) -> Tensor:
         """tokens [n, streams], rows and positions [n] -> [n, 1 + own_codebooks]; all greedy without `draws`.
 
         With `shapes` rows must be 0..n, and no value is looked at on the way.
@@ -155,12 +169,14 @@ class Network(nn.Module):
             text, audio = self.cardinalities
             noises += sampler.noise(self.table, starts[:, :1], text).unbind(1)
             noises += sampler.noise(self.table, starts[:, 1:], audio).unbind(1)
-        token = self._draw(0, text_logits, draws, noises, shapes)
+        if bends is not None:
+            text_logits = sampler.reshaped(text_logits, self.padding, *bends[1:])
+        token = self._draw(0, text_logits, draws, noises, shapes, bends)
         drawn = [token]
         past = context.new_empty((layers, 2, tokens.shape[0] * heads, len(self.depth), dim))
         for codebook, step in enumerate(self.depth):
             logits = step(token.squeeze(1), contexts[codebook], past)
-            token = self._draw(codebook + 1, logits, draws, noises, shapes)
+            token = self._draw(codebook + 1, logits, draws, noises, shapes, bends)
             drawn.append(token)
         return torch.cat(drawn, dim=1)
 
@@ -178,16 +194,20 @@ class Network(nn.Module):
 
         self.temporal(tokens, rings, positions, attend)
 
-    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, noises: list[Tensor],
-              shapes: Shapes | None) -> Tensor:
-        """Tokens [n, 1] of one stream from its logits [n, entries]."""
+    def _draw(self, stream: int, logits: Tensor, draws: Draws | None, noises: list[Tensor], shapes: Shapes | None,
+              bends: Bends | None) -> Tensor:
+        """Tokens [n, 1] of one stream from its logits [n, entries], or what they are forced to be."""
         token: Tensor
         if draws is None:
             token = logits.argmax(dim=-1, keepdim=True) if shapes else sampler.largest(logits)
-            return token
-        kind = min(stream, 1)
-        temperature, top_k = draws.temperature[:, kind : kind + 1], draws.top_k[:, kind : kind + 1]
-        if shapes:
-            return sampler.draw_by_threshold(logits, noises[stream], temperature, top_k, shapes.top_k[kind])
-        token = sampler.draw_by_rejection(logits, noises[stream], temperature, top_k)
+        else:
+            kind = min(stream, 1)
+            temperature, top_k = draws.temperature[:, kind : kind + 1], draws.top_k[:, kind : kind + 1]
+            if shapes:
+                token = sampler.draw_by_threshold(logits, noises[stream], temperature, top_k, shapes.top_k[kind])
+            else:
+                token = sampler.draw_by_rejection(logits, noises[stream], temperature, top_k)
+        if bends is not None:
+            forced = bends.forced[:, stream : stream + 1]
+            token = torch.where(forced < 0, token, forced)
         return token

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from moshimesh.lm.v1 import lm_pb2
 
+from services.lm.controls import ControlReader
 from services.lm.delays import UNGENERATED, Ints
+from services.lm.directing import DirectedAt
 from services.mesh.errors import InvalidRequest
 
 if TYPE_CHECKING:  # this file speaks gRPC, that one torch
@@ -25,10 +27,13 @@ class Past:
     codes: Ints
     tokens: Ints
     first_step: int
+    controls: list[DirectedAt]
 
 
-def read_past(wire: lm_pb2.StepHistory, facts: LmFacts) -> Past:
-    """The history that a caller sent. Raises InvalidRequest for one that the model can't take."""
+def read_past(wire: lm_pb2.StepHistory, facts: LmFacts, reader: ControlReader) -> Past:
+    """The history that a caller sent; `reader` has then read its controls. Raises InvalidRequest for one that the
+    model can't take.
+    """
     steps, left_over = divmod(len(wire.user_codes), facts.user_codebooks)
     if left_over:
         raise _bad("user_codes", f"user_codes must have {facts.user_codebooks} codes for each step, got "
@@ -55,7 +60,8 @@ def read_past(wire: lm_pb2.StepHistory, facts: LmFacts) -> Past:
         if found.max(initial=0) >= entries:
             raise _bad(field, f"{kind} must be between 0 and {entries - 1}, got {found.max()}", f"0..{entries - 1}")
     silence = np.full((unanswered, 1 + facts.own_codebooks), UNGENERATED)
-    return Past(codes, np.concatenate([silence, answered]), wire.first_step)
+    return Past(codes, np.concatenate([silence, answered]), wire.first_step,
+                reader.read_all(wire.controls, wire.first_step + steps))
 
 
 def _bad(field: str, message: str, accepted: object) -> InvalidRequest:

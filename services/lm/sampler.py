@@ -53,6 +53,17 @@ def noise(table: Tensor, starts: Tensor, entries: int) -> Tensor:
     return pairs.amax(dim=2)
 
 
+def reshaped(logits: Tensor, padding: int, bonus: Tensor, penalty: Tensor, recent: Tensor) -> Tensor:
+    """Text logits [n, entries] with padding's raised by bonus [n, 1], and those of recent tokens [n, m] divided by
+    penalty [n, 1] where they are positive and multiplied where they are not. Bonus 0 and penalty 1 change nothing.
+
+    A bonus of temperature * b multiplies padding's probability by e^b.
+    """
+    repeated = torch.zeros_like(logits).scatter(1, recent, 1.0)
+    logits = torch.where(repeated > 0, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    return logits.index_add(1, torch.full_like(recent[0, :1], padding), bonus)
+
+
 def draw_by_threshold(logits: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, max_top_k: int) -> Tensor:
     """Tokens int64 [n, 1] from logits and noise [n, entries], temperature and top_k [n, 1].
 

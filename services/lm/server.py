@@ -5,20 +5,22 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
+from services.lm.controls import ControlReader, sampled
+from services.lm.directing import Directed
 from services.lm.past import Past, read_past
 from services.lm.sampling import Sampling
-from services.lm.text import PieceTable, TextStream
+from services.lm.saying import Tokenizer
+from services.lm.text import TextStream
 from services.mesh import logs
 from services.mesh.batching import USUAL, Batcher, BatchingOptions
-from services.mesh.errors import InvalidRequest
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payloads
 from services.mesh.recorder import HopRecorder
 from services.mesh.samples import check_frame_codes, check_session_id
 from services.mesh.serving import Service
@@ -42,10 +44,11 @@ class Opening:
 
 @dataclass(frozen=True)
 class CodesItem:
-    """One frame of the user's codes [user_codebooks] and its context."""
+    """One frame of the user's codes [user_codebooks], its context, and what is decided about the step."""
 
     codes: Sequence[int]
     context: audio_pb2.FrameContext
+    directed: Directed | None
 
 
 class LmStepper:
@@ -59,10 +62,13 @@ class LmStepper:
         """Clear a row, give it its sampling, and rebuild its past."""
         self._engine.open(row, settings.sampling)
         if (past := settings.past) is not None:
-            yield from self._engine.prefill(row, past.codes, past.tokens, past.first_step)
+            yield from self._engine.prefill(row, past.codes, past.tokens, past.first_step, past.controls)
 
     def step(self, rows: Sequence[int], items: Sequence[CodesItem]) -> Sequence[tuple[CodesItem, list[int]]]:
         """Each item with its tokens, text first; negative while the delay line fills."""
+        for row, item in zip(rows, items, strict=True):
+            if item.directed is not None:
+                self._engine.direct(row, item.directed)
         tokens: list[list[int]] = self._engine.step(
             rows, np.array([item.codes for item in items], dtype=np.int64)).tolist()
         return list(zip(items, tokens, strict=True))
@@ -71,7 +77,7 @@ class LmStepper:
 class LmServer:
     """Step over one engine."""
 
-    def __init__(self, engine: LmEngine, tokenizer: PieceTable, defaults: Sampling, model_id: str, codec_id: str,
+    def __init__(self, engine: LmEngine, tokenizer: Tokenizer, defaults: Sampling, model_id: str, codec_id: str,
                  tracer: FrameTracer, stall_s: float,
                  options: BatchingOptions = USUAL) -> None:
         """`codec_id` names the codec that the model was trained with."""
@@ -103,7 +109,7 @@ class LmServer:
         await self._batcher.close()
         self._tracer.close()
 
-    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest, sender: Sender) -> lm_pb2.GetInfoResponse:
         """Facts about the model, and its room."""
         facts = self.facts
         return lm_pb2.GetInfoResponse(
@@ -119,9 +125,8 @@ class LmServer:
         session_id = check_session_id(config.session_id)
         logs.bind(session_id)
         sampling = read_sampling(config.sampling, self._defaults)
-        if config.history.controls:
-            raise _unsupported("config.history.controls")
-        past = read_past(config.history, self.facts) if config.HasField("history") else None
+        reader = ControlReader(self.facts, self._tokenizer, sampling)
+        past = read_past(config.history, self.facts, reader) if config.HasField("history") else None
         text = TextStream(self._tokenizer, self.facts.silent_text_tokens)
         if past is not None:
             text.recall(past.tokens[:, 0].tolist())
@@ -132,12 +137,9 @@ class LmServer:
                 **self._ids, user_codebooks=self.facts.user_codebooks,
                 own_codebooks=self.facts.own_codebooks, cardinality=self.facts.cardinality,
                 delay_frames=self.facts.delay_frames, context_frames=self.facts.context_frames,
-                silent_text_tokens=self.facts.silent_text_tokens,
-                sampling=lm_pb2.Sampling(
-                    text_temperature=sampling.text_temperature, text_top_k=sampling.text_top_k,
-                    audio_temperature=sampling.audio_temperature, audio_top_k=sampling.audio_top_k,
-                    seed=sampling.seed)))
-            async for answer in slot.serve(self._items(requests)):
+                sampling=lm_pb2.Sampling(**asdict(reader.sampling)),
+                silent_text_tokens=self.facts.silent_text_tokens))
+            async for answer in slot.serve(self._items(requests, reader)):
                 item, (text_token, *codes) = answer.result
                 frames += 1
                 self._recorder.record(item.context, answer.timing, slot.row, slot.tenant)
@@ -150,24 +152,15 @@ class LmServer:
                 yield lm_pb2.StepResponse(step=step)
         yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))
 
-    async def _items(self, requests: AsyncIterator[lm_pb2.StepRequest]) -> AsyncIterator[CodesItem]:
+    async def _items(self, requests: AsyncIterator[lm_pb2.StepRequest], reader: ControlReader
+                     ) -> AsyncIterator[CodesItem]:
         async for step in read_payloads(requests, "step"):
-            if step.HasField("controls"):
-                raise _unsupported("step.controls")
+            directed = reader.read(step.controls, "step.controls") if step.HasField("controls") else None
             check_frame_codes(step.frame.codes, self.facts.user_codebooks, self.facts.cardinality, "step.frame.codes")
-            yield CodesItem(step.frame.codes, check_context(step.frame.context, "step.frame.context"))
-
-
-def _unsupported(field: str) -> InvalidRequest:
-    return InvalidRequest("CONTROLS_UNSUPPORTED", "this version can't take controls of a step; leave them out",
-                          field=field)
+            yield CodesItem(step.frame.codes, check_context(step.frame.context, "step.frame.context"), directed)
 
 
 def read_sampling(wire: lm_pb2.Sampling, defaults: Sampling) -> Sampling:
     """The sampling that a caller asked for, with the model's defaults for what is unset and a drawn seed."""
-    asked: dict[str, Any] = {field.name: value for field, value in wire.ListFields()}
-    asked.setdefault("seed", secrets.randbits(32))
-    try:
-        return replace(defaults, **asked)
-    except ValueError as error:
-        raise InvalidRequest("BAD_SAMPLING", str(error), field="config.sampling") from None
+    sampling = sampled(defaults, wire, "config.sampling")
+    return sampling if wire.HasField("seed") else replace(sampling, seed=secrets.randbits(32))

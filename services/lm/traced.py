@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.jit._fuser import optimized_execution
 
 from services.lm.delays import Ints
-from services.lm.network import Draws, Network
+from services.lm.network import Bends, Draws, Network
+from services.lm.sampling import MOST_PENALISED
 
 
 class _Step(nn.Module):
@@ -17,15 +18,20 @@ class _Step(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, *draws: Tensor) -> Tensor:
-        """Tokens [n, streams] of rows [n], positions and draws of all slots -> [n, 1 + own_codebooks]."""
-        chosen = Draws(*(values.index_select(0, rows) for values in draws)) if draws else None
-        generated: Tensor = self.network(tokens, rings, rows, positions.index_select(0, rows), chosen)
+    def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, *rest: Tensor) -> Tensor:
+        """Tokens [n, streams] of rows [n], positions of all slots -> [n, 1 + own_codebooks]. The rest is nothing, or
+        draws of all slots, and then nothing or bends of the rows.
+        """
+        draws, bends = rest[: len(Draws._fields)], rest[len(Draws._fields) :]
+        generated: Tensor = self.network(
+            tokens, rings, rows, positions.index_select(0, rows),
+            Draws(*(values.index_select(0, rows) for values in draws)) if draws else None,
+            bends=Bends(*bends) if bends else None)
         return generated
 
 
 class TracedNetwork:
-    """The network as two programs, greedy and sampled, each for any number of rows.
+    """The network as three programs, greedy, sampled and sampled with bends, each for any number of rows.
 
     Against calling the network from Python this halves the cost of an operator call (a step of a small model is
     little else), and Python's lock is free for the whole step, so the event loop of the process keeps breathing. It
@@ -41,6 +47,9 @@ class TracedNetwork:
         draws = Draws(torch.ones(len(positions), 2), torch.ones(len(positions), 2, dtype=torch.int64), positions)
         self._greedy = self._trace(network, tokens, rings, rows, positions)
         self._sampled = self._trace(network, tokens, rings, rows, positions, *draws)
+        bends = Bends(tokens[:, : network.streams.numel()], torch.zeros(2, 1), torch.ones(2, 1),
+                      rows.new_zeros(2, MOST_PENALISED))
+        self._bent = self._trace(network, tokens, rings, rows, positions, *draws, *bends)
 
     @staticmethod
     @torch.no_grad()
@@ -48,13 +57,15 @@ class TracedNetwork:
         # check_trace would run the step again and complain that the ring has changed.
         return torch.jit.freeze(torch.jit.trace(_Step(network).eval(), arguments, check_trace=False))
 
-    def __call__(self, tokens: Ints, rows: Ints, positions: Ints, draws: Draws) -> Ints:
-        """tokens [n, streams] of rows [n], positions and draws of all slots -> [n, 1 + own_codebooks]."""
+    def __call__(self, tokens: Ints, rows: Ints, positions: Ints, draws: Draws, bends: Bends | None = None) -> Ints:
+        """tokens [n, streams] and bends of rows [n], positions and draws of all slots -> [n, 1 + own_codebooks]."""
         arguments = (torch.from_numpy(tokens), self._rings, torch.from_numpy(rows), torch.from_numpy(positions))
         # Without optimisation: TorchScript's is for fusing with a compiler that CPU builds do not have, and it
         # mistakes the sizes of the first calls for those of all.
         with torch.inference_mode(), optimized_execution(False):
-            if draws.temperature.numpy()[rows].any():
+            if bends is not None:
+                generated = self._bent(*arguments, *draws, *bends)
+            elif draws.temperature.numpy()[rows].any():
                 generated = self._sampled(*arguments, *draws)
             else:
                 generated = self._greedy(*arguments)

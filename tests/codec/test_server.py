@@ -356,3 +356,17 @@ async def test_a_draining_replica_says_so_and_its_sessions_go_on(
         assert np.array_equal(codes_of(await session.steps(pcm_requests(frames[:5]))), encoded[:5])
         with pytest.raises(grpc.aio.AioRpcError, match="stopping"):
             await Session(replica, decode_config()).open()
+
+
+async def test_the_codes_of_silence_are_announced_and_sound_like_it(replicas: tuple[Replica, Replica]) -> None:
+    one, _ = replicas
+    session = Session(one, encode_config())
+    silence = list((await session.open()).silence_codes)
+    session.call.cancel()
+    speaking = Session(one, decode_config())
+    await speaking.open()
+    sound = [np.frombuffer((await speaking.step(codec_pb2.DecodeRequest(
+        frame=audio_pb2.CodeFrame(codes=silence)))).frame.pcm, "<f4") for _ in range(20)]
+    speaking.call.cancel()
+    assert max(np.abs(frame).max() for frame in sound[5:]) < 0.001
+    assert await one.all_free()

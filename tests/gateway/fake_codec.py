@@ -13,11 +13,12 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 
 from services.mesh.errors import NoFreeSlot
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payloads
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import TunnelServer
 
 RATE, FRAME, CODEBOOKS = 100, 8, 2
+SILENCE = [60, 61]
 FACTS = {"codec_id": "codec", "sample_rate_hertz": RATE, "samples_per_frame": FRAME, "codebooks": CODEBOOKS,
          "cardinality": 64, "priming_frames": 0}
 
@@ -32,6 +33,7 @@ class FakeCodec:
 
     def __init__(self, slots: int = 8) -> None:
         self.slots, self.held = slots, {"encode": 0, "decode": 0}
+        self.speech_table = b""
         service = Service(codec_pb2.DESCRIPTOR.services_by_name["CodecService"],
                           {"GetInfo": self.get_info, "Encode": self.encode, "Decode": self.decode}, stall_s=5.0)
         self._tunnel = TunnelServer(service)
@@ -48,7 +50,7 @@ class FakeCodec:
     async def kill(self) -> None:
         await self._server.stop(0)
 
-    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
+    async def get_info(self, request: codec_pb2.GetInfoRequest, sender: Sender) -> codec_pb2.GetInfoResponse:
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self.slots, encode_slots_free=self.slots - self.held["encode"],
             decode_slots_total=self.slots, decode_slots_free=self.slots - self.held["decode"],
@@ -59,7 +61,8 @@ class FakeCodec:
         await read_config_message(requests)
         self._take("encode")
         try:
-            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(**FACTS))
+            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
+                silence_codes=SILENCE, speech_table=self.speech_table, **FACTS))
             async for frame in read_payloads(requests, "frame"):
                 yield codec_pb2.EncodeResponse(frame=audio_pb2.CodeFrame(
                     context=frame.context, codes=codes_of(np.frombuffer(frame.pcm, "<f4"))))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from services.lm.directing import Directed
 from services.lm.engine import LmEngine
 from services.lm.graphed import GraphedNetwork, Replay, bucket
 from services.lm.sampling import Sampling
@@ -29,6 +30,8 @@ def tokens_of(engine: LmEngine) -> Ints:
     answers = []
     for frame in range(60):
         rows = [row for row in (2, 0, 1) if frame >= 5 * row]
+        if frame == 30:
+            engine.direct(1, Directed(Sampling(seed=9, padding_bonus=2, repetition_penalty=1.5), np.full((7, 9), 5)))
         answers.append(engine.step(rows, np.stack([random_codes(60, row)[frame] for row in rows])))
     return np.concatenate(answers)
 
@@ -61,11 +64,13 @@ def test_prepared_shapes_are_all_a_session_needs() -> None:
     recorder = Recorder()
     engine._generate = GraphedNetwork(engine._network, engine._generate._rings, recorder)
     engine.warm_up()
-    assert recorder.graphs == 3  # 1, 2 and 3 rows
+    assert recorder.graphs == 6  # 1, 2 and 3 rows, free and directed
     for row in range(3):
         engine.open(row, Sampling(seed=row))
         engine.step(range(row + 1), np.zeros((row + 1, 8), np.int64))
-    assert recorder.graphs == 3
+        engine.direct(row, Directed(Sampling(padding_bonus=1), np.full((1, 9), 5)))
+        engine.step(range(row + 1), np.zeros((row + 1, 8), np.int64))
+    assert recorder.graphs == 6
 
 
 @pytest.mark.parametrize(("size", "rounded"), [(1, 4), (4, 4), (5, 8), (64, 64), (65, 100), (100, 100)])

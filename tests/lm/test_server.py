@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -44,6 +45,9 @@ class Tokenizer:
     def id_to_piece(self, token: int) -> str:
         return ("<0xC3>", "<0xAF>", f"▁{token}")[token % 3]
 
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text if character != " "]
+
 
 class Replica(Served):
     """One replica."""
@@ -79,14 +83,16 @@ class Session:
         await self.send(self._config)
         return (await self.answer()).ready
 
-    async def step(self, codes: Iterable[int]) -> list[int]:
-        await self.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(codes=codes))))
+    async def step(self, codes: Iterable[int], controls: lm_pb2.StepControls | None = None) -> list[int]:
+        await self.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(
+            frame=audio_pb2.CodeFrame(codes=codes), controls=controls)))
         step = (await self.answer()).step
         self.text.append(step.text)
         return [step.text_token, *step.frame.codes] if step.HasField("text_token") else [UNGENERATED] * 9
 
-    async def steps(self, codes: Ints) -> Ints:
-        return np.array([await self.step(frame) for frame in codes.tolist()], np.int64).reshape(-1, 9)
+    async def steps(self, codes: Ints, controls: Mapping[int, lm_pb2.StepControls] = MappingProxyType({})) -> Ints:
+        return np.array([await self.step(frame, controls.get(step))
+                         for step, frame in enumerate(codes.tolist())], np.int64).reshape(-1, 9)
 
     async def answer(self) -> lm_pb2.StepResponse:
         return await anext(self._responses)
@@ -239,26 +245,79 @@ async def test_who_leaves_while_the_row_is_rebuilt_gives_it_back(lm: LMModel, mo
         assert await replica.free(SLOTS)
 
 
+def sampling(**changes: float) -> lm_pb2.StepControls:
+    return lm_pb2.StepControls(sampling=lm_pb2.Sampling(**changes))
+
+
+def forced(**changes: Any) -> lm_pb2.StepControls:
+    return lm_pb2.StepControls(forced=lm_pb2.ForcedTokens(**changes))
+
+
+def say(text: str) -> lm_pb2.StepControls:
+    return lm_pb2.StepControls(say=lm_pb2.Say(text=text))
+
+
 @pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
-@pytest.mark.parametrize("controls", [
-    lm_pb2.StepControls(), lm_pb2.StepControls(sampling=GREEDY),
-    lm_pb2.StepControls(forced=lm_pb2.ForcedTokens(text_token=5))], ids=["empty", "sampling", "forced"])
-async def test_controls_are_refused_until_they_are_served(
-        replicas: tuple[Replica, Replica], controls: lm_pb2.StepControls, tunnelled: bool) -> None:
+@pytest.mark.parametrize("before", [0, 1, 5, 6, 9, 14, 21, 40])
+async def test_controls_take_effect_at_their_step_and_again_at_another_replica(
+        replicas: tuple[Replica, Replica], before: int, tunnelled: bool) -> None:
+    one, two = replicas
+    codes = random_codes(60, 1)
+    controls = {0: say("ab"), 5: sampling(text_temperature=0.5, repetition_penalty=1.3), 8: say("dg jm"),
+                20: forced(text_token=3, codes=range(8), frames=4), 22: sampling(audio_temperature=0)}
+    uncut = Session(one, SAMPLED, tunnelled=tunnelled)
+    ready = await uncut.open()
+    assert list(ready.silent_text_tokens) == [3, 0]
+    tokens = await uncut.steps(codes, controls)
+    uncut.call.cancel()
+    assert [token for token in tokens[9:20, 0].tolist() if token not in (0, 3)][:4] == [100, 103, 106, 109]
+    assert np.array_equal(tokens[21:25], np.tile([3, *range(8)], (4, 1)))
+
+    past = history_of(codes[:before], tokens[:before])
+    past.controls.extend(lm_pb2.StepControlsAt(step=step, controls=control)
+                         for step, control in controls.items() if step < before)
+    moved = Session(two, ready.sampling, past, tunnelled)
+    in_force = (await moved.open()).sampling
+    assert (in_force.repetition_penalty, in_force.audio_temperature) == (
+        pytest.approx(1.3 if before > 5 else 1), pytest.approx(0 if before > 22 else 0.8))
+    later = {step - before: control for step, control in controls.items()}
+    assert np.array_equal(await moved.steps(codes[before:], later), tokens[before:])
+    moved.call.cancel()
+    assert await one.free(SLOTS)
+    assert await two.free(SLOTS)
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
+@pytest.mark.parametrize(("bad", "reason", "field"), [
+    (sampling(text_temperature=float("nan")), "BAD_SAMPLING", "sampling"),
+    (sampling(padding_bonus=float("inf")), "BAD_SAMPLING", "sampling"),
+    (sampling(repetition_penalty=0), "BAD_SAMPLING", "sampling"),
+    (sampling(repetition_penalty_context=129), "BAD_SAMPLING", "sampling"),
+    (sampling(seed=9), "BAD_SAMPLING", "sampling.seed"),
+    (forced(text_token=512), "BAD_CONTROL", "forced.text_token"),
+    (forced(codes=[1] * 7), "BAD_CONTROL", "forced.codes"),
+    (forced(codes=[2048] * 8), "BAD_CONTROL", "forced.codes"),
+    (forced(frames=1001), "BAD_CONTROL", "forced.frames"),
+    (say("x" * 1001), "BAD_CONTROL", "say.text"),
+    (say(""), "BAD_CONTROL", "say.text"),
+], ids=str)
+async def test_bad_controls_are_refused(
+        replicas: tuple[Replica, Replica], bad: lm_pb2.StepControls, reason: str, field: str, tunnelled: bool) -> None:
     _, two = replicas
     past = history(10)
-    past.controls.add(step=3, controls=controls)
-    for session, opened, field in ((Session(two, GREEDY, None, tunnelled), True, "step.controls"),
-                                   (Session(two, GREEDY, past, tunnelled), False, "config.history.controls")):
+    past.controls.add(step=3, controls=bad)
+    for session, opened, where in (
+            (Session(two, GREEDY, None, tunnelled), True, "step.controls"),
+            (Session(two, GREEDY, past, tunnelled), False, "config.history.controls[0].controls")):
         with pytest.raises((grpc.aio.AioRpcError, MeshError)) as caught:
             if await session.open() and opened:
                 frame = audio_pb2.CodeFrame(codes=[0] * 8)
-                await session.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=frame, controls=controls)))
+                await session.send(lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=frame, controls=bad)))
                 await session.answer()
         error = from_rpc_error(caught.value, "lm") if isinstance(
             caught.value, grpc.aio.AioRpcError) else caught.value
-        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CONTROLS_UNSUPPORTED")
-        assert error.metadata["field"] == field
+        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+        assert error.metadata["field"] == f"{where}.{field}"
     assert await two.free(SLOTS)
 
 

@@ -1,38 +1,66 @@
-"""When somebody speaks: a decision for each frame, with hysteresis."""
+"""When somebody speaks: log odds of speech, frame by frame, to a state with hysteresis."""
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 
-class Activity:
-    """One speaker. Speech begins with the first of `start_frames` frames of it in a row, and ends with the first of
-    `stop_frames` without.
+
+@dataclass(frozen=True)
+class Hysteresis:
+    """What it takes to change a speaker's state. Log odds are in the units of the speech table.
+
+    A frame is judged by the mean of its log odds and those of the frames around it, `mean_frames` in all (odd), so one
+    frame or more later; none counts as further from 0 than `most`.
     """
 
-    def __init__(self, start_frames: int, stop_frames: int) -> None:
+    mean_frames: int
+    most: int
+    start_above: int
+    """Speech starts with `start_frames` frames in a row above this, at the first of the row that is above `stop_at`."""
+    start_frames: int
+    stop_at: int
+    """It stops with the first of `stop_frames` in a row that are not above this."""
+    stop_frames: int
+
+
+class Activity:
+    """One speaker."""
+
+    def __init__(self, hysteresis: Hysteresis) -> None:
         self.speaking = False
         self.since = 0
         """The caller's number of the frame at which the present state began."""
         self.quiet_frames = 0
-        """How many of the last frames were without speech."""
-        self._start_frames, self._stop_frames = start_frames, stop_frames
-        self._run = 0  # frames in a row that speak against the present state
-        self._run_since = 0
+        """How many of the last frames were not above `stop_at`."""
+        self.run_since = 0
+        """The caller's number of the first of the last frames that were alike in that."""
+        rules = self._rules = hysteresis
+        self._start_above, self._stop_at = (
+            rules.start_above * rules.mean_frames, rules.stop_at * rules.mean_frames)  # of sums, not of means
+        self._odds = deque([-rules.most] * rules.mean_frames, rules.mean_frames)
+        self._sequences: deque[int] = deque(maxlen=1 + rules.mean_frames // 2)  # of the frames not judged yet
+        self._loud = False
+        self._strong_frames = 0  # how many of the last frames were above `start_above`
 
-    def hear(self, sequence: int, is_speech: bool) -> bool:
-        """Take the next frame. Whether the state has changed."""
-        self.quiet_frames = 0 if is_speech else self.quiet_frames + 1
-        if is_speech == self.speaking:
-            self._run = 0
-            return False
-        if not self._run:
-            self._run_since = sequence
-        self._run += 1
-        if self._run < (self._stop_frames if self.speaking else self._start_frames):
-            return False
-        self.turn()
-        return True
+    def hear(self, sequence: int, log_odds: int) -> bool:
+        """Take the next frame, and judge an earlier one. Whether the state has changed."""
+        rules = self._rules
+        self._odds.append(min(max(log_odds, -rules.most), rules.most))
+        self._sequences.append(sequence)
+        total = sum(self._odds)
+        loud = total > self._stop_at
+        if loud != self._loud:
+            self._loud, self.run_since = loud, self._sequences[0]
+        self.quiet_frames = 0 if loud else self.quiet_frames + 1
+        self._strong_frames = self._strong_frames + 1 if total > self._start_above else 0
+        changed = (self.quiet_frames == rules.stop_frames if self.speaking
+                   else self._strong_frames == rules.start_frames)
+        if changed:
+            self.turn()
+        return changed
 
     def turn(self) -> None:
-        """Change the state now, from where the frames that speak against it began."""
+        """Change the state now, from where the last frames like this one began."""
         self.speaking = not self.speaking
-        self.since, self._run = self._run_since, 0
+        self.since = self.run_since

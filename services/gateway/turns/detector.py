@@ -1,20 +1,25 @@
 """What happens in a conversation, from its tokens alone: who speaks, who speaks over whom, and who yields.
 
-Every rule is a number of frames, so that the same tokens always give the same events (docs/protocol.md says them).
+Every rule is a number of frames, so that the same tokens always give the same events; docs/protocol.md says them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from services.gateway.turns.activity import Activity
+from services.gateway.turns.activity import Activity, Hysteresis
 from services.gateway.turns.events import EventKind, Happening
-from services.gateway.turns.table import SpeechTable
+from services.gateway.turns.table import UNITS, SpeechTable
 
-START_FRAMES = 2  # of speech in a row begin it
-STOP_FRAMES = 5  # without any end it: 400 ms, longer than the pause between two words
-YIELD_FRAMES = 2  # of silence show that the model has yielded, while the user speaks
-BACK_CHANNEL_FRAMES = 12  # what the model says while the user speaks is a back-channel if it is shorter than this
+# The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause
+# between two words.
+USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_above=3 * UNITS // 2, start_frames=2, stop_at=-UNITS,
+                  stop_frames=5)
+# The model's own codes are clean: each frame speaks for itself.
+MODEL = Hysteresis(mean_frames=1, most=12 * UNITS, start_above=0, start_frames=2, stop_at=0, stop_frames=5)
+TEXT_ODDS = 4 * UNITS  # of speech in a frame whose text token says something
+YIELD_FRAMES = 2  # of silence show that the model has stopped, while the user speaks over it
+BACK_CHANNEL_FRAMES = 12  # 0.96 s: what the model says while the user speaks is a back-channel if it is not longer
 
 
 class Detector:
@@ -23,42 +28,67 @@ class Detector:
     def __init__(self, table: SpeechTable, silent_text_tokens: Collection[int]) -> None:
         """`silent_text_tokens`: those that say nothing. What is not known (no table, no tokens) says nothing."""
         self._table, self._silent = table, frozenset(silent_text_tokens)
-        self._user = Activity(START_FRAMES, STOP_FRAMES)
-        self._model = Activity(START_FRAMES, STOP_FRAMES)
+        self._user, self._model = Activity(USER), Activity(MODEL)
         self._overlap = False
-        self._answers_user = False  # what the model says was begun while the user spoke
+        self._turn_of_user = False  # the model began to speak while the user spoke
+        self._held_frames = 0
+        self._aside: int | None = None  # where something short ended that may turn out to be a back-channel
+
+    def hold(self, frames: int) -> None:
+        """An interrupt keeps the model silent for so many frames, the next one that `step` gets first."""
+        self._held_frames = frames
 
     def step(self, sequence: int, user_codes: Sequence[int], tokens: Sequence[int] | None) -> list[Happening]:
         """What has become certain with the caller's frame of this number: its codes, and the text token and own codes
         that answer it, None while the delay line fills.
         """
+        held, self._held_frames = self._held_frames > 0, max(self._held_frames - 1, 0)
+        user, model = self._user, self._model
         found: list[Happening] = []
-        if self._user.hear(sequence, bool(self._table) and self._table.log_odds(user_codes) > 0):
-            found.append(Happening(EventKind.USER_SPEECH_STARTED if self._user.speaking
-                                   else EventKind.USER_SPEECH_STOPPED, self._user.since))
-        if self._model.hear(sequence, tokens is not None and self._says(tokens)):
-            if self._model.speaking:
-                self._answers_user = self._user.speaking
-                found.append(Happening(EventKind.MODEL_SPEECH_STARTED, self._model.since))
+        if user.hear(sequence, self._table.log_odds(user_codes)):
+            found.append(Happening(EventKind.USER_SPEECH_STARTED if user.speaking else EventKind.USER_SPEECH_STOPPED,
+                                   user.since))
+        began = model.since
+        if model.hear(sequence, -MODEL.most if tokens is None or held else self._model_odds(tokens)):
+            if model.speaking:
+                self._turn_of_user = user.speaking
+                found.append(Happening(EventKind.MODEL_SPEECH_STARTED, model.since))
             else:
-                found.append(Happening(EventKind.MODEL_SPEECH_STOPPED, self._model.since))
-        elif self._model.speaking and self._user.speaking and self._model.quiet_frames == YIELD_FRAMES:
-            began = self._model.since
-            self._model.turn()
-            short = self._answers_user and self._model.since - began < BACK_CHANNEL_FRAMES
-            found.append(Happening(EventKind.MODEL_SPEECH_STOPPED, self._model.since))
-            found.append(Happening(EventKind.BACK_CHANNEL if short else EventKind.INTERRUPTED, self._model.since))
-        overlap = self._user.speaking and self._model.speaking
-        if overlap != self._overlap:
-            self._overlap = overlap
-            if overlap:
-                found.append(Happening(EventKind.OVERLAP_BEGUN, max(self._user.since, self._model.since)))
+                found.append(Happening(EventKind.MODEL_SPEECH_STOPPED, model.since))
+        elif model.speaking and (held or self._yields()):
+            model.turn()
+            found.append(Happening(EventKind.MODEL_SPEECH_STOPPED, model.since))
+            if not held and self._turn_of_user and model.since - began <= BACK_CHANNEL_FRAMES:
+                self._aside = model.since
             else:
-                stopped = [one.since for one in (self._user, self._model) if not one.speaking]
-                found.append(Happening(EventKind.OVERLAP_ENDED, min(stopped)))
+                found.append(Happening(EventKind.INTERRUPTED, model.since))
+        self._find_overlap(found)
+        if self._aside is not None:
+            if not user.speaking or model.speaking:
+                self._aside = None
+            elif not user.quiet_frames:
+                found.append(Happening(EventKind.BACK_CHANNEL, self._aside))
+                self._aside = None
         return found
 
-    def _says(self, tokens: Sequence[int]) -> bool:
-        """Whether the model speaks in a frame with these tokens, the text's first."""
-        says_text = bool(self._silent) and tokens[0] not in self._silent
-        return says_text or (bool(self._table) and self._table.log_odds(tokens[1:]) > 0)
+    def _model_odds(self, tokens: Sequence[int]) -> int:
+        """Log odds of speech in a frame with these tokens, the text's first."""
+        says_text = self._silent and tokens[0] not in self._silent
+        return self._table.log_odds(tokens[1:]) + (TEXT_ODDS if says_text else 0)
+
+    def _yields(self) -> bool:
+        """Whether the model has just stopped because the user speaks, who began before it stopped and goes on."""
+        user, model = self._user, self._model
+        return (model.quiet_frames >= YIELD_FRAMES and user.speaking and user.quiet_frames < YIELD_FRAMES
+                and user.since <= model.run_since)
+
+    def _find_overlap(self, found: list[Happening]) -> None:
+        user, model = self._user, self._model
+        if (user.speaking and model.speaking) == self._overlap:
+            return
+        self._overlap = not self._overlap
+        if self._overlap:
+            found.append(Happening(EventKind.OVERLAP_BEGUN, max(user.since, model.since)))
+        else:
+            found.append(Happening(EventKind.OVERLAP_ENDED,
+                                   min(one.since for one in (user, model) if not one.speaking)))

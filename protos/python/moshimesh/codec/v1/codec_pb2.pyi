@@ -70,7 +70,7 @@ class EncodeRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[EncodeConfig, _Mapping]] = ..., frame: _Optional[_Union[_audio_pb2.PcmFrame, _Mapping]] = ..., past: _Optional[_Union[EncodePast, _Mapping]] = ...) -> None: ...
 
 class EncodeReady(_message.Message):
-    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames", "frame_phase_us", "speech_table")
+    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "priming_frames", "frame_phase_us", "speech_table", "silence_codes")
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class EncodeReady(_message.Message):
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     FRAME_PHASE_US_FIELD_NUMBER: _ClassVar[int]
     SPEECH_TABLE_FIELD_NUMBER: _ClassVar[int]
+    SILENCE_CODES_FIELD_NUMBER: _ClassVar[int]
     codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
@@ -87,7 +88,8 @@ class EncodeReady(_message.Message):
     priming_frames: int
     frame_phase_us: int
     speech_table: bytes
-    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_phase_us: _Optional[int] = ..., speech_table: _Optional[bytes] = ...) -> None: ...
+    silence_codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., priming_frames: _Optional[int] = ..., frame_phase_us: _Optional[int] = ..., speech_table: _Optional[bytes] = ..., silence_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EncodeSummary(_message.Message):
     __slots__ = ("frames",)

@@ -44,18 +44,24 @@ class GetInfoResponse(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ..., codec_id: _Optional[str] = ..., instance_id: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed")
+    __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed", "padding_bonus", "repetition_penalty", "repetition_penalty_context")
     TEXT_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TEXT_TOP_K_FIELD_NUMBER: _ClassVar[int]
     AUDIO_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     AUDIO_TOP_K_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PADDING_BONUS_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     text_temperature: float
     text_top_k: int
     audio_temperature: float
     audio_top_k: int
     seed: int
-    def __init__(self, text_temperature: _Optional[float] = ..., text_top_k: _Optional[int] = ..., audio_temperature: _Optional[float] = ..., audio_top_k: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    padding_bonus: float
+    repetition_penalty: float
+    repetition_penalty_context: int
+    def __init__(self, text_temperature: _Optional[float] = ..., text_top_k: _Optional[int] = ..., audio_temperature: _Optional[float] = ..., audio_top_k: _Optional[int] = ..., seed: _Optional[int] = ..., padding_bonus: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., repetition_penalty_context: _Optional[int] = ...) -> None: ...
 
 class StepConfig(_message.Message):
     __slots__ = ("session_id", "sampling", "history")
@@ -80,20 +86,30 @@ class StepHistory(_message.Message):
     def __init__(self, first_step: _Optional[int] = ..., user_codes: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ..., controls: _Optional[_Iterable[_Union[StepControlsAt, _Mapping]]] = ...) -> None: ...
 
 class ForcedTokens(_message.Message):
-    __slots__ = ("text_token", "codes")
+    __slots__ = ("text_token", "codes", "frames")
     TEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     text_token: int
     codes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, text_token: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ...) -> None: ...
+    frames: int
+    def __init__(self, text_token: _Optional[int] = ..., codes: _Optional[_Iterable[int]] = ..., frames: _Optional[int] = ...) -> None: ...
+
+class Say(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class StepControls(_message.Message):
-    __slots__ = ("sampling", "forced")
+    __slots__ = ("sampling", "forced", "say")
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
+    SAY_FIELD_NUMBER: _ClassVar[int]
     sampling: Sampling
     forced: ForcedTokens
-    def __init__(self, sampling: _Optional[_Union[Sampling, _Mapping]] = ..., forced: _Optional[_Union[ForcedTokens, _Mapping]] = ...) -> None: ...
+    say: Say
+    def __init__(self, sampling: _Optional[_Union[Sampling, _Mapping]] = ..., forced: _Optional[_Union[ForcedTokens, _Mapping]] = ..., say: _Optional[_Union[Say, _Mapping]] = ...) -> None: ...
 
 class StepControlsAt(_message.Message):
     __slots__ = ("step", "controls")
