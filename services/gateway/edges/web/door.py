@@ -34,7 +34,7 @@ class HttpDoor:
         self._sockets, self._ready, self._tls = sockets, ready, tls
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
-        app.on_response_prepare.append(_answered)
+        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's, not an item's
         self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True,
@@ -47,8 +47,8 @@ class HttpDoor:
         assert handlers is not None
         try:  # not a site of aiohttp, which gives a TLS handshake a minute
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(handlers(), self._connections), self.host, self.port, ssl=self._tls, reuse_address=True,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls else None)
+                lambda: Connection(handlers(), self._connections), self.host, self.port, ssl=self._tls,
+                reuse_address=True, ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls else None)
         except OSError as error:
             raise SystemExit(f"gateway: can't listen on {self.host}:{self.port} ({error.strerror}); choose another "
                              "port with --http-port") from None

@@ -32,7 +32,8 @@ def metadata(ready: Ready, *, resumable: bool) -> bytes:
     told: dict[str, object] = {
         "text_temperature": sampling.text_temperature, "text_topk": sampling.text_top_k,
         "audio_temperature": sampling.audio_temperature, "audio_topk": sampling.audio_top_k,
-        "pad_mult": 0.0, "repetition_penalty_context": 0, "repetition_penalty": 1.0,
+        "pad_mult": sampling.padding_bonus, "repetition_penalty": sampling.repetition_penalty,
+        "repetition_penalty_context": sampling.repetition_penalty_context,
         "lm_model_file": ready.model_id, "mimi_model_file": ready.codec_id, "instance_name": "moshi-mesh",
         "build_info": _BUILD_INFO}
     if resumable:

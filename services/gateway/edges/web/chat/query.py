@@ -1,6 +1,6 @@
 """What a caller of `/api/chat` asks for in the URL, with the names of Moshi's Rust server and of PersonaPlex.
 
-Unknown names are ignored, as Moshi's servers do. What is known and can't be had is refused, not ignored.
+Unknown names are ignored, as Moshi's servers do. What is known and can't be had is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from services.mesh.errors import InvalidRequest
 RUST_NAMES = frozenset(("text_temperature", "text_topk", "audio_temperature", "audio_topk", "max_steps", "text_seed",
                         "audio_seed", "pad_mult", "repetition_penalty_context", "repetition_penalty", "email"))
 _MOST_STEPS = 1 << 24  # of any conversation
+_MOST_PENALTY_CONTEXT = 128  # of the language model
 _VOICE_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})(\.pt)?")
 
 
@@ -41,14 +42,14 @@ class Asked:
 
 def read_query(query: Mapping[str, str]) -> Asked:
     """Raises InvalidRequest."""
-    _only(query, "pad_mult", 0.0)
-    _only(query, "repetition_penalty", 1.0)
-    _number(query, "repetition_penalty_context", 0, (1 << 32) - 1)
     sampling = lm_pb2.Sampling(
         text_temperature=_float(query, "text_temperature", 0, 10),
         text_top_k=_number(query, "text_topk", 0, (1 << 32) - 1),
         audio_temperature=_float(query, "audio_temperature", 0, 10),
-        audio_top_k=_number(query, "audio_topk", 0, (1 << 32) - 1), seed=_seed(query))
+        audio_top_k=_number(query, "audio_topk", 0, (1 << 32) - 1), seed=_seed(query),
+        padding_bonus=_float(query, "pad_mult", -10, 10),
+        repetition_penalty=_float(query, "repetition_penalty", 0.1, 10),
+        repetition_penalty_context=_penalty_context(query))
     resume = query.get("resume", "")
     return Asked(New(sampling, query.get("model", ""), _voice(query), query.get("text_prompt", "")),
                  not RUST_NAMES.isdisjoint(query), _number(query, "max_steps", 1, _MOST_STEPS),
@@ -97,12 +98,10 @@ def _voice(query: Mapping[str, str]) -> str:
     return match[1]
 
 
-def _only(query: Mapping[str, str], name: str, neutral: float) -> None:
-    """Refuse what this mesh can't do, unless the value asks for nothing."""
-    value = _float(query, name, -math.inf, math.inf)
-    if value is not None and value != neutral:
-        raise InvalidRequest("SAMPLING_UNSUPPORTED", f"this mesh has no {name}; leave it out, or at {neutral:g}",
-                             field=name, accepted=f"{neutral:g}")
+def _penalty_context(query: Mapping[str, str]) -> int | None:
+    """Moshi's web client offers up to 200 tokens, where the mesh looks back at 128; it matters little there."""
+    asked = _number(query, "repetition_penalty_context", 0, 1 << 16)
+    return None if asked is None else min(asked, _MOST_PENALTY_CONTEXT)
 
 
 def _float(query: Mapping[str, str], name: str, low: float, high: float) -> float | None:
