@@ -15,6 +15,8 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.edges.web import page
+from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web import page, tickets
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.pcm.edge import PcmEdge
@@ -75,6 +77,7 @@ async def main(config: GatewayConfig) -> None:
         *tickets.routes(gate),
         *page.routes(),
         *PcmEdge(desk, gate, sockets).routes,
+        *ChatEdge(desk, gate, sockets).routes,
         *RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
