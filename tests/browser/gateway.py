@@ -10,7 +10,6 @@ from moshimesh.codec.v1 import codec_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2_grpc
 
 from services.codec.server import CodecServer
-from services.gateway.calls.callers import CallerLimits
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
@@ -24,7 +23,6 @@ from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
 from services.gateway.trust.gate import OpenGate
-from services.gateway.trust.tickets import Tickets
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
 from services.mesh.telemetry import FrameTracer
@@ -63,11 +61,10 @@ class Gateway:
                 await pool.refresh()
             resources = Resources(fleet, Sessions(store, "here", GRACE_S), WaitingLine(store, most_waiting=5),
                                   longest_call_s=600.0, idle_s=60.0, stall_s=5.0)
-            self.desk = Desk(resources, Limits(store, 0), lambda call_id, opening: Heard(), drain_s=5.0)
+            self.desk = Desk(resources, Limits(store), lambda call_id, caller, opening: Heard(), drain_s=5.0)
             opened.push_async_callback(self.desk.close)
             self.sockets = Sockets(5.0)
-            gate = OpenGate(Tickets(store), CallerLimits())
-            routes = [*page.routes(), *PcmEdge(self.desk, gate, self.sockets).routes]
+            routes = [*page.routes(), *PcmEdge(self.desk, OpenGate(), self.sockets).routes]
             self.door = HttpDoor("127.0.0.1", 0, routes, self.sockets, ready=lambda: True)
             await self.door.open()
             opened.push_async_callback(self.door.close)

@@ -15,7 +15,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.mesh.errors import Draining, NoFreeSlot
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payloads
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tls import Identity
 from services.mesh.tunnel import TunnelServer
@@ -53,6 +53,7 @@ class FakeLm:
         self.instance_id = str(uuid.uuid4())
         self.opened: list[int] = []  # the steps of history that each session brought
         self.draining = False
+        self.speaks = False  # whether its tokens are words or padding
         self.opening_s = 0.0  # how long it takes to rebuild a row
         self.opening_until = asyncio.Event()  # and what it takes besides
         self.opening_until.set()
@@ -79,7 +80,7 @@ class FakeLm:
         self.draining = True
         self._tunnel.drain()
 
-    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest, sender: Sender) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
         return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", instance_id=self.instance_id,
                                       user_codebooks=USER, own_codebooks=OWN,
@@ -104,7 +105,7 @@ class FakeLm:
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id="checksum", codec_id="codec", user_codebooks=USER, own_codebooks=OWN, cardinality=64,
                 delay_frames=DELAY, sampling=config.sampling, context_frames=CONTEXT,
-                silent_text_tokens=[PADDING, 0]))
+                silent_text_tokens=[PADDING, 0] if self.speaks else []))
             async for asked in read_payloads(requests, "step"):
                 frame = asked.frame
                 await self.answering.wait()
@@ -113,7 +114,7 @@ class FakeLm:
                 step = lm_pb2.StepFrame(frame=audio_pb2.CodeFrame(context=frame.context))
                 if tokens is not None:
                     step.text_token = tokens[0]
-                    step.text = "" if tokens[0] == PADDING else f" {tokens[0]}"
+                    step.text = f" {tokens[0]}" if self.speaks and tokens[0] != PADDING else ""
                     step.frame.codes.extend(tokens[1:])
                 yield lm_pb2.StepResponse(step=step)
             yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))

@@ -37,6 +37,8 @@ class Caller:
     limits: CallerLimits = field(default_factory=CallerLimits)
     valid: Callable[[], bool] = lambda: True
     """Whether its credential still holds; asked every few seconds while it calls."""
+    from_ticket: bool = False
+    """Whether it has shown a ticket, which gives it less than a key does."""
 
     @classmethod
     def with_key(cls, key: str, address: str, edge: str, limits: CallerLimits | None = None) -> Caller:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from urllib.parse import unquote
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2
@@ -30,7 +31,7 @@ from services.gateway.edges.own_rate import hold_at
 from services.gateway.edges.pcm import F32LE, S16LE, Format, Pieces
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
-from services.mesh.incoming import Incoming, read_config_message
+from services.mesh.incoming import Incoming, Sender, read_config_message
 from services.mesh.serving import Service
 
 DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
@@ -56,35 +57,46 @@ class GrpcEdge:
         """Give back what the desk holds."""
         await self._desk.close()
 
-    async def get_info(self, request: conversation_pb2.GetInfoRequest) -> conversation_pb2.GetInfoResponse:
+    async def get_info(self, request: conversation_pb2.GetInfoRequest, sender: Sender
+                       ) -> conversation_pb2.GetInfoResponse:
         """Facts about the mesh, and its room."""
+        await self._caller(sender)
         return conversation_pb2.GetInfoResponse(**vars(await self._desk.info()))
 
-    async def list_models(self, request: conversation_pb2.ListModelsRequest) -> conversation_pb2.ListModelsResponse:
+    async def list_models(self, request: conversation_pb2.ListModelsRequest, sender: Sender
+                          ) -> conversation_pb2.ListModelsResponse:
         """The models that conversations can have, and their room."""
+        await self._caller(sender)
         return conversation_pb2.ListModelsResponse(
             models=[conversation_pb2.Model(**vars(info)) for info in await self._desk.models()])
 
     async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         """One conversation, new or resumed."""
-        caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
+        caller = await self._caller(requests.sender)
         async with Requests(requests) as inbox, contextlib.aclosing(
                 with_farewell(self._converse(inbox, caller), inbox, "Converse")) as responses:
             async for response in responses:
                 yield response
 
-    async def export(self, request: conversation_pb2.ExportRequest) -> conversation_pb2.ExportResponse:
+    async def export(self, request: conversation_pb2.ExportRequest, sender: Sender
+                     ) -> conversation_pb2.ExportResponse:
         """What is kept of a conversation."""
-        return await replay.export(self._desk, await self._gate.caller("", "", "grpc"), request)
+        return await replay.export(self._desk, await self._caller(sender), request)
 
     async def replay(self, requests: Incoming[conversation_pb2.ReplayRequest]
                      ) -> AsyncGenerator[conversation_pb2.ReplayResponse, None]:
         """A recorded conversation, stepped again."""
-        caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
+        caller = await self._caller(requests.sender)
         async with contextlib.aclosing(replay.replay(self._desk, caller, requests)) as responses:
             async for response in responses:
                 yield response
+
+    async def _caller(self, sender: Sender) -> Caller:
+        """Who calls. Raises what the gate raises."""
+        scheme, _, bearer = sender.metadata.get("authorization", "").partition(" ")
+        credential = bearer.strip() if scheme.lower() == "bearer" else sender.metadata.get(KEY_HEADER, "").strip()
+        return await self._gate.caller(credential, host_of(sender.peer), "grpc")
 
     async def _converse(self, requests: Requests, caller: Caller
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
@@ -95,6 +107,12 @@ class GrpcEdge:
         async with contextlib.aclosing(hold_at(self._desk, caller, opening, rate, inputs)) as told:
             async for event in told:
                 yield _response(event, format)
+
+
+def host_of(peer: str) -> str:
+    """The host in what gRPC calls a peer: ipv4:127.0.0.1:50050, ipv6:%5B::1%5D:50050, unix:/a/path."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else rest
 
 
 def _opening(config: conversation_pb2.ConverseConfig) -> Opening:

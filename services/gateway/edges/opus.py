@@ -45,6 +45,7 @@ _encode = _function("opus_encode_float", _INT32, _POINTER, _POINTER, _INT, _POIN
 _create_decoder = _function("opus_decoder_create", _POINTER, _INT32, _INT, ctypes.POINTER(_INT))
 _destroy_decoder = _function("opus_decoder_destroy", None, _POINTER)
 _decode = _function("opus_decode_float", _INT, _POINTER, ctypes.c_char_p, _INT32, _POINTER, _INT, _INT)
+_samples_of = _function("opus_packet_get_nb_samples", _INT, ctypes.c_char_p, _INT32, _INT32)
 _error_text = _function("opus_strerror", ctypes.c_char_p, _INT)
 # Variadic: on some machines an argument beyond the named ones goes another way, so only those are declared.
 _control_encoder = _function("opus_encoder_ctl", _INT, _POINTER, _INT)
@@ -101,6 +102,15 @@ class OpusDecoder:
         if samples < 0:
             raise _bad(f"a packet is not Opus: {_error_text(samples).decode()}")
         return self._pcm[:samples].copy()
+
+
+def packet_ms(packet: bytes) -> float:
+    """How long a packet's sound is, 2.5 to 120 ms, without decoding it. Raises InvalidRequest when it is not a packet.
+    """
+    samples: int = _samples_of(packet, len(packet), 48_000)
+    if samples <= 0:
+        raise _bad("a packet is not Opus")
+    return samples / 48
 
 
 def _bad(message: str) -> InvalidRequest:

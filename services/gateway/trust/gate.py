@@ -6,6 +6,7 @@ from typing import Protocol
 
 from services.gateway.calls.callers import Caller, CallerLimits
 from services.gateway.trust.tickets import LIVES_S, PREFIX, Tickets
+from services.mesh.errors import TicketsUnavailable
 
 
 class Gate(Protocol):
@@ -29,23 +30,31 @@ class Gate(Protocol):
         Raises PermissionDenied, TicketsUnavailable.
         """
 
+    async def close(self) -> None:
+        """Give back what it holds."""
+
 
 class OpenGate:
     """Lets everybody in. An API key only names whose calls are counted together."""
 
     closed = False
 
-    def __init__(self, tickets: Tickets, limits: CallerLimits) -> None:
-        """`limits` are everybody's."""
+    def __init__(self, tickets: Tickets | None = None, limits: CallerLimits | None = None) -> None:
+        """Without `tickets` there are none; `limits` are everybody's."""
         self._tickets, self._limits = tickets, limits
 
     async def caller(self, credential: str, address: str, edge: str) -> Caller:
         """See Gate."""
-        if credential.startswith(PREFIX):
+        if credential.startswith(PREFIX) and self._tickets is not None:
             name, limits = await self._tickets.redeem(credential)
             return Caller(name, address, edge, limits)
         return Caller.with_key(credential, address, edge, self._limits)
 
     async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
         """See Gate."""
+        if self._tickets is None:
+            raise TicketsUnavailable("this gateway has no tickets")
         return await self._tickets.issue(caller.key_id, caller.limits, lives_s, single_use=single_use)
+
+    async def close(self) -> None:
+        """See Gate."""

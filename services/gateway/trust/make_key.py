@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -37,13 +36,13 @@ def add(path: Path, record: KeyRecord) -> None:
     """Add a key to a file, whole or not at all. Raises ValueError, OSError."""
     records = read_keys(path) if path.exists() else []
     if any(known.name == record.name for known in records):
-        raise ValueError(f"{path} has a key named {record.name} already; remove its entry first, or choose another name")
+        raise ValueError(f"{path} has a key named {record.name} already; remove its entry, or choose another name")
     entries = [known.model_dump(exclude_none=True) for known in (*records, record)]
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".keys-", delete=False) as file:
         json.dump({"keys": entries}, file, indent=1)
     if path.exists():
         Path(file.name).chmod(path.stat().st_mode)
-    os.replace(file.name, path)
+    Path(file.name).replace(path)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Tickets: what a browser shows instead of a key. A backend with a key asks for one; it lives for a minute and opens one
-call, at any gateway. OpenAI's clients call them client secrets; those may be used until they expire.
+"""Tickets: what a browser shows instead of a key.
+
+A backend with a key asks for one; it lives for a minute and opens one call, at any gateway. OpenAI's clients call them
+client secrets; those may be used until they expire.
 
 Redis has the hash of a ticket and what its callers may do. Without Redis there are no tickets, unlike limits: a ticket
 that can't be checked is refused.

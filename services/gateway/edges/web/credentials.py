@@ -19,8 +19,8 @@ def credential_of(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
     """
     for name in IN_URLS:
         if name in query:
-            raise InvalidRequest("SECRET_IN_URL", f"the URL has a parameter {name}, and URLs are logged on their way; use "
-                                 "the header Authorization, or a ticket as a subprotocol", field=name)
+            raise InvalidRequest("SECRET_IN_URL", f"the URL has a parameter {name}, and URLs are logged on their way; "
+                                 "use the header Authorization, or a ticket as a subprotocol", field=name)
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and bearer.strip():
         return bearer.strip()
