@@ -29,13 +29,15 @@ let wakeLock = null;
 function begin() {
   const {temperature, top_k, text_temperature, text_top_k, seed, model, format, key} = settings();
   const call = page.call = new Call({
-    format, record: ui.record.checked, processing: processing(ui.clean.checked), resume: saved, ...(key && {ticket: () => ticket(key)}),
+    format, record: ui.record.checked, processing: processing(ui.clean.checked), resume: saved,
+    ...(key && {ticket: () => ticket(key)}),
     settings: {model, sampling: {temperature, top_k, text_temperature, text_top_k, seed}},
   });
   if (!saved) captions.clear();
   saved = null;
   tell(ui.problem, '');
   tell(ui.hint, '');
+  ui.mute.ariaPressed = 'false';
   listen(call);
   call.start({microphoneId: ui.microphone.value, speakerId: ui.speaker.value});
   call.setVolume(Number(ui.volume.value));
@@ -57,6 +59,7 @@ function listen(call) {
   });
   on('text', text => captions.add(text));
   on('statistics', figures => showStatistics(figures));
+  on('audible', () => show(call, call.state));
   on('echo', () => tell(ui.hint, words.HEADPHONES));
   on('microphone', ({replaced}) => {
     tell(ui.hint, words.MICROPHONE_LOST[replaced]);
@@ -81,7 +84,6 @@ function opened(call, ready) {
   document.body.dataset.session = ready.session_id;
   listDevices();
   stayAwake();
-  if (!call.audible) show(call, call.state);
 }
 
 function show(call, state) {
