@@ -7,6 +7,8 @@ WAV ?= samples/demo.wav
 TRACE ?=
 METRICS ?= 0
 DEVICE ?= cpu
+NAME ?=
+KEYS ?= keys.json
 SLOTS ?= 8
 HOST ?= 127.0.0.1
 TLS ?=
@@ -27,7 +29,7 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
+.PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
         bench-gpu soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
@@ -67,6 +69,9 @@ run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all
 	@$(PY) -m scripts.run --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS)) \
 		--host $(call quoted,$(HOST)) $(if $(TLS),--dev-tls)
+
+key: env ## make an API key, print it once, and add its hash to the file KEYS of --keys-file (NAME, KEYS)
+	@$(PY) -m services.gateway.trust.make_key $(call quoted,$(KEYS)) $(call quoted,$(NAME))
 
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
 	@$(PY) -m scripts.demo --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT))

@@ -18,12 +18,13 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.registry import Registry
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import MOST_AT_ONCE, Request, RequestRefused, Store, StoreAway
+from services.gateway.trust.tickets import Tickets
 from services.mesh.errors import PeerLost, ResumeUnavailable
 from tests.gateway.redis_server import RedisServer, certificate_in, redis_with_tls
 from tests.gateway.sessions.gateways import Gateway, new_session, resume, say, written
 from tests.until import until
 
-PROBES = (Sessions.probes, WaitingLine.probes, Limits.probes, Registry.probes)
+PROBES = (Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
 SET = "return redis.call('SET', KEYS[1], ARGV[1])"
 PUSH = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
 ROOT = Path(__file__).resolve().parent.parent.parent
