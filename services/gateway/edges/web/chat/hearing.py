@@ -76,8 +76,8 @@ class Hearing:
         self._ahead_ms = max(self._ahead_ms - (now - self._ahead_at) * 1000, 0.0) + length_ms
         self._ahead_at = now
         if self._ahead_ms > MOST_AHEAD_MS:
-            raise InvalidRequest("TOO_MUCH_AUDIO", f"audio is {MOST_AHEAD_MS / 1000:.0f} s ahead of the clock; send it at "
-                                 "the speed of speech", field="audio")
+            raise InvalidRequest("TOO_MUCH_AUDIO", f"audio is {MOST_AHEAD_MS / 1000:.0f} s ahead of the clock; send it "
+                                 "at the speed of speech", field="audio")
         self._packets.append((packet, length_ms))
         self._waiting_ms += length_ms
         self._let_go()
