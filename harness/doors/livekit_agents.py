@@ -36,6 +36,7 @@ class Speaker(io.AudioOutput):
     def __init__(self) -> None:
         super().__init__(label="speaker", capabilities=io.AudioOutputCapabilities(pause=False), sample_rate=RATE_HZ)
         self.captured_s, self._began = 0.0, 0.0
+        self.heard_bytes = 0
         self.endings: list[bool] = []  # of answers: interrupted or not
         self._finishing: asyncio.TimerHandle | None = None
 
@@ -46,6 +47,7 @@ class Speaker(io.AudioOutput):
             self._began = time.monotonic()
             self.on_playback_started(created_at=time.time())
         self.captured_s += frame.duration
+        self.heard_bytes += len(frame.data.cast("b"))
 
     def flush(self) -> None:
         """See AudioOutput."""
@@ -75,6 +77,16 @@ class LiveKit(Conversation):
         self.received: list[dict[str, Any]] = []
         self.sent: list[str] = []
         self.errors: list[str] = []
+
+    @property
+    def heard_bytes(self) -> int:  # type: ignore[override]
+        """See Conversation."""
+        return self._speaker.heard_bytes
+
+    @property
+    def interruptions(self) -> int:  # type: ignore[override]
+        """See Conversation."""
+        return self._speaker.endings.count(True)
 
     @property
     def speaking(self) -> bool:
@@ -116,7 +128,8 @@ async def main() -> None:
     session: AgentSession[None] = AgentSession(llm=openai.realtime.RealtimeModel(
         base_url=f"{options.url}/v1", api_key=options.key))
     session.input.audio, session.output.audio = heard, speaker
-    session.on("error", lambda event: client.errors.append(str(event.error)))
+    session.on("error", lambda event: client.errors.append(
+        f"recoverable={event.error.recoverable} {event.error.error}"))
     agent = Agent(instructions="Be kind.")
     await session.start(agent)
     realtime = agent.realtime_llm_session

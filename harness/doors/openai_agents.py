@@ -15,7 +15,6 @@ class Agents(Conversation):
 
     def __init__(self) -> None:
         self.events: list[Any] = []
-        self.interruptions = 0  # of the playback
         self._sound = 0
 
     async def listen(self, session: Any) -> None:
@@ -24,6 +23,7 @@ class Agents(Conversation):
             self.events.append(event)
             if event.type == "audio":
                 self._sound += len(event.audio.data)
+                self.heard_bytes += len(event.audio.data)
             elif event.type in ("audio_end", "audio_interrupted"):
                 self._sound = 0
                 self.interruptions += event.type == "audio_interrupted"
@@ -68,7 +68,6 @@ class Agents(Conversation):
         errors += [str(event.data.exception) for event in self.events
                    if event.type == "raw_model_event" and event.data.type == "exception"]
         return {"events": Counter(event.type for event in self.events), "errors": errors, "statuses": self.statuses,
-                "interruptions": self.interruptions,
                 "transcripts": [part.transcript for item in (history[-1] if history else ())
                                 if item.role == "assistant" for part in item.content]}
 

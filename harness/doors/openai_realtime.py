@@ -26,6 +26,9 @@ class Connection(Conversation):
                 self._sound = 0
             elif event.type == "response.output_audio.delta":
                 self._sound += len(base64.b64decode(event.delta))
+                self.heard_bytes += len(base64.b64decode(event.delta))
+            elif event.type == "input_audio_buffer.speech_started":
+                self.interruptions += self._sound > 0
 
     @property
     def speaking(self) -> bool:

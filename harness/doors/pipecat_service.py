@@ -34,7 +34,7 @@ class Speaker(FrameProcessor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sound, self.interruptions = 0, 0
+        self.sound, self.heard_bytes, self.interruptions = 0, 0, 0
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """See FrameProcessor."""
@@ -43,6 +43,7 @@ class Speaker(FrameProcessor):
             await self.push_frame(BotStartedSpeakingFrame(), FrameDirection.UPSTREAM)
         elif isinstance(frame, TTSAudioRawFrame):
             self.sound += len(frame.audio)
+            self.heard_bytes += len(frame.audio)
         elif isinstance(frame, TTSStoppedFrame | InterruptionFrame):
             self.interruptions += isinstance(frame, InterruptionFrame) and self.sound > 0
             if self.sound:
@@ -58,6 +59,16 @@ class Service(Conversation):
         self._speaker = speaker
         self.received: list[dict[str, Any]] = []
         self.errors: list[str] = []
+
+    @property
+    def heard_bytes(self) -> int:  # type: ignore[override]
+        """See Conversation."""
+        return self._speaker.heard_bytes
+
+    @property
+    def interruptions(self) -> int:  # type: ignore[override]
+        """See Conversation."""
+        return self._speaker.interruptions
 
     @property
     def speaking(self) -> bool:
@@ -91,7 +102,7 @@ class Service(Conversation):
     def facts(self) -> dict[str, Any]:
         """See Conversation."""
         return {"events": Counter(event["type"] for event in self.received), "errors": self.errors,
-                "statuses": self._statuses, "interruptions": self._speaker.interruptions,
+                "statuses": self._statuses,
                 "transcripts": [event["transcript"] for event in self.received
                                 if event["type"] == "response.output_audio_transcript.done"]}
 

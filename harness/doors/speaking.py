@@ -22,12 +22,14 @@ PATIENCE_S = 40.0  # for an answer: a busy machine is slower than speech
 
 
 def arguments() -> argparse.Namespace:
-    """What the harness tells a client: where the mesh is, and what to say to it."""
+    """What the harness tells a client: where the mesh is, and what to say to it. A client that has nothing to say is
+    silent until its input ends.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True, help="http://host:port")
     parser.add_argument("--key", required=True)
-    parser.add_argument("--question", type=Path, required=True, help="WAV file, 24 kHz, 16 bit, mono: one sentence")
-    parser.add_argument("--barge-in", type=Path, required=True, help="one that is talked over its own answer")
+    parser.add_argument("--question", type=Path, help="WAV file, 24 kHz, 16 bit, mono: one sentence")
+    parser.add_argument("--barge-in", type=Path, help="another one, which talks over its own answer")
     return parser.parse_args()
 
 
@@ -61,6 +63,10 @@ class Microphone:
 class Conversation:
     """What a client has heard, in its own terms. A subclass for each."""
 
+    heard_bytes = 0
+    """Of sound that was given to be played."""
+    interruptions = 0
+    """Of the playback."""
     speaking = False
     """Whether the model speaks: half a second of an answer has come, and it is not over."""
     answers = 0
@@ -77,9 +83,12 @@ class Conversation:
 
     async def hold(self, options: argparse.Namespace, microphone: Microphone, cancel: Callable[[], Awaitable[Any]]
                    ) -> None:
-        """Ask and be answered; talk over an answer; cancel an answer; ask again."""
+        """Ask and be answered; talk over an answer; cancel an answer; ask again. Then say what was heard, in a line."""
         steps: list[str] = []
         try:
+            if options.question is None:
+                await self._watch()
+                return
             microphone.say(options.question)
             await until(lambda: self.answers, "an answer")
             steps.append("answered")
@@ -98,7 +107,21 @@ class Conversation:
             await until(lambda: self.answers > answers, "an answer after the cancel")
             steps.append("answered again")
         finally:
-            report({"steps": steps, **self.facts})
+            self._report(steps)
+
+    async def _watch(self) -> None:
+        """Say again and again what has been heard, until the input ends."""
+        ending = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+        while not ending.done():
+            self._report([])
+            await asyncio.wait((ending,), timeout=0.1)
+
+    def _report(self, steps: list[str]) -> None:
+        facts = self.facts
+        errors = [error[:300] for error in facts["errors"][:10]]
+        sys.stdout.write("\n" + json.dumps({"steps": steps, "heard_bytes": self.heard_bytes,
+                                            "interruptions": self.interruptions, **facts, "errors": errors}) + "\n")
+        sys.stdout.flush()
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -112,12 +135,6 @@ async def until(condition: Callable[[], Any], what: str) -> None:
 
 class TookTooLong(Exception):
     """Something did not come."""
-
-
-def report(facts: dict[str, Any]) -> None:
-    """Tell the harness what happened, in a line of its own."""
-    sys.stdout.write("\n" + json.dumps(facts) + "\n")
-    sys.stdout.flush()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

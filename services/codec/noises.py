@@ -6,13 +6,14 @@ Each kind is a function of a generator and a number of samples at 24 kHz; float6
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 RATE_HZ = 24_000
 
-Samples = npt.NDArray[np.float64]
+Samples = npt.NDArray[np.floating[Any]]
 Noise = Callable[[np.random.Generator, int], Samples]
 
 
@@ -66,14 +67,15 @@ def gusts(rng: np.random.Generator, samples: int) -> Samples:
 
 
 def hum(rng: np.random.Generator, samples: int) -> Samples:
-    """Mains and motors: harmonics over a murmur."""
+    """Mains and motors: harmonics, steady or wavering, over a murmur."""
     seconds = np.arange(samples) / RATE_HZ
-    base_hertz = rng.choice([50, 60, 100, 120]) * rng.uniform(0.97, 1.03)
+    hertz, wavering = np.exp(rng.uniform(np.log(45), np.log(600))), rng.uniform(0, 4) * (rng.random() < 0.5)
+    phase = 2 * np.pi * hertz * seconds + wavering * np.sin(2 * np.pi * rng.uniform(0.2, 3) * seconds)
     out, fall = np.zeros(samples), rng.uniform(0.3, 1.2)
     for harmonic in range(1, int(rng.integers(4, 24))):
-        out += np.sin(2 * np.pi * harmonic * base_hertz * seconds + rng.uniform(0, 2 * np.pi)) * rng.uniform(
-            0.1, 1) / harmonic ** fall
-    return _level(_level(out) + 0.3 * coloured(rng, samples))
+        if harmonic * hertz < RATE_HZ / 2:
+            out += np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi)) * rng.uniform(0.1, 1) / harmonic ** fall
+    return _level(_level(out) + 10 ** rng.uniform(-1.5, 0.2) * coloured(rng, samples))
 
 
 def tones(rng: np.random.Generator, samples: int) -> Samples:
@@ -126,7 +128,8 @@ def mixed(rng: np.random.Generator, samples: int) -> Samples:
 
 # Those that are most like speech to a codec come more often.
 KINDS: tuple[Noise, ...] = (
-    coloured, coloured, swelling, swelling, gusts, knocks, knocks, strikes, strikes, mixed, mixed, hum, tones, band)
+    coloured, coloured, swelling, swelling, gusts, knocks, knocks, knocks, strikes, strikes, mixed, mixed, hum, hum,
+    tones, band)
 
 
 def any_noise(rng: np.random.Generator, samples: int) -> Samples:

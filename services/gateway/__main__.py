@@ -15,9 +15,8 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
-from services.gateway.edges.web import page
-from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web import page, tickets
+from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.realtime.edge import RealtimeEdge

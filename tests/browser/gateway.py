@@ -71,6 +71,11 @@ class Gateway:
         """Rows that are leased now, in all services."""
         return sum(batcher.total - batcher.free for batcher in self._batchers)
 
+    @property
+    def leaks(self) -> int:
+        """Rows and sockets that somebody holds."""
+        return self.slots_held + sum(self.sockets._by_address.values())
+
     async def __aexit__(self, *_: object) -> None:
         await self.desk.close()
         await self.door.close()

@@ -53,6 +53,7 @@ class FakeLm:
         self.instance_id = str(uuid.uuid4())
         self.opened: list[int] = []  # the steps of history that each session brought
         self.draining = False
+        self.speaks = False  # whether its tokens are words or padding
         self.opening_s = 0.0  # how long it takes to rebuild a row
         self.opening_until = asyncio.Event()  # and what it takes besides
         self.opening_until.set()
@@ -104,7 +105,7 @@ class FakeLm:
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id="checksum", codec_id="codec", user_codebooks=USER, own_codebooks=OWN, cardinality=64,
                 delay_frames=DELAY, sampling=config.sampling, context_frames=CONTEXT,
-                silent_text_tokens=[PADDING, 0]))
+                silent_text_tokens=[PADDING, 0] if self.speaks else []))
             async for asked in read_payloads(requests, "step"):
                 frame = asked.frame
                 await self.answering.wait()
@@ -113,7 +114,7 @@ class FakeLm:
                 step = lm_pb2.StepFrame(frame=audio_pb2.CodeFrame(context=frame.context))
                 if tokens is not None:
                     step.text_token = tokens[0]
-                    step.text = "" if tokens[0] == PADDING else f" {tokens[0]}"
+                    step.text = f" {tokens[0]}" if self.speaks and tokens[0] != PADDING else ""
                     step.frame.codes.extend(tokens[1:])
                 yield lm_pb2.StepResponse(step=step)
             yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))

@@ -11,7 +11,16 @@ from services.gateway.calls.admission import rows_in_turn
 from services.gateway.calls.callers import Input, Opening, Resumed
 from services.gateway.calls.directing import Direction
 from services.gateway.calls.ending import COMPLETED, call_too_long, reason_of, reported
-from services.gateway.calls.events import Event, GoAway, Queued, Ready, ResumeStatus, Summary
+from services.gateway.calls.events import (
+    ConversationEvent,
+    Event,
+    EventKind,
+    GoAway,
+    Queued,
+    Ready,
+    ResumeStatus,
+    Summary,
+)
 from services.gateway.calls.limits import Use
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.resources import Resources
@@ -72,6 +81,8 @@ class Conversation:
                     if isinstance(event, Speech):
                         frames_out += 1
                         transcript.said(event.context.sequence, event.text)
+                    elif isinstance(event, ConversationEvent) and event.kind is EventKind.INTERRUPTED:
+                        transcript.cut(transcript.next_answer)
                     offered = time.monotonic()
                     yield event
                     reading.took(time.monotonic() - offered)

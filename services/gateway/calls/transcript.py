@@ -26,6 +26,11 @@ class Transcript:
         if text:
             self._pieces.append((sequence, text))
 
+    @property
+    def next_answer(self) -> int:
+        """Number after the last answer that was sent."""
+        return self._sent + 1
+
     def cut(self, sequence: int) -> None:
         """The caller drops what comes before the answer of this number and is not played yet."""
         self._cut = max(self._cut, sequence)

@@ -13,10 +13,10 @@ from services.gateway.turns.table import UNITS, SpeechTable
 
 # The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause
 # between two words.
-USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_above=3 * UNITS // 2, start_frames=2, stop_at=-UNITS,
-                  stop_frames=5)
+USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_sum=8 * UNITS, slack=UNITS // 2,
+                  stop_at=-3 * UNITS // 2, stop_frames=5)
 # The model's own codes are clean: each frame speaks for itself.
-MODEL = Hysteresis(mean_frames=1, most=12 * UNITS, start_above=0, start_frames=2, stop_at=0, stop_frames=5)
+MODEL = Hysteresis(mean_frames=1, most=3 * UNITS, start_sum=4 * UNITS, slack=0, stop_at=0, stop_frames=5)
 TEXT_ODDS = 4 * UNITS  # of speech in a frame whose text token says something
 YIELD_FRAMES = 2  # of silence show that the model has stopped, while the user speaks over it
 BACK_CHANNEL_FRAMES = 12  # 0.96 s: what the model says while the user speaks is a back-channel if it is not longer

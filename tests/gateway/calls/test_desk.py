@@ -11,7 +11,7 @@ import pytest
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Opening, Resumed
-from services.gateway.calls.events import GoAway, Ready, Speech, Summary
+from services.gateway.calls.events import ConversationEvent, GoAway, Ready, Speech, Summary
 from services.mesh.errors import (
     CallTooLong,
     Draining,
@@ -29,11 +29,12 @@ from tests.until import until
 
 async def test_a_whole_conversation(house: House) -> None:
     events = [event async for event in house.hold(OPENING, spoken(0, FRAMES))]
-    ready, *speech, summary = events
+    ready, *told, summary = events
+    speech = [event for event in told if isinstance(event, Speech)]  # events of the conversation are among it
     assert isinstance(ready, Ready)
     assert (ready.model_id, ready.sample_rate_hertz, ready.samples_per_frame) == ("checksum", RATE, FRAME)
     assert ready.sampling == lm_pb2.Sampling(seed=1) and ready.next_sequence == 0
-    assert all(isinstance(one, Speech) for one in speech)
+    assert all(isinstance(one, Speech | ConversationEvent) for one in told)
     assert [[one.text_token, *one.codes] for one in speech] == expected(FRAMES)
     assert all(one.pcm.dtype == np.float32 and one.pcm[:2].tolist() == one.codes for one in speech)
     assert [one.context.sequence for one in speech] == list(range(DELAY, FRAMES + DELAY))

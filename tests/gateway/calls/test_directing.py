@@ -48,9 +48,17 @@ def tokens(events: Sequence[Event]) -> list[list[int]]:
     return [[one.text_token, *one.codes] for one in events if isinstance(one, Speech)]
 
 
-@pytest.fixture(autouse=True)
-def frames_of_80_ms() -> None:
-    assert FRAME * 1000 // RATE == 80
+@pytest.fixture
+async def house(redis_server: RedisServer) -> AsyncIterator[House]:
+    async with House(redis_server.url, lm=speaking()) as house:
+        yield house
+
+
+def speaking() -> FakeLm:
+    """A model that says which of its tokens are padding."""
+    lm = FakeLm()
+    lm.speaks = True
+    return lm
 
 
 async def test_a_control_takes_effect_at_the_next_frame(house: House) -> None:
@@ -92,12 +100,12 @@ async def test_a_call_that_is_resumed_has_each_control_once(
         house: House, redis_server: RedisServer, answers: int, repeats: bool, back: int) -> None:
     """The caller may repeat them with the audio around them, and need not for those that the mesh has heard."""
     ready, said = await cut_off(house, answers, controls=GIVEN)
-    async with House(redis_server.url) as there:
+    async with House(redis_server.url, lm=speaking()) as there:
         back = min(back, answers)
         last = said[-1].context.sequence - back
         said = said[:len(said) - back]
         first = max(last - 4, 0) if repeats else last + 1
-        opening = Opening(Resumed(ready.resume_handle, first, last), RATE, live=False)
+        opening = Opening(Resumed(ready.resume_handle, first, last), live=False)
         controls = GIVEN if repeats else await _unheard(there, ready)
         events = [event async for event in there.hold(opening, spoken(opening.first_sequence, FRAMES,
                                                                       controls=controls))]
@@ -106,15 +114,15 @@ async def test_a_call_that_is_resumed_has_each_control_once(
 
 async def _unheard(house: House, ready: Ready) -> Mapping[int, Sequence[Control]]:
     """What the mesh has not written of what was given."""
-    _, record = await house.sessions._read(Handle(ready.resume_handle))
+    _, record = await house.sessions.read(Handle(ready.resume_handle))
     return {number: controls for number, controls in GIVEN.items() if number >= record.history.next_sequence}
 
 
 @pytest.mark.parametrize("answers", [8, 9, 10, 12, 13])
 async def test_a_replica_that_is_lost_right_behind_a_control_changes_no_token(
         redis_server: RedisServer, answers: int) -> None:
-    spare = FakeLm()
-    async with House(redis_server.url, spare_lm=spare) as house:
+    spare = speaking()
+    async with House(redis_server.url, lm=speaking(), spare_lm=spare) as house:
         said: list[Event] = []
         async for event in house.hold(OPENING, spoken(0, FRAMES, controls=GIVEN)):
             said.append(event)

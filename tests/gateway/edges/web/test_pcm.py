@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from harness.pcm_client import HeldCall, heard, hold, say
+from harness.resample_floor import tone
 from services.gateway.calls.callers import Caller
+from services.gateway.edges.opus import OpusDecoder, OpusEncoder
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.socket import MESSAGES_BURST
 from services.gateway.trust.gate import OpenGate
@@ -130,6 +132,20 @@ async def test_pings_are_answered_also_at_the_end(door: WebDoor) -> None:
         assert (await heard(socket)).summary
 
 
+async def test_opus() -> None:
+    """A tone goes in, silence comes back: four packets of 20 ms for each frame."""
+    encoder, decoder = OpusEncoder(48_000), OpusDecoder(48_000)
+    packets = [encoder.encode(tone(48_000)[at:at + 960]) for at in range(0, 38_400, 960)]
+    async with Gateway([codec("mimi", 1)], [lm("one", "mimi", 1)]) as gateway, WebDoor(
+            lambda sockets: PcmEdge(gateway.desk, OpenGate(), sockets).routes) as door:
+        held = await call(door, {"type": "open", "format": "opus", "pacing": "offline", "frames": True}, *packets, END)
+        bad = await call(door, {"type": "open", "format": "opus", "rate": 48_000}, b"\xff\xff")
+    assert (held.ready["format"], held.ready["rate"], held.ready["samples_per_frame"]) == ("opus", 48_000, 3840)
+    assert len(held.frames) == 10 and len(held.audio) == 40 and held.summary
+    assert {len(decoder.decode(packet)) for packet in held.audio} == {960}
+    assert bad.error and bad.error["reason"] == "BAD_OPUS"
+
+
 BAD = {
     "no JSON": ("{", "BAD_MESSAGE"),
     "deeply nested": ("[" * 10_000, "BAD_MESSAGE"),
@@ -140,6 +156,7 @@ BAD = {
     "a long text": (json.dumps({"type": "open", "model": "x" * 20_000}), "BAD_MESSAGE"),
     "an unknown format": ('{"type": "open", "format": "mp3"}', "BAD_ENCODING"),
     "an unknown rate": ('{"type": "open", "rate": 11025}', "BAD_SAMPLE_RATE"),
+    "Opus at 24 kHz": ('{"type": "open", "format": "opus", "rate": 24000}', "BAD_SAMPLE_RATE"),
     "a telephone at 16 kHz": ('{"type": "open", "format": "alaw", "rate": 16000}', "BAD_SAMPLE_RATE"),
     "an unknown pacing": ('{"type": "open", "pacing": "fast"}', "BAD_MESSAGE"),
     "an unknown model": (json.dumps(F32 | {"model": "nobody"}), "UNKNOWN_MODEL"),

@@ -4,46 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
 
 from aiohttp import web
 
 from services.gateway.calls.callers import Audio, Caller, Input
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import Queued, Ready, Speech
-from services.gateway.edges import pcm
-from services.gateway.edges.g711 import RATE_HERTZ as TELEPHONE_HERTZ
 from services.gateway.edges.own_rate import hold_at
-from services.gateway.edges.pcm import Pieces
+from services.gateway.edges.web.answers import refusal
+from services.gateway.edges.web.credentials import credential_of
 from services.gateway.edges.web.pcm import writing
 from services.gateway.edges.web.pcm.reading import End, Open, Ping, read_open, read_query, read_told
-from services.gateway.edges.web.refusal import refused
+from services.gateway.edges.web.pcm.sound import Sound, sound_of
 from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code
-from services.gateway.path.audio import Pcm
 from services.gateway.trust.gate import Gate
-from services.mesh.errors import InvalidRequest, MeshError
+from services.mesh.errors import MeshError
 from services.mesh.serving import internal_error
 
 EDGE = "pcm"
-SUBPROTOCOL, TICKET_SUBPROTOCOL = "moshimesh", "moshimesh.ticket."
+SUBPROTOCOL = "moshimesh"
 FIRST_MESSAGE_S = 10.0  # from the upgrade to what the caller wants, as for a gRPC caller's config
-DEFAULT_HERTZ = 24_000
 # How fast audio is read that nobody hears, while the caller waits in line: four times speech in the widest format.
 WAITING_BYTES_PER_S, WAITING_MESSAGES_PER_S = 4 * 4 * 48_000, 400
-_FORMATS = {"s16le": pcm.S16LE, "f32le": pcm.F32LE, "mulaw": pcm.G711_MU_LAW, "alaw": pcm.G711_A_LAW}
-_TELEPHONE = ("mulaw", "alaw")
-
-
-@dataclass(frozen=True)
-class Sound:
-    """How one call's audio travels."""
-
-    rate_hertz: int
-    decode: Callable[[bytes], Pcm]
-    """A message to float32 [samples]. Raises InvalidRequest."""
-    encode: Callable[[Pcm], Iterable[bytes]]
-    """A frame to messages."""
 
 
 class PcmEdge:
@@ -59,9 +42,9 @@ class PcmEdge:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         try:
-            caller = await self._gate.caller(_credential(request), request.remote or "", EDGE)
+            caller = await self._gate.caller(credential_of(request.headers, request.query), request.remote or "", EDGE)
         except MeshError as error:
-            return refused(error)
+            return refusal(error)
         async with self._sockets.open(request, (SUBPROTOCOL,)) as socket:
             try:
                 await self._call(socket, caller)
@@ -77,7 +60,7 @@ class PcmEdge:
         query = socket.request.query
         asked = read_open(first) if isinstance(first, str) else read_query(query)
         quiet = isinstance(first, bytes) and query.get("events") == "0"
-        sound = _sound(asked)
+        sound = sound_of(asked.format, asked.rate)
         talk = _Talk(socket, sound, first if isinstance(first, bytes) else None)
         talking = asyncio.create_task(self._talk(talk, caller, asked, quiet))
         try:
@@ -103,10 +86,11 @@ class PcmEdge:
                     continue
                 if isinstance(event, Ready):
                     await talk.listen()
+                    event = sound.announced(event)
                 elif isinstance(event, Queued):
                     talk.let_go()
                 if not quiet:
-                    await socket.send(writing.told(event, asked.format))
+                    await socket.send(writing.told(event, sound.format))
 
 
 class _Talk:
@@ -189,29 +173,3 @@ async def _say_why(socket: Socket, error: MeshError) -> None:
     with contextlib.suppress(Closed, MeshError):
         await socket.send(writing.refusal(error))
     await socket.close(close_code(error), error.reason)
-
-
-def _sound(asked: Open) -> Sound:
-    """How audio shall travel. Raises InvalidRequest."""
-    format = _FORMATS.get(asked.format)
-    if format is None:
-        accepted = ", ".join(_FORMATS)
-        raise InvalidRequest("BAD_ENCODING", f"format must be one of {accepted}", field="format", accepted=accepted)
-    telephone = asked.format in _TELEPHONE
-    rate = (TELEPHONE_HERTZ if telephone else DEFAULT_HERTZ) if asked.rate is None else asked.rate
-    if telephone and rate != TELEPHONE_HERTZ:
-        raise InvalidRequest("BAD_SAMPLE_RATE", f"{asked.format} has {TELEPHONE_HERTZ} Hz, got {rate}", field="rate",
-                             accepted=TELEPHONE_HERTZ)
-    return Sound(rate, Pieces(format, rate).decode, lambda frame: (format.encode(frame),))
-
-
-def _credential(request: web.Request) -> str:
-    """What the caller shows: a key, a JWT or a ticket; empty if nothing."""
-    kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return bearer.strip()
-    if key := request.headers.get("x-api-key", ""):
-        return key
-    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
-    return next((one.strip().removeprefix(TICKET_SUBPROTOCOL) for one in offered
-                 if one.strip().startswith(TICKET_SUBPROTOCOL)), "")

@@ -29,12 +29,14 @@ class Sampling(_Message):
     top_k: _Uint32 | None = None
     text_temperature: float | None = None
     text_top_k: _Uint32 | None = None
+    padding_bonus: float | None = None
     seed: _Uint64 | None = None
 
     def to_proto(self) -> lm_pb2.Sampling:
         """The same as the language model's message."""
         return lm_pb2.Sampling(audio_temperature=self.temperature, audio_top_k=self.top_k,
-                               text_temperature=self.text_temperature, text_top_k=self.text_top_k, seed=self.seed)
+                               text_temperature=self.text_temperature, text_top_k=self.text_top_k,
+                               padding_bonus=self.padding_bonus, seed=self.seed)
 
 
 class Resume(_Message):

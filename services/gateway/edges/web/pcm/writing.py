@@ -10,8 +10,7 @@ from services.gateway.calls import events
 from services.mesh.errors import MeshError
 from services.mesh.recorder import HOP_NAMES
 
-_SAMPLING_NAMES = {"audio_temperature": "temperature", "audio_top_k": "top_k", "text_temperature": "text_temperature",
-                   "text_top_k": "text_top_k", "seed": "seed"}
+_SAMPLING_NAMES = {"audio_temperature": "temperature", "audio_top_k": "top_k"}  # the others are the same
 
 
 def told(event: events.Event, format: str) -> str:
@@ -69,7 +68,7 @@ def refusal(error: MeshError) -> str:
 
 def _sampling(sampling: lm_pb2.Sampling) -> dict[str, float | int]:
     """Each field that is set, under its name here; floats without the digits that 32 bits don't have."""
-    return {_SAMPLING_NAMES[field.name]: float(f"{value:.7g}") if isinstance(value, float) else value
+    return {_SAMPLING_NAMES.get(field.name, field.name): float(f"{value:.7g}") if isinstance(value, float) else value
             for field, value in sampling.ListFields()}
 
 

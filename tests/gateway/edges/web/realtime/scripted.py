@@ -18,6 +18,7 @@ from services.gateway.trust.gate import Gate
 from services.mesh.errors import PermissionDenied, Unauthenticated
 from tests.gateway.edges.web.realtime.told import FRAME, FRAME_MS, RATE, READY, frame
 
+KEY = "sk-very-secret-key"
 MODEL = ModelInfo("moshi", "mimi", RATE, FRAME, 8, 8)
 
 

@@ -7,8 +7,6 @@ import base64
 import contextlib
 import json
 import logging
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -25,64 +23,10 @@ from services.mesh.errors import (
     PeerLost,
     TooManyCalls,
 )
-from tests.gateway.edges.web.realtime.scripted import KeyGate, Stage
+from tests.gateway.edges.web.realtime.client import Client
+from tests.gateway.edges.web.realtime.scripted import KEY, Stage
 from tests.gateway.edges.web.realtime.told import FRAME, READY
 from tests.until import until
-
-KEY = "sk-very-secret-key"
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def guarded() -> AsyncIterator[Stage]:
-    async with Stage(KeyGate(KEY)) as stage:
-        yield stage
-
-
-class Client:
-    """A client without any ideas of its own."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self._url, self._options = url, options
-        self.heard: list[dict[str, Any]] = []
-
-    async def __aenter__(self) -> Client:
-        self._http = aiohttp.ClientSession()
-        try:
-            self.socket = await self._http.ws_connect(self._url, **self._options)
-        except BaseException:
-            await self._http.close()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.socket.close()
-        await self._http.close()
-
-    async def ask(self, type: str, **fields: Any) -> None:
-        await self.socket.send_str(json.dumps({"type": type, **fields}))
-
-    async def hear(self, type: str) -> dict[str, Any]:
-        """Listen until this comes."""
-        while True:
-            message = await asyncio.wait_for(self.socket.receive(), 20)
-            assert message.type == aiohttp.WSMsgType.TEXT, (message, [one["type"] for one in self.heard])
-            self.heard.append(json.loads(message.data))
-            if self.heard[-1]["type"] == type:
-                return self.heard[-1]
-
-    async def end(self) -> int | None:
-        """Listen until the socket is closed; with which code."""
-        while True:
-            message = await asyncio.wait_for(self.socket.receive(), 20)
-            if message.type != aiohttp.WSMsgType.TEXT:
-                return self.socket.close_code
-            self.heard.append(json.loads(message.data))
 
 
 async def test_a_conversation(stage: Stage) -> None:
@@ -203,7 +147,8 @@ async def test_a_mesh_without_room_refuses_before_the_upgrade(stage: Stage, erro
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         async with Client(stage.url):
             pass
-    assert caught.value.status == status and caught.value.headers is not None and int(caught.value.headers["Retry-After"])
+    assert caught.value.status == status
+    assert caught.value.headers is not None and int(caught.value.headers["Retry-After"])
 
 
 async def test_a_browser_hears_that_there_is_no_room(stage: Stage) -> None:
@@ -299,61 +244,6 @@ async def test_a_quota_that_is_used_up_ends_the_call_with_openai_s_word(stage: S
         stage.call.tell(AudioQuotaUsed("an hour is an hour"))
         await client.end()
         assert client.heard[-1]["error"]["code"] == "insufficient_quota"
-
-
-# Client secrets.
-
-
-async def post(stage: Stage, path: str, body: Any, key: str = KEY) -> tuple[int, dict[str, Any]]:
-    async with aiohttp.ClientSession() as http, http.post(
-            f"{stage.http}/v1/realtime/{path}", data=body if isinstance(body, bytes) else json.dumps(body),
-            headers={"Authorization": f"Bearer {key}"}) as response:
-        return response.status, await response.json()
-
-
-@pytest.mark.parametrize(("asked", "lives_s"), [
-    ({}, 600), ({"expires_after": {"anchor": "created_at", "seconds": 30}}, 30), ({"expires_after": {"seconds": 1}}, 10),
-    ({"expires_after": {"seconds": 1e9}}, 7200), ({"expires_after": 7}, 600), ({"expires_after": {"seconds": "x"}}, 600),
-    ({"session": {"type": "realtime", "instructions": "Sing."}}, 600), (b"", 600)])
-async def test_a_client_secret(guarded: Stage, asked: Any, lives_s: float) -> None:
-    status, secret = await post(guarded, "client_secrets", asked)
-    assert status == 200 and secret["value"].startswith("ek_")
-    assert secret["expires_at"] == pytest.approx(time.time() + lives_s, abs=5)
-    assert secret["session"]["type"] == "realtime" and secret["session"]["object"] == "realtime.session"
-    assert guarded.edge._gate.tickets == {secret["value"]: (lives_s, False)}  # type: ignore[attr-defined]
-
-
-async def test_a_browser_calls_with_its_secret_more_than_once(guarded: Stage) -> None:
-    _, secret = await post(guarded, "client_secrets", {})
-    for _ in range(2):
-        async with Client(guarded.url, protocols=[
-                "realtime", f"openai-insecure-api-key.{secret['value']}"]) as client:
-            await client.hear("session.created")
-
-
-async def test_a_beta_session(guarded: Stage) -> None:
-    status, session = await post(guarded, "sessions", {"model": "gpt-4o-realtime-preview"})
-    assert status == 200 and session["input_audio_format"] == "pcm16"
-    assert session["client_secret"]["value"].startswith("ek_")
-    assert session["client_secret"]["expires_at"] == pytest.approx(time.time() + 60, abs=5)
-
-
-@pytest.mark.parametrize(("key", "asked", "status", "code"), [
-    ("wrong", {}, 401, "invalid_api_key"), (KEY, b"{", 400, "bad_body"), (KEY, [], 400, "bad_body"),
-    (KEY, {"session": {"type": "transcription"}}, 400, "bad_session"), ("forbidden", {}, 403, "door_closed")])
-async def test_a_secret_that_is_refused(guarded: Stage, key: str, asked: Any, status: int, code: str) -> None:
-    answered, body = await post(guarded, "client_secrets", asked, key)
-    assert (answered, body["error"]["code"]) == (status, code)
-    assert not guarded.edge._gate.tickets  # type: ignore[attr-defined]
-
-
-async def test_openai_s_client_makes_secrets(guarded: Stage) -> None:
-    openai = pytest.importorskip("openai")
-    async with openai.AsyncOpenAI(base_url=f"{guarded.http}/v1", api_key=KEY) as client:
-        secret = await client.realtime.client_secrets.create(session={"type": "realtime", "model": "gpt-realtime"})
-        session = await client.beta.realtime.sessions.create(model="gpt-4o-realtime-preview")
-    assert secret.value.startswith("ek_") and secret.session.type == "realtime"
-    assert session.client_secret.value.startswith("ek_")
 
 
 async def test_a_beta_client(stage: Stage) -> None:
