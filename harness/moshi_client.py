@@ -23,6 +23,7 @@ import numpy.typing as npt
 import soundfile
 
 SILENCE_S = 3.0  # after the recording, for the rest of the answer
+HANGS_UP_S = 0.3  # from the last audio to Ctrl-C: else the client would report what it could not send any more
 
 Pcm = npt.NDArray[np.float32]
 
@@ -69,8 +70,9 @@ def microphone(said: Pcm) -> type[Stream]:
             self.at += shape[0]
             self.call_back(np.pad(part, (0, shape[0] - len(part)))[:, None])
             if self.at - len(said) > SILENCE_S * shape[0] / self._block_s:
-                os.kill(os.getpid(), signal.SIGINT)
                 self._stopped.set()
+                time.sleep(HANGS_UP_S)
+                os.kill(os.getpid(), signal.SIGINT)
 
     return Microphone
 
