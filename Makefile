@@ -27,8 +27,8 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval bench bench-gpu soak chaos trace \
-        profile bench-recorder stubs clean
+.PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
+        bench-gpu soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -99,6 +99,18 @@ talker: $(VENV)/.talker ## rebuild the bundled checkpoint from nothing, in about
 
 talk-eval: $(VENV)/.talker ## evaluate the bundled checkpoint through the mesh; writes out/talk.json and docs/talker.md
 	$(PY) -m talker.evaluate --through-mesh
+
+$(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
+	$(PIP) -r requirements/browser.txt
+	@touch $@
+
+page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json; needs node and chromium
+	@for tool in node chromium; do command -v $$tool >/dev/null || \
+		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
+	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser
+
+direct-check: $(VENV)/.talker ## measure events of conversations beside silero-vad; writes out/direct.json; needs espeak-ng, flite and sox
+	$(PY) -m bench.direct --checkpoint $(call quoted,$(CHECKPOINT))
 
 bench: dev ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
 	$(PY) -m bench $(if $(QUICK),--quick)

@@ -111,7 +111,7 @@ async def main() -> None:
     codec: Any = CodecServer(
         NullEngine(options.slots, np.zeros(facts.codebooks, np.int64)),  # type: ignore[arg-type]
         NullEngine(options.slots, np.zeros(facts.samples_per_frame, np.float32)),  # type: ignore[arg-type]
-        "null", codec_tracer, 10.0)
+        "null", codec_tracer, 10.0, speech_table=bytes(facts.codebooks * facts.cardinality))
     lm: Any = LmServer(
         NullEngine(options.slots, np.zeros(1 + facts.own_codebooks, np.int64),  # type: ignore[arg-type]
                    facts.delay_frames), NullTokenizer(), Sampling(), "null", "null", lm_tracer, 10.0)

@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 import torch
 from moshi.models import LMModel, MimiModel, loaders
@@ -73,6 +74,8 @@ def write_checkpoint(folder: Path, seed: int = 0, own_codebooks: int = CODEBOOKS
         _save(random_mimi(), folder / FILES["mimi_name"])
         _save(random_lm(lm_config), folder / FILES["moshi_name"])
     (folder / FILES["tokenizer_name"]).write_bytes(train_tokenizer())
+    # Random codes say nothing of speech.
+    np.save(folder / "speech_table.npy", np.zeros((CODEBOOKS, CARD), np.int8))
     (folder / FILES["mimi_config_name"]).write_text(json.dumps(MIMI_CONFIG, indent=2) + "\n")
     (folder / "config.json").write_text(json.dumps(FILES | {"model_type": "moshi"} | lm_config, indent=2) + "\n")
 

@@ -21,7 +21,7 @@ from talker import synth
 from talker.config import Work
 from talker.stream import Speech
 
-RECORDINGS, FRAMES, ROWS = 960, 375, 32
+RECORDINGS, FRAMES, ROWS = 1600, 375, 32
 
 
 def encoded(engine: EncodeEngine, clip: Clip, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ TOLERANCE = 3
 NOISE_DBFS = (-50.0, -40.0, -30.0, -22.0)
 NOISE_S = 600
 ROWS = 32
+START_FRAMES = 2  # of silero-vad's speech begin it; ours takes about as many
 
 Pcm = npt.NDArray[np.float32]
 Spans = list[tuple[int, int | None]]  # first frame, and the frame after the last if that has come
@@ -140,7 +141,7 @@ def silero(heard: Sequence[Call]) -> list[Spans]:
         for number in range(len(at_16k) // window):
             odds = vad.process(memoryview(at_16k[number * window:(number + 1) * window]).cast("B").cast("f"))
             strong, weak = (strong + 1 if odds > 0.5 else 0), (weak + 1 if odds < 0.35 else 0)
-            if not speaking and strong >= USER.start_frames * frame_windows:
+            if not speaking and strong >= START_FRAMES * frame_windows:
                 speaking = True
                 spans.append((int((number - strong + 1) / frame_windows), None))
             elif speaking and weak >= USER.stop_frames * frame_windows:

@@ -31,7 +31,8 @@ async def main(config: CodecConfig) -> None:
 
     from services.codec.engine import build_engines
     from services.codec.server import CodecServer
-    from services.codec.speech_table import read_speech_table
+    from services.codec.speech_learning import learn_from_clips
+    from services.codec.speech_table import FILE, read_speech_table
     from services.mesh.checkpoint import check_device, codec_id, load_mimi, resolve
     from services.mesh.device import device_memory
 
@@ -39,14 +40,18 @@ async def main(config: CodecConfig) -> None:
     torch.set_num_threads(config.threads)
     checkpoint = resolve(config.checkpoint)
     codec = codec_id(checkpoint)
-    encoder, decoder = build_engines(load_mimi(checkpoint, config.device), config.slots)
+    mimi = load_mimi(checkpoint, config.device)
+    table = read_speech_table(checkpoint.mimi_weights.parent, mimi.num_codebooks, mimi.cardinality)
+    if table is None:
+        log.info("%s has no %s: learning it from the bundled voices", codec, FILE)
+        table = learn_from_clips(mimi)
+    encoder, decoder = build_engines(mimi, config.slots)
     encoder.warm_up()
     decoder.warm_up()
-    table = read_speech_table(checkpoint.mimi_weights.parent, encoder.facts.codebooks, encoder.facts.cardinality)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")
     service = CodecServer(encoder, decoder, codec, tracer, config.stall_s,
                           BatchingOptions(config.idle_s, config.yield_cpu),
-                          b"" if table is None else table.tobytes())
+                          table.tobytes())
     watch(metrics, service.batchers, device_memory(config.device))
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, codec,

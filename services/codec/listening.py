@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ QUIET_RMS, CLEAR_RMS = 0.0015, 0.01  # frames between these may be called either
 GAIN_DB = (-14.0, 5.0)
 SNR_DB = (3.0, 30.0)
 NOISE_DBFS = (-65.0, -12.0)  # of noise alone
+
+CLIPS = Path(__file__).parent / "clips.npz"
+MU = 255.0
 
 Pcm = npt.NDArray[np.float32]
 Clip = Callable[[np.random.Generator], Pcm]
@@ -32,6 +36,21 @@ class Recording:
     """[frames]: whether somebody speaks."""
     clear: npt.NDArray[np.bool_]
     """[frames]: whether that is beyond doubt."""
+
+
+def bundled_clips() -> list[Pcm]:
+    """Sentences of some voices, at LEVEL: mu-law bytes, to be small."""
+    with np.load(CLIPS, allow_pickle=False) as stored:
+        companded = stored["mulaw"].astype(np.float32) / 127
+        pcm = np.sign(companded) * ((1 + MU) ** np.abs(companded) - 1) / MU
+        return [clip.astype(np.float32) for clip in np.split(pcm, stored["starts"][1:])]
+
+
+def bundle(clips: Sequence[Pcm]) -> None:
+    """Keep these as the bundled ones."""
+    companded = [np.sign(clip) * np.log1p(MU * np.abs(clip)) / np.log1p(MU) for clip in clips]
+    np.savez_compressed(CLIPS, mulaw=(np.concatenate(companded) * 127).round().astype(np.int8),
+                        starts=np.cumsum([0, *(len(clip) for clip in clips[:-1])]))
 
 
 def turns(clip: Clip, rng: np.random.Generator, frames: int) -> npt.NDArray[np.float64]:
@@ -57,7 +76,7 @@ def recording(clip: Clip, rng: np.random.Generator, frames: int) -> Recording:
     """Four in ten are noise alone, four speech in noise, two speech in a quiet room."""
     samples, kind = frames * FRAME, rng.random()
     if kind < 0.4:
-        clean = np.zeros(samples)
+        clean: npt.NDArray[np.float64] = np.zeros(samples)
         heard = any_noise(rng, samples) * 10 ** (rng.uniform(*NOISE_DBFS) / 20)
     else:
         clean, gain = turns(clip, rng, frames), 10 ** (rng.uniform(*GAIN_DB) / 20)

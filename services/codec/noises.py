@@ -6,25 +6,27 @@ Each kind is a function of a generator and a number of samples at 24 kHz; float6
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 RATE_HZ = 24_000
 
-Samples = npt.NDArray[np.float64]
+Samples = npt.NDArray[np.floating[Any]]
 Noise = Callable[[np.random.Generator, int], Samples]
 
 
 def _level(samples: Samples) -> Samples:
-    power = float(np.sqrt(np.mean(samples**2)))
-    return samples / (power + 1e-9)
+    level: Samples = samples / (np.sqrt(np.mean(samples**2)) + 1e-9)
+    return level
 
 
 def _shaped(rng: np.random.Generator, samples: int, gain: Callable[[Samples], Samples]) -> Samples:
     """White noise with a gain by frequency in hertz."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    return _level(np.fft.irfft(spectrum * gain(np.fft.rfftfreq(samples, 1 / RATE_HZ)), samples))
+    hertz: Samples = np.fft.rfftfreq(samples, 1 / RATE_HZ)
+    shaped: Samples = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * gain(hertz), samples)
+    return _level(shaped)
 
 
 def band(rng: np.random.Generator, samples: int) -> Samples:
@@ -65,14 +67,15 @@ def gusts(rng: np.random.Generator, samples: int) -> Samples:
 
 
 def hum(rng: np.random.Generator, samples: int) -> Samples:
-    """Mains and motors: harmonics over a murmur."""
+    """Mains and motors: harmonics, steady or wavering, over a murmur."""
     seconds = np.arange(samples) / RATE_HZ
-    base_hertz = rng.choice([50, 60, 100, 120]) * rng.uniform(0.97, 1.03)
+    hertz, wavering = np.exp(rng.uniform(np.log(45), np.log(600))), rng.uniform(0, 4) * (rng.random() < 0.5)
+    phase = 2 * np.pi * hertz * seconds + wavering * np.sin(2 * np.pi * rng.uniform(0.2, 3) * seconds)
     out, fall = np.zeros(samples), rng.uniform(0.3, 1.2)
     for harmonic in range(1, int(rng.integers(4, 24))):
-        out += np.sin(2 * np.pi * harmonic * base_hertz * seconds + rng.uniform(0, 2 * np.pi)) * rng.uniform(
-            0.1, 1) / harmonic ** fall
-    return _level(_level(out) + 0.3 * coloured(rng, samples))
+        if harmonic * hertz < RATE_HZ / 2:
+            out += np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi)) * rng.uniform(0.1, 1) / harmonic ** fall
+    return _level(_level(out) + 10 ** rng.uniform(-1.5, 0.2) * coloured(rng, samples))
 
 
 def tones(rng: np.random.Generator, samples: int) -> Samples:
@@ -102,15 +105,31 @@ def knocks(rng: np.random.Generator, samples: int) -> Samples:
     return _level(out[:samples])
 
 
+def strikes(rng: np.random.Generator, samples: int) -> Samples:
+    """Things that are struck and ring, 10 to 300 ms."""
+    out, at, rate = np.zeros(samples + RATE_HZ), 0.0, rng.uniform(0.5, 8)
+    lowest, highest = sorted(np.exp(rng.uniform(np.log(100), np.log(9000), 2)))
+    while at < samples:
+        seconds = np.arange(int(rng.uniform(0.01, 0.3) * RATE_HZ)) / RATE_HZ
+        sound = np.zeros(len(seconds))
+        for _ in range(int(rng.integers(1, 8))):
+            sound += rng.uniform(0.2, 1) * np.sin(2 * np.pi * rng.uniform(lowest, highest) * seconds) * np.exp(
+                -seconds * rng.uniform(8, 150))
+        out[int(at):int(at) + len(sound)] += sound * rng.uniform(0.2, 1)
+        at += rng.exponential(1 / rate) * RATE_HZ
+    return _level(_level(out[:samples]) + coloured(rng, samples) * 10 ** rng.uniform(-2.5, 0))
+
+
 def mixed(rng: np.random.Generator, samples: int) -> Samples:
     """Two at once."""
-    other = (hum, tones, knocks, knocks)[int(rng.integers(4))]
+    other = (hum, tones, knocks, strikes)[int(rng.integers(4))]
     return _level(coloured(rng, samples) + other(rng, samples) * 10 ** rng.uniform(-1, 0.5))
 
 
 # Those that are most like speech to a codec come more often.
 KINDS: tuple[Noise, ...] = (
-    coloured, coloured, swelling, swelling, gusts, knocks, knocks, mixed, mixed, hum, tones, band)
+    coloured, coloured, swelling, swelling, gusts, knocks, knocks, knocks, strikes, strikes, mixed, mixed, hum, hum,
+    tones, band)
 
 
 def any_noise(rng: np.random.Generator, samples: int) -> Samples:

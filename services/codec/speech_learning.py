@@ -16,11 +16,13 @@ from moshi.models.compression import MimiModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from services.codec.listening import bundled_clips, recording
 from services.codec.speech_table import UNITS, Table
 
 MEAN_FRAMES = 3  # a frame is judged by the mean of itself and its neighbours, as the gateway does
 PRIOR = 0.4  # how much an entry's own part is held towards 0, in frames; the linear part a tenth of that
 MOST_STEPS = 120
+RECORDINGS, FRAMES, AT_ONCE = 48, 50, 8  # for weights without a table
 
 
 def learn(mimi: MimiModel, codes: npt.NDArray[np.int64], speech: npt.NDArray[np.bool_],
@@ -50,13 +52,25 @@ def learn(mimi: MimiModel, codes: npt.NDArray[np.int64], speech: npt.NDArray[np.
         odds = (worth()[where].sum(2).unfold(1, MEAN_FRAMES, 1).mean(2) + bias)[told]
         held = (own ** 2).sum() + 0.1 * sum((line ** 2).sum() for line in lines)
         loss = F.binary_cross_entropy_with_logits(odds, wanted) + PRIOR / len(wanted) * held
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     optimiser.step(closure)
     with torch.no_grad():
         table = (worth().view(codebooks, entries) + bias / codebooks) * UNITS
         return table.round().clamp(-127, 127).to(torch.int8).numpy()
+
+
+def learn_from_clips(mimi: MimiModel) -> Table:
+    """For weights without a table: from the bundled voices, a few minutes of recordings made of them. Takes seconds."""
+    rng, voices = np.random.default_rng(0), bundled_clips()
+    heard = [recording(lambda rng: voices[int(rng.integers(len(voices)))], rng, FRAMES) for _ in range(RECORDINGS)]
+    device = next(mimi.parameters()).device
+    with torch.no_grad():
+        codes = [mimi.encode(torch.from_numpy(np.stack([one.pcm for one in heard[first:first + AT_ONCE]]))[:, None]
+                             .to(device)).transpose(1, 2).cpu() for first in range(0, RECORDINGS, AT_ONCE)]
+    return learn(mimi, torch.cat(codes).numpy(), np.stack([one.speech for one in heard]),
+                 np.stack([one.clear for one in heard]))
 
 
 def _codebooks(rvq: object) -> Tensor:

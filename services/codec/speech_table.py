@@ -21,12 +21,12 @@ def read_speech_table(folder: Path, codebooks: int, entries: int) -> Table | Non
     """The table that lies beside Mimi's weights, if there is one. Raises BadSpeechTable."""
     path = folder / FILE
     try:
-        table = np.load(path, allow_pickle=False)
+        table: Table = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise BadSpeechTable(f"{path} can't be read ({error}); remove it, or learn it again") from None
-    if table.dtype != np.int8 or table.shape != (codebooks, entries):
+    if table.dtype != np.int8 or table.ndim != 2 or table.shape[0] < codebooks or table.shape[1] != entries:
         raise BadSpeechTable(f"{path} must be int8 [{codebooks}, {entries}], got {table.dtype} {list(table.shape)}; "
                              "remove it, or learn it again")
-    return table
+    return table[:codebooks]

@@ -20,7 +20,7 @@ from services.lm.saying import Tokenizer
 from services.lm.text import TextStream
 from services.mesh import logs
 from services.mesh.batching import USUAL, Batcher, BatchingOptions
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payloads
 from services.mesh.recorder import HopRecorder
 from services.mesh.samples import check_frame_codes, check_session_id
 from services.mesh.serving import Service
@@ -109,7 +109,7 @@ class LmServer:
         await self._batcher.close()
         self._tracer.close()
 
-    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest, sender: Sender) -> lm_pb2.GetInfoResponse:
         """Facts about the model, and its room."""
         facts = self.facts
         return lm_pb2.GetInfoResponse(

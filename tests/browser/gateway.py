@@ -58,7 +58,7 @@ class Gateway:
         self.sessions = Sessions(self._store, "here", GRACE_S)
         resources = Resources(self.fleet, self.sessions, WaitingLine(self._store, 5),
                               longest_call_s=600.0, idle_s=60.0, stall_s=5.0)
-        self.desk = Desk(resources, Limits(self._store, 0), lambda call_id, opening: Heard(), drain_s=5.0)
+        self.desk = Desk(resources, Limits(self._store), lambda call_id, caller, opening: Heard(), drain_s=5.0)
         self.sockets = Sockets(5.0)
         self.pcm = Standin(self.desk, self.sockets)
         self.door = HttpDoor("127.0.0.1", 0, [*page.routes(), *self.pcm.routes()], self.sockets, ready=lambda: True)
@@ -70,6 +70,11 @@ class Gateway:
     def slots_held(self) -> int:
         """Rows that are leased now, in all services."""
         return sum(batcher.total - batcher.free for batcher in self._batchers)
+
+    @property
+    def leaks(self) -> int:
+        """Rows and sockets that somebody holds."""
+        return self.slots_held + sum(self.sockets._by_address.values())
 
     async def __aexit__(self, *_: object) -> None:
         await self.desk.close()

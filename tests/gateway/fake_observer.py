@@ -7,6 +7,7 @@ from typing import Any
 from moshimesh.audio.v1 import audio_pb2
 
 from services.gateway.path.observer import Change
+from services.gateway.turns.events import EventKind
 
 
 class Heard:
@@ -19,6 +20,7 @@ class Heard:
         self.sequences: list[int] = []  # that entered the mesh
         self.servers: list[tuple[Any, int]] = []
         self.changes: list[Change] = []
+        self.events: list[EventKind] = []
         self.contexts: list[audio_pb2.FrameContext] = []  # that left it
 
     def opened(self, session_id: str, model_id: str, frame_nanos: int) -> None:
@@ -42,6 +44,9 @@ class Heard:
 
     def moved(self, service: str, change: Change) -> None:
         self.changes.append(change)
+
+    def happened(self, kind: EventKind) -> None:
+        self.events.append(kind)
 
     def left(self, context: audio_pb2.FrameContext) -> None:
         self.contexts.append(context)

@@ -8,6 +8,7 @@ from typing import Protocol
 from moshimesh.audio.v1 import audio_pb2
 
 from services.gateway.peers.replicas import Replica
+from services.gateway.turns.events import EventKind
 
 
 class Change(enum.Enum):
@@ -41,6 +42,9 @@ class Observer(Protocol):
     def moved(self, service: str, change: Change) -> None:
         """The session has another row of a service."""
 
+    def happened(self, kind: EventKind) -> None:
+        """The caller is told of an event of the conversation."""
+
     def left(self, context: audio_pb2.FrameContext) -> None:
         """A frame has left the mesh. With an answer, if the last of its hops is HOP_GATEWAY_EMIT."""
 
@@ -71,6 +75,9 @@ class Unheard:
         """See Observer."""
 
     def moved(self, service: str, change: Change) -> None:
+        """See Observer."""
+
+    def happened(self, kind: EventKind) -> None:
         """See Observer."""
 
     def left(self, context: audio_pb2.FrameContext) -> None:

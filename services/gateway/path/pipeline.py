@@ -157,6 +157,7 @@ class Pipeline:
                 continue
             step, happened = self._said.popleft()
             for one in happened:
+                self._observer.happened(one.kind)
                 yield ConversationEvent(one.kind, one.sequence, round(one.sequence * self._frame_ms))
             emitted = now_unix_nanos()
             out.context.hops.add(hop=audio_pb2.HOP_GATEWAY_EMIT, received_unix_nanos=emitted,

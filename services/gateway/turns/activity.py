@@ -16,11 +16,13 @@ class Hysteresis:
 
     mean_frames: int
     most: int
-    start_above: int
-    """Speech starts with `start_frames` frames in a row above this, at the first of the row that is above `stop_at`."""
-    start_frames: int
+    start_sum: int
+    """Speech starts when the frames in a row that are above `stop_at` make up so much, and began with the first one:
+    much evidence is believed sooner than little."""
+    slack: int
+    """What each of these frames must have before it counts."""
     stop_at: int
-    """It stops with the first of `stop_frames` in a row that are not above this."""
+    """Speech stops with the first of `stop_frames` in a row that are not above this."""
     stop_frames: int
 
 
@@ -36,12 +38,13 @@ class Activity:
         self.run_since = 0
         """The caller's number of the first of the last frames that were alike in that."""
         rules = self._rules = hysteresis
-        self._start_above, self._stop_at = (
-            rules.start_above * rules.mean_frames, rules.stop_at * rules.mean_frames)  # of sums, not of means
+        # Of sums, not of means.
+        self._start, self._slack, self._stop_at = (
+            rules.mean_frames * number for number in (rules.start_sum, rules.slack, rules.stop_at))
         self._odds = deque([-rules.most] * rules.mean_frames, rules.mean_frames)
         self._sequences: deque[int] = deque(maxlen=1 + rules.mean_frames // 2)  # of the frames not judged yet
         self._loud = False
-        self._strong_frames = 0  # how many of the last frames were above `start_above`
+        self._evidence = 0  # of the last frames, for speech
 
     def hear(self, sequence: int, log_odds: int) -> bool:
         """Take the next frame, and judge an earlier one. Whether the state has changed."""
@@ -53,9 +56,8 @@ class Activity:
         if loud != self._loud:
             self._loud, self.run_since = loud, self._sequences[0]
         self.quiet_frames = 0 if loud else self.quiet_frames + 1
-        self._strong_frames = self._strong_frames + 1 if total > self._start_above else 0
-        changed = (self.quiet_frames == rules.stop_frames if self.speaking
-                   else self._strong_frames == rules.start_frames)
+        self._evidence = max(self._evidence + total - self._slack, 0) if loud else 0
+        changed = self.quiet_frames == rules.stop_frames if self.speaking else self._evidence >= self._start
         if changed:
             self.turn()
         return changed

@@ -13,10 +13,10 @@ from services.gateway.turns.table import UNITS, SpeechTable
 
 # The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause
 # between two words.
-USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_above=3 * UNITS // 2, start_frames=2, stop_at=-UNITS,
-                  stop_frames=5)
+USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_sum=8 * UNITS, slack=UNITS // 2,
+                  stop_at=-3 * UNITS // 2, stop_frames=5)
 # The model's own codes are clean: each frame speaks for itself.
-MODEL = Hysteresis(mean_frames=1, most=12 * UNITS, start_above=0, start_frames=2, stop_at=0, stop_frames=5)
+MODEL = Hysteresis(mean_frames=1, most=3 * UNITS, start_sum=4 * UNITS, slack=0, stop_at=0, stop_frames=5)
 TEXT_ODDS = 4 * UNITS  # of speech in a frame whose text token says something
 YIELD_FRAMES = 2  # of silence show that the model has stopped, while the user speaks over it
 BACK_CHANNEL_FRAMES = 12  # 0.96 s: what the model says while the user speaks is a back-channel if it is not longer
@@ -31,28 +31,34 @@ class Detector:
         self._user, self._model = Activity(USER), Activity(MODEL)
         self._overlap = False
         self._turn_of_user = False  # the model began to speak while the user spoke
+        self._held_frames = 0
         self._aside: int | None = None  # where something short ended that may turn out to be a back-channel
+
+    def hold(self, frames: int) -> None:
+        """An interrupt keeps the model silent for so many frames, the next one that `step` gets first."""
+        self._held_frames = frames
 
     def step(self, sequence: int, user_codes: Sequence[int], tokens: Sequence[int] | None) -> list[Happening]:
         """What has become certain with the caller's frame of this number: its codes, and the text token and own codes
         that answer it, None while the delay line fills.
         """
+        held, self._held_frames = self._held_frames > 0, max(self._held_frames - 1, 0)
         user, model = self._user, self._model
         found: list[Happening] = []
         if user.hear(sequence, self._table.log_odds(user_codes)):
             found.append(Happening(EventKind.USER_SPEECH_STARTED if user.speaking else EventKind.USER_SPEECH_STOPPED,
                                    user.since))
         began = model.since
-        if model.hear(sequence, self._model_odds(tokens)):
+        if model.hear(sequence, -MODEL.most if tokens is None or held else self._model_odds(tokens)):
             if model.speaking:
                 self._turn_of_user = user.speaking
                 found.append(Happening(EventKind.MODEL_SPEECH_STARTED, model.since))
             else:
                 found.append(Happening(EventKind.MODEL_SPEECH_STOPPED, model.since))
-        elif self._yields():
+        elif model.speaking and (held or self._yields()):
             model.turn()
             found.append(Happening(EventKind.MODEL_SPEECH_STOPPED, model.since))
-            if self._turn_of_user and model.since - began <= BACK_CHANNEL_FRAMES:
+            if not held and self._turn_of_user and model.since - began <= BACK_CHANNEL_FRAMES:
                 self._aside = model.since
             else:
                 found.append(Happening(EventKind.INTERRUPTED, model.since))
@@ -65,18 +71,16 @@ class Detector:
                 self._aside = None
         return found
 
-    def _model_odds(self, tokens: Sequence[int] | None) -> int:
+    def _model_odds(self, tokens: Sequence[int]) -> int:
         """Log odds of speech in a frame with these tokens, the text's first."""
-        if tokens is None:
-            return -MODEL.most
         says_text = self._silent and tokens[0] not in self._silent
         return self._table.log_odds(tokens[1:]) + (TEXT_ODDS if says_text else 0)
 
     def _yields(self) -> bool:
         """Whether the model has just stopped because the user speaks, who began before it stopped and goes on."""
         user, model = self._user, self._model
-        return (model.speaking and model.quiet_frames >= YIELD_FRAMES and user.speaking
-                and user.quiet_frames < YIELD_FRAMES and user.since <= model.run_since)
+        return (model.quiet_frames >= YIELD_FRAMES and user.speaking and user.quiet_frames < YIELD_FRAMES
+                and user.since <= model.run_since)
 
     def _find_overlap(self, found: list[Happening]) -> None:
         user, model = self._user, self._model

@@ -13,6 +13,7 @@ from moshimesh.audio.v1 import audio_pb2
 from opentelemetry.trace import SpanContext
 
 from services.gateway.path.observer import Change
+from services.gateway.turns.events import EventKind
 from services.gateway.watching.quality import Jitter, Playout, mos
 from services.mesh.clock import now_unix_nanos
 from services.mesh.metrics import FRAME_BOUNDS_S, PART_BOUNDS_S, Metrics, Series
@@ -62,6 +63,9 @@ class GatewayMetrics:
         metrics.amount("moshimesh.calls", "{call}", "Calls that hold slots now.", lambda: [({}, self.live)])
         self.ended = metrics.counter("moshimesh.calls.ended", "{call}", "Calls that ended, and how.")
         self.ended.add(0, reason="completed")
+        self.events = metrics.counter("moshimesh.events", "{event}", "Events of conversations that callers were told.")
+        for event in EventKind:
+            self.events.add(0, kind=event.value)
         self.failovers = metrics.counter("moshimesh.failovers", "{failover}", "Rows of sessions that had to move.")
         for service in ("codec", "lm"):
             for kind in ("lost", "drained"):
@@ -108,6 +112,10 @@ class CallMeter:
             if self._live and self._call.frames:
                 self._window.close(metrics.mos["window"], self._jitter.seconds)
                 self._call.close(metrics.mos["call"], self._jitter.seconds)
+
+    def happened(self, kind: EventKind) -> None:
+        """The caller is told of an event."""
+        self._metrics.events.add(kind=kind.value)
 
     def moved(self, service: str, change: Change) -> None:
         """A row of the call has moved: its replica was lost, or left in good time."""

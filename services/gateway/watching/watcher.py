@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from moshimesh.audio.v1 import audio_pb2
 
-from services.gateway.calls.callers import Opening, Resumed
+from services.gateway.calls.callers import Caller, Opening, Resumed
 from services.gateway.calls.ending import CANCELLED, COMPLETED
 from services.gateway.path.observer import Change, Observer
 from services.gateway.watching.metering import CallMeter, GatewayMetrics
@@ -14,11 +14,12 @@ from services.gateway.watching.tracing import CallTrace
 from services.mesh.telemetry import FrameTracer
 
 
-def watcher(tracer: FrameTracer, metrics: GatewayMetrics, trace_one_in: int) -> Callable[[str, Opening], Observer]:
+def watcher(tracer: FrameTracer, metrics: GatewayMetrics, trace_one_in: int
+            ) -> Callable[[str, Caller, Opening], Observer]:
     """Gives each call its observer."""
 
-    def watch(call_id: str, opening: Opening) -> Observer:
-        return CallWatch(CallTrace(tracer, call_id, opening.traceparent, trace_one_in),
+    def watch(call_id: str, caller: Caller, opening: Opening) -> Observer:
+        return CallWatch(CallTrace(tracer, call_id, opening.traceparent, trace_one_in, caller.key_id),
                          metrics.call(opening.live, isinstance(opening.origin, Resumed)), opening.live)
 
     return watch
@@ -34,6 +35,7 @@ class CallWatch:
         self.skipped = meter.skipped
         self.resumed = trace.resumed
         self.served_by = trace.served_by
+        self.happened = meter.happened
 
     def opened(self, session_id: str, model_id: str, frame_nanos: int) -> None:
         """See Observer."""

@@ -80,6 +80,17 @@ def test_a_user_who_has_fallen_silent_interrupts_nobody() -> None:
         (USER_STOPPED, 9, 14), (ENDED, 9, 14), (MODEL_STOPPED, 12, 16)]
 
 
+def test_a_model_that_an_interrupt_holds_silent_was_interrupted_at_its_first_frame() -> None:
+    detector, found = Detector(TABLE, (PAD, 0)), []
+    for at in range(12):
+        if at == 6:
+            detector.hold(3)
+        found += [(one, at) for one in detector.step(at, [0], [WORD, 1])]
+    assert found == [
+        (Happening(MODEL_STARTED, 0), 1), (Happening(MODEL_STOPPED, 6), 6), (Happening(EventKind.INTERRUPTED, 6), 6),
+        (Happening(MODEL_STARTED, 9), 10)]
+
+
 def test_a_few_words_of_the_model_while_the_user_goes_on_are_a_back_channel() -> None:
     assert told("..################",
                 "......####........") == [

@@ -11,7 +11,7 @@ import * as words from './words.js';
 const $ = id => document.getElementById(id);
 const ui = Object.fromEntries(['status', 'start', 'problem', 'hint', 'controls', 'mute', 'interrupt', 'volume', 'end',
   'captions', 'latency', 'ribbon', 'frame', 'trace', 'copy', 'waterfall', 'hops', 'statistics', 'microphone', 'speaker',
-  'sampling', 'record', 'wav', 'text', 'keep'].map(id => [id, $(id)]));
+  'sampling', 'clean', 'record', 'wav', 'text', 'keep'].map(id => [id, $(id)]));
 
 const pictures = {microphone: new VoicePicture($('you')), speaker: new VoicePicture($('moshi'))};
 const ribbon = new Ribbon(ui.ribbon);
@@ -29,7 +29,7 @@ let wakeLock = null;
 function begin() {
   const {temperature, top_k, text_temperature, text_top_k, seed, model, format, key} = settings();
   const call = page.call = new Call({
-    format, record: ui.record.checked, resume: saved, ...(key && {ticket: () => ticket(key)}),
+    format, record: ui.record.checked, processing: processing(ui.clean.checked), resume: saved, ...(key && {ticket: () => ticket(key)}),
     settings: {model, sampling: {temperature, top_k, text_temperature, text_top_k, seed}},
   });
   if (!saved) captions.clear();
@@ -39,6 +39,11 @@ function begin() {
   listen(call);
   call.start({microphoneId: ui.microphone.value, speakerId: ui.speaker.value});
   call.setVolume(Number(ui.volume.value));
+}
+
+/** What the browser does to the microphone. Without headphones it must, or Moshi hears itself. */
+function processing(clean) {
+  return {echoCancellation: clean, noiseSuppression: clean, autoGainControl: clean};
 }
 
 function listen(call) {
@@ -86,7 +91,7 @@ function show(call, state) {
   ui.start.hidden = running && !unlock;
   ui.start.textContent = unlock ? words.START.unlock : words.START.again;
   ui.controls.hidden = !running;
-  ui.record.disabled = running;
+  ui.record.disabled = ui.clean.disabled = running;
   if (running) ui.latency.hidden = false;
   else wakeLock?.release().catch(() => {});
 }
