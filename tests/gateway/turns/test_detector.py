@@ -65,13 +65,19 @@ def test_an_interrupted_model_has_yielded_with_two_quiet_frames() -> None:
 def test_a_model_that_yields_before_the_user_is_certain_is_interrupted_at_that_frame() -> None:
     assert told(".....###########",
                 "..####..........")[1:] == [
-        (USER_STARTED, 5, 7), (MODEL_STOPPED, 6, 7), (EventKind.INTERRUPTED, 6, 7)]
+        (USER_STARTED, 5, 7), (BEGUN, 5, 7), (MODEL_STOPPED, 6, 7), (EventKind.INTERRUPTED, 6, 7), (ENDED, 6, 7)]
 
 
 def test_a_model_that_has_ended_before_the_user_began_was_not_interrupted() -> None:
     assert told(".......#########",
                 "..####..........") == [
-        (MODEL_STARTED, 2, 3), (USER_STARTED, 7, 9), (BEGUN, 7, 9), (MODEL_STOPPED, 6, 10), (ENDED, 6, 10)]
+        (MODEL_STARTED, 2, 3), (USER_STARTED, 7, 9), (MODEL_STOPPED, 6, 10)]
+
+
+def test_a_model_that_answers_right_after_the_user_s_last_word_does_not_overlap() -> None:
+    assert told("..#######...........",
+                "...........#########") == [
+        (USER_STARTED, 2, 4), (MODEL_STARTED, 11, 12), (USER_STOPPED, 9, 14)]
 
 
 def test_a_user_who_has_fallen_silent_interrupts_nobody() -> None:
