@@ -14,6 +14,7 @@
     +-- LineFull            every slot is taken, and every place in the line, too
     +-- TooManyCalls        the caller's key has as many calls as it may have
     +-- TooManyResumes      a conversation is resumed again and again
+    +-- TooManyControls     a call brings more controls than its audio allows
     +-- SessionMoved        the conversation was resumed elsewhere
     +-- ResumeUnavailable   the store of the sessions does not answer, or refuses
     +-- ResumeIncompatible  a gateway of another version wrote the session, in a format that this one does not read
@@ -169,6 +170,12 @@ class TooManyResumes(MeshError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyControls(MeshError):
+    """A call brings more controls than its audio allows."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CONTROLS"
 
 
 class SessionMoved(MeshError):

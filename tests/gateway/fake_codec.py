@@ -18,6 +18,7 @@ from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import TunnelServer
 
 RATE, FRAME, CODEBOOKS = 100, 8, 2
+SILENCE = [60, 61]
 FACTS = {"codec_id": "codec", "sample_rate_hertz": RATE, "samples_per_frame": FRAME, "codebooks": CODEBOOKS,
          "cardinality": 64, "priming_frames": 0}
 
@@ -60,7 +61,8 @@ class FakeCodec:
         await read_config_message(requests)
         self._take("encode")
         try:
-            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(speech_table=self.speech_table, **FACTS))
+            yield codec_pb2.EncodeResponse(ready=codec_pb2.EncodeReady(
+                silence_codes=SILENCE, speech_table=self.speech_table, **FACTS))
             async for frame in read_payloads(requests, "frame"):
                 yield codec_pb2.EncodeResponse(frame=audio_pb2.CodeFrame(
                     context=frame.context, codes=codes_of(np.frombuffer(frame.pcm, "<f4"))))

@@ -1,4 +1,5 @@
-"""A language model that is a checksum: each answer depends on every code that its session has heard, in order.
+"""A language model that is a checksum: each answer depends on every code that its session has heard and on every
+control of its steps, in order.
 
 Served through real gRPC on real ports, so that stages move between real replicas in milliseconds.
 """
@@ -19,7 +20,7 @@ from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tls import Identity
 from services.mesh.tunnel import TunnelServer
 
-USER, OWN, DELAY, CONTEXT = 2, 2, 1, 1000
+USER, OWN, DELAY, CONTEXT, PADDING = 2, 2, 1, 1000, 3
 
 
 class Checksum:
@@ -29,11 +30,19 @@ class Checksum:
         self.steps = 0
         self._state = 17
 
-    def step(self, codes: list[int]) -> list[int] | None:
+        self._forced: dict[int, list[int]] = {}  # by step
+
+    def step(self, codes: list[int], controls: lm_pb2.StepControls | None = None) -> list[int] | None:
+        if controls is not None:
+            codes = [*codes, *controls.SerializeToString(deterministic=True)]
+            forced = [controls.forced.text_token, *controls.forced.codes]
+            frames = controls.forced.frames if controls.HasField("forced") else 0
+            self._forced |= {self.steps + DELAY + frame: forced for frame in range(frames)}
         for code in codes:
             self._state = (self._state * 31 + code) % 65_521
         self.steps += 1
-        return None if self.steps <= DELAY else [self._state % 500, self._state % 64, self._state // 64 % 64]
+        drawn = [self._state % 500, self._state % 64, self._state // 64 % 64]
+        return None if self.steps <= DELAY else self._forced.get(self.steps - 1, drawn)
 
 
 class FakeLm:
@@ -44,6 +53,7 @@ class FakeLm:
         self.instance_id = str(uuid.uuid4())
         self.opened: list[int] = []  # the steps of history that each session brought
         self.draining = False
+        self.speaks = False  # whether its tokens are words or padding
         self.opening_s = 0.0  # how long it takes to rebuild a row
         self.opening_until = asyncio.Event()  # and what it takes besides
         self.opening_until.set()
@@ -86,23 +96,25 @@ class FakeLm:
         self.held += 1
         try:
             model, frames = Checksum(), 0
-            codes = list(config.history.user_codes)
+            codes, past = list(config.history.user_codes), {at.step: at.controls for at in config.history.controls}
             for begin in range(0, len(codes), USER):
-                model.step(codes[begin:begin + USER])
+                model.step(codes[begin:begin + USER], past.get(begin // USER))
             self.opened.append(model.steps)
             await asyncio.sleep(self.opening_s)
             await self.opening_until.wait()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 model_id="checksum", codec_id="codec", user_codebooks=USER, own_codebooks=OWN, cardinality=64,
-                delay_frames=DELAY, sampling=config.sampling, context_frames=CONTEXT))
+                delay_frames=DELAY, sampling=config.sampling, context_frames=CONTEXT,
+                silent_text_tokens=[PADDING, 0] if self.speaks else []))
             async for asked in read_payloads(requests, "step"):
                 frame = asked.frame
                 await self.answering.wait()
-                tokens = model.step(list(frame.codes))
+                tokens = model.step(list(frame.codes), asked.controls if asked.HasField("controls") else None)
                 frames += 1
                 step = lm_pb2.StepFrame(frame=audio_pb2.CodeFrame(context=frame.context))
                 if tokens is not None:
                     step.text_token = tokens[0]
+                    step.text = f" {tokens[0]}" if self.speaks and tokens[0] != PADDING else ""
                     step.frame.codes.extend(tokens[1:])
                 yield lm_pb2.StepResponse(step=step)
             yield lm_pb2.StepResponse(summary=lm_pb2.StepSummary(frames=frames))

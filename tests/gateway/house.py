@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Audio, Caller, New, Opening
+from services.gateway.calls.callers import Audio, Caller, Control, Input, New, Opening
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import Event, Ready, Speech
 from services.gateway.calls.limits import Limits
@@ -34,8 +35,10 @@ class House:
     """`async with` opens it. Several may share a Redis and replicas, as gateways do."""
 
     def __init__(self, redis_url: str, *, codec: FakeCodec | None = None, lm: FakeLm | None = None,
+                 spare_lm: FakeLm | None = None,
                  calls_per_key: int = 0, idle_s: float = 60.0, longest_call_s: float = 3600.0) -> None:
         self.codec, self.lm = codec or FakeCodec(), lm or FakeLm()
+        self._lms = [self.lm] + ([spare_lm] if spare_lm else [])
         self.store = Store(redis_url)
         self.observers: list[Heard] = []
         self._calls_per_key, self._idle_s, self._longest_call_s = calls_per_key, idle_s, longest_call_s
@@ -43,7 +46,7 @@ class House:
     async def __aenter__(self) -> House:
         await self.store.connect()
         pools = (Replicas("codec", await self.codec.start(), codec_facts),
-                 Replicas("lm", await self.lm.start(), lm_facts))
+                 Replicas("lm", ",".join([await lm.start() for lm in self._lms]), lm_facts))
         for pool in pools:
             await pool.connect(time.monotonic() + 5)
         self.fleet = Fleet(*pools)
@@ -59,10 +62,11 @@ class House:
         for pool in (self.fleet.codec, self.fleet.lm):
             await pool.close()
         await self.codec.kill()
-        await self.lm.kill()
+        for lm in self._lms:
+            await lm.kill()
         await self.store.close()
 
-    def hold(self, opening: Opening, inputs: AsyncIterator[Audio]) -> AsyncIterator[Event]:
+    def hold(self, opening: Opening, inputs: AsyncIterator[Input]) -> AsyncIterator[Event]:
         return self.desk.hold(CALLER, opening, inputs)
 
     def _watch(self, call_id: str, opening: Opening) -> Heard:
@@ -75,26 +79,34 @@ def frame(number: int) -> np.ndarray:
     return np.arange(number, number + FRAME, dtype=np.float32)
 
 
-def expected(frames: int) -> list[list[int]]:
-    """What the model answers to so many frames, and to the silence that flushes its delay line."""
+def expected(frames: int, controls: Mapping[int, lm_pb2.StepControls] = MappingProxyType({})) -> list[list[int]]:
+    """What the model answers to so many frames, with controls at some of them, and to the silence that flushes its
+    delay line.
+    """
     model = Checksum()
-    said = [model.step(codes_of(frame(number))) for number in range(frames)]
+    said = [model.step(codes_of(frame(number)), controls.get(number)) for number in range(frames)]
     said += [model.step(codes_of(np.zeros(FRAME))) for _ in range(DELAY)]
     return [tokens for tokens in said if tokens is not None]
 
 
-async def spoken(first: int, last: int, then: asyncio.Event | None = None) -> AsyncIterator[Audio]:
-    """The caller's frames of these numbers, one a piece; then silence on the wire until an event comes."""
+async def spoken(first: int, last: int, then: asyncio.Event | None = None,
+                 controls: Mapping[int, Sequence[Control]] = MappingProxyType({})) -> AsyncIterator[Input]:
+    """The caller's frames of these numbers, one a piece, each after its controls; then silence on the wire until an
+    event comes.
+    """
     for number in range(first, last):
+        for control in controls.get(number, ()):
+            yield control
         yield Audio(frame(number))
     if then is not None:
         await then.wait()
 
 
-async def cut_off(house: House, answers: int, opening: Opening = OPENING) -> tuple[Ready, list[Speech]]:
+async def cut_off(house: House, answers: int, opening: Opening = OPENING,
+                  controls: Mapping[int, Sequence[Control]] = MappingProxyType({})) -> tuple[Ready, list[Speech]]:
     """A call that the caller's network ends after so many answers."""
     said: list[Speech] = []
-    async with contextlib.aclosing(house.hold(opening, spoken(0, FRAMES, asyncio.Event()))) as events:
+    async with contextlib.aclosing(house.hold(opening, spoken(0, FRAMES, asyncio.Event(), controls))) as events:
         async for event in events:
             if isinstance(event, Ready):
                 ready = event

@@ -8,11 +8,22 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from services.gateway.calls.admission import rows_in_turn
-from services.gateway.calls.callers import Audio, Input, Opening, Resumed
+from services.gateway.calls.callers import Input, Opening, Resumed
+from services.gateway.calls.directing import Direction
 from services.gateway.calls.ending import COMPLETED, call_too_long, reason_of, reported
-from services.gateway.calls.events import Event, GoAway, Queued, Ready, ResumeStatus, Summary
+from services.gateway.calls.events import (
+    ConversationEvent,
+    Event,
+    EventKind,
+    GoAway,
+    Queued,
+    Ready,
+    ResumeStatus,
+    Summary,
+)
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.resources import Resources
+from services.gateway.calls.transcript import Transcript
 from services.gateway.path.audio import Pcm
 from services.gateway.path.ingest import Ingest
 from services.gateway.path.observer import Observer
@@ -23,7 +34,7 @@ from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import CallTooLong, Draining, IdleCaller, InvalidRequest, MeshError, SessionMoved
+from services.mesh.errors import CallTooLong, Draining, IdleCaller, MeshError, SessionMoved
 
 GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 
@@ -58,11 +69,17 @@ class Conversation:
         with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
                 contextlib.closing(pipeline), self._told(session, pipeline):
             yield self._announce(rows, session, ingest)
-            async with self._heard(session, pipeline, ingest, inputs):
+            transcript = Transcript()
+            direction = Direction(rows, ingest, pipeline, transcript)
+            async with self._heard(session, pipeline, ingest, direction.audio(inputs)):
                 frames_out = 0
                 reading = Reading(rows.audio.frame_nanos / 1e9, self._opening.live, self._resources.stall_s)
                 async for event in pipeline.converse():
-                    frames_out += isinstance(event, Speech)
+                    if isinstance(event, Speech):
+                        frames_out += 1
+                        transcript.said(event.context.sequence, event.text)
+                    elif isinstance(event, ConversationEvent) and event.kind is EventKind.INTERRUPTED:
+                        transcript.cut(transcript.next_answer)
                     offered = time.monotonic()
                     yield event
                     reading.took(time.monotonic() - offered)
@@ -90,7 +107,8 @@ class Conversation:
     def _ingest(self, rows: Rows, origin: Origin) -> Ingest:
         """Where the caller's audio enters the path."""
         return Ingest(rows.audio, self._observer, live=self._opening.live, delay_frames=rows.lm_ready.delay_frames,
-                      first_sequence=self._opening.first_sequence, next_sequence=origin.history.next_sequence)
+                      first_sequence=self._opening.first_sequence, next_sequence=origin.history.next_sequence,
+                      ahead=origin.history.controls.ahead)
 
     def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
         """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""
@@ -121,13 +139,13 @@ class Conversation:
             self._speaking.clear()
 
     @contextlib.asynccontextmanager
-    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, inputs: AsyncIterator[Input]
+    async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, audio: AsyncIterator[Pcm]
                      ) -> AsyncIterator[None]:
         """Hear what the caller says, as long as it talks and a call may last."""
         longest_s = self._resources.longest_call_s
         last_call = asyncio.get_running_loop().call_later(
             longest_s - session.age_s, pipeline.fail, call_too_long(longest_s))
-        tasks = [asyncio.create_task(ingest.read(_audio(inputs))),
+        tasks = [asyncio.create_task(ingest.read(audio)),
                  asyncio.create_task(self._end_when_idle(ingest, pipeline))]
         try:
             yield
@@ -144,10 +162,3 @@ class Conversation:
             await asyncio.sleep(left_s)
             left_s = limit_s - ingest.idle_s
         pipeline.fail(IdleCaller(f"no audio for {limit_s:.0f} s; send silence to keep a call open"))
-
-
-async def _audio(inputs: AsyncIterator[Input]) -> AsyncIterator[Pcm]:
-    async for given in inputs:
-        if not isinstance(given, Audio):
-            raise InvalidRequest("CONTROLS_UNSUPPORTED", "this mesh does not take controls yet", field="control")
-        yield given.pcm

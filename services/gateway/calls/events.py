@@ -12,8 +12,8 @@ from moshimesh.lm.v1 import lm_pb2
 from services.gateway.path.pipeline import ConversationEvent, Notice, Speech
 from services.gateway.turns.events import EventKind
 
-__all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "Notice", "Queued", "Ready", "ResumeStatus", "Speech",
-           "Summary"]
+__all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "Heard", "Notice", "Queued", "Ready", "ResumeStatus",
+           "Speech", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,18 @@ class GoAway(Notice):
     """This gateway stops: resume the conversation at another one before the time is over."""
 
     time_left_s: float
+
+
+@dataclass(frozen=True)
+class Heard(Notice):
+    """What a PlayedOut means for the transcript."""
+
+    sequence: int
+    """The last answer that was played; never beyond what was sent."""
+    text: str
+    """What was heard since the last of these, up to a whole word."""
+    unheard: str
+    """What was said, and not heard so far. After an interruption it never will be."""
 
 
 @dataclass(frozen=True)

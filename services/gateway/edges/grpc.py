@@ -164,6 +164,8 @@ def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> convers
         case events.ConversationEvent():
             return Response(event=conversation_pb2.ConversationEvent(
                 kind=f"EVENT_KIND_{event.kind.name}", sequence=event.sequence, at_ms=event.at_ms))
+        case events.Heard():
+            return Response(heard=conversation_pb2.Heard(**vars(event)))
         case events.Summary():
             return Response(summary=conversation_pb2.ConverseSummary(**vars(event)))
     raise TypeError(f"an event that this edge does not know: {event!r}")

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.path.audio import SHORTEST_PIECE_MS, AudioFormat, Pcm
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Pace
+from services.gateway.sessions.controls import merged
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import InvalidRequest
 
@@ -35,11 +38,14 @@ IN_FLIGHT_FRAMES = 4
 
 @dataclass(frozen=True)
 class CallerFrame:
-    """One frame as it was cut: its number, its audio [samples_per_frame], and when its last sample arrived."""
+    """One frame as it was cut: its number, its audio [samples_per_frame], when its last sample arrived, and what takes
+    effect with it.
+    """
 
     sequence: int
     pcm: bytes
     received_unix_nanos: int
+    controls: lm_pb2.StepControls | None = None
 
 
 class FrameSink(Protocol):
@@ -59,9 +65,12 @@ class Ingest:
     """The queue between the caller's audio and the mesh."""
 
     def __init__(self, audio: AudioFormat, observer: Observer, *, live: bool, delay_frames: int,
-                 first_sequence: int = 0, next_sequence: int = 0, now: Callable[[], float] = time.monotonic) -> None:
+                 first_sequence: int = 0, next_sequence: int = 0,
+                 ahead: Mapping[int, lm_pb2.StepControls] = MappingProxyType({}),
+                 now: Callable[[], float] = time.monotonic) -> None:
         """`first_sequence` is the number of the first frame to come, `next_sequence` of the first that the model has
-        not heard yet: a call that is resumed may repeat some, or have missed some.
+        not heard yet: a call that is resumed may repeat some, or have missed some. `ahead` are controls that take
+        effect at frames to come, by their numbers: the model had heard those, and went back.
         """
         self.next_sequence = next_sequence
         self.frames_skipped = 0
@@ -76,6 +85,8 @@ class Ingest:
         self._progress = now()  # when the last one left it, or the first of these went there
         self._catch_up_until = max(first_sequence, next_sequence) + CATCH_UP_FRAMES if next_sequence else 0
         self._frames: deque[CallerFrame] = deque()
+        self._ahead = dict(ahead)
+        self._controls: lm_pb2.StepControls | None = None  # for the next frame
         self._largest_piece_frames = 1
         self._ended = False
         self._failure: Exception | None = None
@@ -88,6 +99,11 @@ class Ingest:
     def idle_s(self) -> float:
         """For how long the caller has sent nothing worth its slots, though it could have."""
         return self._pace.idle_s
+
+    @property
+    def next_cut(self) -> int:
+        """Number of the next frame that is cut from the caller's audio."""
+        return self._next_cut
 
     @property
     def frames_heard(self) -> int:
@@ -128,6 +144,12 @@ class Ingest:
                 await asyncio.sleep(too_early_s)
             self._pace.wait()
 
+    def direct(self, controls: lm_pb2.StepControls) -> None:
+        """Let something take effect at the next frame that is cut. A frame that is skipped hands it to the next one;
+        one that the model has heard before had it then.
+        """
+        self._controls = controls if self._controls is None else merged(self._controls, controls)
+
     def send_to(self, sink: FrameSink) -> None:
         """Hand over the frames that wait and those to come, never more than IN_FLIGHT_FRAMES ahead of `answered`, and
         then the end; or at once what `read` has failed with.
@@ -166,7 +188,8 @@ class Ingest:
             self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
 
     async def _add(self, pcm: Pcm) -> None:
-        frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos())
+        frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos(),
+                            self._controls_of(self._next_cut))
         # What the model has heard before must all come, and bring the encoder back to where it was.
         while (not self._live or self._next_cut < self.next_sequence) and len(self._frames) >= IN_FLIGHT_FRAMES:
             self._room.clear()
@@ -178,9 +201,26 @@ class Ingest:
         if frame.sequence < self._catch_up_until:
             most += CATCH_UP_FRAMES
         while self._live and len(self._frames) > most and self._frames[0].sequence >= self.next_sequence:
-            self._frames.popleft()
+            self._hand_on(self._frames.popleft().controls)
             self._skip(1)
         self._send()
+
+    def _controls_of(self, sequence: int) -> lm_pb2.StepControls | None:
+        """What takes effect at the frame of this number."""
+        controls, self._controls = self._controls, None
+        if sequence < self.next_sequence:
+            return None
+        for number in sorted(number for number in self._ahead if number <= sequence):
+            before = self._ahead.pop(number)
+            controls = before if controls is None else merged(before, controls)
+        return controls
+
+    def _hand_on(self, controls: lm_pb2.StepControls | None) -> None:
+        """A frame is skipped: its controls take effect at the next one, which waits behind it."""
+        if controls is not None:
+            following = self._frames[0]
+            self._frames[0] = replace(following, controls=merged(controls, following.controls)
+                                      if following.controls else controls)
 
     def _skip(self, frames: int) -> None:
         self.frames_skipped += frames
@@ -194,4 +234,4 @@ class Ingest:
             return
         silence = bytes(4 * self.audio.samples_per_frame)
         for sequence in range(self._next_cut, self._next_cut + self._delay_frames):
-            self._frames.append(CallerFrame(sequence, silence, now_unix_nanos()))
+            self._frames.append(CallerFrame(sequence, silence, now_unix_nanos(), self._controls_of(sequence)))

@@ -126,18 +126,22 @@ class LmMemory:
 
     def opened(self, ready: lm_pb2.StepReady) -> None:
         """See Memory."""
-        self._sampling = ready.sampling  # the seed may have been drawn there
+        if not self.history.steps:  # else it is what a later control has set
+            self._sampling = ready.sampling  # the seed may have been drawn there
 
     def answered(self, request: lm_pb2.StepRequest, step: lm_pb2.StepFrame) -> None:
         """See Memory."""
         tokens = [step.text_token, *step.frame.codes] if step.HasField("text_token") else None
         heard = request.step.frame
-        self.history.append(heard.context.sequence, heard.codes, tokens)
+        controls = request.step.controls if request.step.HasField("controls") else None
+        self.history.append(heard.context.sequence, heard.codes, tokens, controls)
 
     def since(self, answers: int) -> list[lm_pb2.StepRequest]:
         """See Memory."""
-        return [lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(codes=codes)))
-                for codes in self.history.user_codes_from(self._steps_before + answers)]
+        first, controls = self._steps_before + answers, self.history.controls.by_step()
+        return [lm_pb2.StepRequest(step=lm_pb2.StepInput(frame=audio_pb2.CodeFrame(codes=codes),
+                                                         controls=controls.get(step)))
+                for step, codes in enumerate(self.history.user_codes_from(first), first)]
 
 
 class DecoderMemory:

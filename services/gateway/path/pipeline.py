@@ -131,6 +131,7 @@ class Pipeline:
         """`turns` knows the steps before this call."""
         self._ingest, self._observer, self._turns = ingest, observer, turns
         self._frame_ms = ingest.audio.frame_nanos / 1_000_000
+        self._directed: dict[int, lm_pb2.StepControls] = {}  # while their frames are being encoded, by sequence
         # Codes that are being stepped, and steps whose audio is being decoded, each with what has become certain with
         # it; bounded as the next one is.
         self._heard: deque[Sequence[int]] = deque()
@@ -176,12 +177,16 @@ class Pipeline:
         context.hops.add(hop=audio_pb2.HOP_GATEWAY_INGEST, received_unix_nanos=frame.received_unix_nanos,
                          dequeued_unix_nanos=sent_unix_nanos, started_unix_nanos=sent_unix_nanos,
                          finished_unix_nanos=now_unix_nanos(), batch_size=1)
+        if frame.controls is not None:
+            self._directed[frame.sequence] = frame.controls
         self._encode.send(codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm)))
 
     def _encoded(self, frame: audio_pb2.CodeFrame) -> None:
         if frame.context.sequence >= self._ingest.next_sequence:
             request = lm_pb2.StepRequest()
             request.step.frame.CopyFrom(frame)
+            if self._directed and (controls := self._directed.pop(frame.context.sequence, None)):
+                request.step.controls.CopyFrom(controls)
             self._heard.append(frame.codes)
             self._step.send(request)
         else:  # the model has heard it before the call was cut: only the codec had to hear it again

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.sessions.controls import Controls
+
 BLOCK_STEPS = 250  # old steps are dropped in blocks: moving the rest at every step would cost more than the step
 REWIND_STEPS = 125  # kept beyond the context: a call that goes back by some seconds still has a whole context then
 
 
 class History:
-    """The last steps of a session: 16-bit codes and tokens, and the caller's number of each frame."""
+    """The last steps of a session: 16-bit codes and tokens, the caller's number of each frame, and controls."""
 
     def __init__(self, user_codebooks: int, own_codebooks: int, delay_frames: int, context_frames: int) -> None:
         self.user_codebooks, self.own_codebooks = user_codebooks, own_codebooks
@@ -23,6 +25,7 @@ class History:
         self.first_step = 0  # of what is kept
         self.steps = 0  # since the start of the session
         self.rewinds = 0  # how often steps were forgotten: a journal that was written before has them still
+        self.controls = Controls()
         self._most = context_frames + delay_frames  # that a model takes
         self._user = array("H")
         self._tokens = array("H")  # a row for each kept step that had an answer
@@ -39,8 +42,10 @@ class History:
         """The caller's number after the last frame heard."""
         return self._sequences[-1] + 1 if self._sequences else self._sequence_before
 
-    def append(self, sequence: int, user_codes: Sequence[int], tokens: Sequence[int] | None) -> None:
-        """Add an answered step: the text token and the own codes, None while the delay line fills.
+    def append(self, sequence: int, user_codes: Sequence[int], tokens: Sequence[int] | None,
+               controls: lm_pb2.StepControls | None = None) -> None:
+        """Add an answered step: the text token and the own codes, None while the delay line fills; and what was
+        decided about it, if anything was.
 
         Raises:
             ValueError: the step has not the shape of this history, or its frame is not newer than the last.
@@ -53,6 +58,8 @@ class History:
         self._user.extend(user_codes)
         if tokens is not None:
             self._tokens.extend(tokens)
+        if controls is not None:
+            self.controls.append(self.steps, controls)
         self.steps += 1
         if len(self._sequences) >= self.most_kept + BLOCK_STEPS:
             self._trim(len(self._sequences) - self.most_kept)
@@ -71,6 +78,7 @@ class History:
             raise ValueError(f"this conversation can go back to frame {earliest}, not to {next_sequence}")
         self.steps = self.first_step + kept
         self.rewinds += 1
+        self.controls.forget_from(self.steps, lambda step: self._sequences[step - self.first_step])
         del self._sequences[kept:]
         del self._user[kept * self.user_codebooks:]
         del self._tokens[self._token_row(self.steps):]
@@ -80,7 +88,8 @@ class History:
         first = max(self.first_step, self.steps - self._most)
         return lm_pb2.StepHistory(first_step=first,
                                   user_codes=self._user[(first - self.first_step) * self.user_codebooks:],
-                                  tokens=self._tokens[self._token_row(first):])
+                                  tokens=self._tokens[self._token_row(first):],
+                                  controls=self.controls.since(first))
 
     def last_own_codes(self, frames: int) -> list[list[int]]:
         """The model's own codes of the last steps, oldest first; fewer if there are not as many."""
@@ -111,7 +120,8 @@ class History:
         return journal_pb2.Chunk(
             first_step=first, first_sequence=expected, skipped=_skipped(expected, sequences),
             user_codes=_little_endian(self._user[start * self.user_codebooks:]).tobytes(),
-            tokens=_little_endian(self._tokens[self._token_row(first):]).tobytes())
+            tokens=_little_endian(self._tokens[self._token_row(first):]).tobytes(),
+            controls=self.controls.since(first))
 
     def extend(self, chunk: journal_pb2.Chunk) -> None:
         """Append a chunk of a journal that continues this history. An empty history begins where the chunk begins.
@@ -133,6 +143,8 @@ class History:
         if empty:
             self.first_step = self.steps = chunk.first_step
             self._sequence_before = chunk.first_sequence
+        self.controls.extend((at for at in chunk.controls if empty or at.step >= chunk.first_step),
+                             chunk.first_step + steps)
         self._sequences.extend(sequences)
         self._user.extend(_little_endian(user))
         self._tokens.extend(_little_endian(tokens))
@@ -150,6 +162,7 @@ class History:
         del self._sequences[:steps]
         del self._user[:steps * self.user_codebooks]
         self.first_step += steps
+        self.controls.forget_before(self.first_step)
 
 
 def _skipped(expected: int, sequences: array[int]) -> list[journal_pb2.SkippedFrames]:

@@ -18,7 +18,8 @@ from services.gateway.sessions.history import History
 from services.gateway.sessions.sealing import Handle
 from services.mesh.errors import ResumeIncompatible
 
-FORMAT_VERSION = 1  # what this gateway writes, and the highest that it reads
+FORMAT_VERSION = 2  # the highest that this gateway reads
+PLAIN_VERSION = 1  # what it writes where nothing in a message needs more
 OLDEST_VERSION = 1  # the lowest that it reads
 
 _FACTS, _CHUNK = b"facts", b"chunk"  # part of each seal, so that facts can't be passed off as a chunk
@@ -49,7 +50,7 @@ def seal_facts(handle: Handle, record: Record) -> bytes:
     """The part of a record that does not change with each step."""
     history = record.history
     facts = journal_pb2.Facts(
-        format_version=FORMAT_VERSION, session_id=record.session_id, model_id=record.model_id, codec_id=record.codec_id,
+        format_version=PLAIN_VERSION, session_id=record.session_id, model_id=record.model_id, codec_id=record.codec_id,
         user_codebooks=history.user_codebooks, own_codebooks=history.own_codebooks, delay_frames=history.delay_frames,
         context_frames=history.context_frames, sampling=record.sampling)
     return handle.seal(facts.SerializeToString(), _FACTS)
@@ -58,7 +59,9 @@ def seal_facts(handle: Handle, record: Record) -> bytes:
 def seal_chunk(handle: Handle, history: History, first_step: int, age_s: float) -> bytes:
     """The steps from first_step on."""
     chunk = history.chunk(first_step)
-    chunk.format_version, chunk.age_ms = FORMAT_VERSION, round(age_s * 1000)
+    # Who skips the controls goes on with other tokens.
+    chunk.format_version = FORMAT_VERSION if chunk.controls else PLAIN_VERSION
+    chunk.age_ms = round(age_s * 1000)
     return handle.seal(chunk.SerializeToString(), _CHUNK)
 
 
@@ -76,8 +79,6 @@ def open_record(handle: Handle, facts: bytes, chunks: Sequence[bytes]) -> Record
     record = Record(read.session_id, read.model_id, read.codec_id, read.sampling, history)
     for sealed in chunks:
         chunk = _parse(journal_pb2.Chunk(), handle.open(sealed, _CHUNK))
-        if chunk.controls:
-            raise ResumeIncompatible(_INCOMPATIBLE.format("a format with controls of steps"))
         history.extend(chunk)
         record.age_s = chunk.age_ms / 1000
     return record

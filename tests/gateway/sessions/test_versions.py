@@ -1,14 +1,16 @@
 """A rolling upgrade: gateways of two versions share Redis, and resume each other's sessions where they can.
 
 version_1.json is what the writer of format version 1 left in Redis: 12 steps in 3 chunks, bytes as they were. It never
-changes. Later versions are played by adding to it what version 1 does not know.
+changes; neither does version_2.json, the same session with controls at some of its steps. Later versions are played by
+adding to the first what it does not know.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -16,17 +18,18 @@ from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.sessions.history import History
-from services.gateway.sessions.records import FORMAT_VERSION, keys_of
+from services.gateway.sessions.records import FORMAT_VERSION, PLAIN_VERSION, Record, keys_of, seal_chunk, seal_facts
 from services.gateway.sessions.sealing import Handle
 from services.mesh.errors import ResumeIncompatible
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.sessions.gateways import Gateway, resume, written
 
-VERSION_1 = json.loads(Path(__file__).with_name("version_1.json").read_text())
+VERSION_1, VERSION_2 = (json.loads(Path(__file__).with_name(f"version_{number}.json").read_text()) for number in (1, 2))
 HANDLE = Handle(VERSION_1["handle"])
 SAMPLING = lm_pb2.Sampling(text_temperature=0.5, text_top_k=25, audio_temperature=0.25, audio_top_k=250, seed=99)
-CONTROLS = journal_pb2.Chunk(controls=[lm_pb2.StepControlsAt(
-    step=3, controls=lm_pb2.StepControls(sampling=lm_pb2.Sampling(text_top_k=1)))]).SerializeToString()
+CONTROLS = {3: lm_pb2.StepControls(sampling=lm_pb2.Sampling(text_top_k=1, repetition_penalty=1.5)),
+            5: lm_pb2.StepControls(forced=lm_pb2.ForcedTokens(text_token=3, codes=[1, 2, 3], frames=4)),
+            10: lm_pb2.StepControls(say=lm_pb2.Say(text="good evening"))}
 ADDED = b"\x9a\x3e\x05later"  # field 995, a string: what a later version has added
 
 
@@ -37,12 +40,12 @@ def server() -> Iterator[RedisServer]:
     server.close()
 
 
-def the_history() -> History:
+def the_history(controls: Mapping[int, lm_pb2.StepControls] = MappingProxyType({})) -> History:
     """What was said: numbers that tell where they belong, and four frames skipped before step 7."""
     history = History(2, 3, 2, 100)
     for step in range(12):
         history.append(step + 4 * (step >= 7), [step, 2047 - step],
-                       [31_999 - step, step, 2 * step, 3 * step] if step >= 2 else None)
+                       [31_999 - step, step, 2 * step, 3 * step] if step >= 2 else None, controls.get(step))
     return history
 
 
@@ -81,6 +84,29 @@ async def test_what_version_1_wrote_is_resumed(server: RedisServer) -> None:
         assert not session.lost
 
 
+async def test_what_version_2_wrote_is_resumed(server: RedisServer) -> None:
+    """Controls of steps, in the chunks that need them."""
+    record, journal = keys_of(HANDLE.name)
+    server.client.hset(record, mapping=VERSION_2["record"] | {"facts": bytes.fromhex(VERSION_2["record"]["facts"])})
+    server.client.rpush(journal, *map(bytes.fromhex, VERSION_2["journal"]))
+    async with Gateway(server.url, "a new gateway") as sessions:
+        session = await resume(sessions, HANDLE.text)
+        assert session.history.to_proto() == the_history(CONTROLS).to_proto()
+        assert session.history.controls.by_step() == CONTROLS
+
+
+def test_only_what_has_controls_is_of_version_2() -> None:
+    """Else a gateway of version 1 could not resume it."""
+    history = the_history({3: CONTROLS[3]})
+    record = Record("the session", "the model", "the codec", SAMPLING, history)
+    facts = journal_pb2.Facts.FromString(HANDLE.open(seal_facts(HANDLE, record), b"facts"))
+    plain, directed, after = (journal_pb2.Chunk.FromString(HANDLE.open(sealed, b"chunk")) for sealed in (
+        seal_chunk(HANDLE, the_history(), 0, 1.0), seal_chunk(HANDLE, history, 0, 1.0),
+        seal_chunk(HANDLE, history, 8, 1.0)))
+    assert (facts.format_version, plain.format_version, directed.format_version) == (1, 1, 2)
+    assert after.format_version == 2, "the settings are still in force, and its reader may not have the chunk before"
+
+
 async def test_what_a_later_version_has_added_is_skipped(server: RedisServer) -> None:
     """And not written again: what is in Redis after that is of this gateway's version, whole."""
     left_in(server, facts=lambda message: message + ADDED, chunk=lambda message: ADDED + message)
@@ -94,7 +120,7 @@ async def test_what_a_later_version_has_added_is_skipped(server: RedisServer) ->
         chunks = [journal_pb2.Chunk.FromString(HANDLE.open(sealed, b"chunk"))
                   for sealed in server.client.lrange(journal, 0, -1)]
         for message in (facts, *chunks):
-            assert not UnknownFieldSet(message) and message.format_version == FORMAT_VERSION
+            assert not UnknownFieldSet(message) and message.format_version == PLAIN_VERSION
         again = await resume(sessions, HANDLE.text)
         assert again.history.to_proto() == session.history.to_proto()
 
@@ -115,9 +141,9 @@ async def test_fields_that_an_earlier_version_did_not_have_are_optional(server: 
 
 @pytest.mark.parametrize("left", [
     {"facts": with_version(FORMAT_VERSION + 1)}, {"chunk": with_version(FORMAT_VERSION + 1)},
-    {"facts": with_version(0)}, {"chunk": lambda message: message + CONTROLS},
+    {"facts": with_version(0)},
     {"facts": lambda message: b"\xff another format"}, {"chunk": lambda message: b"\xff another format"}],
-    ids=["facts of a later version", "chunks of a later version", "no version", "controls", "other facts",
+    ids=["facts of a later version", "chunks of a later version", "no version", "other facts",
          "other chunks"])
 async def test_what_is_not_understood_is_refused_and_left_alone(server: RedisServer, left: dict[str, Change]) -> None:
     left_in(server, **left)

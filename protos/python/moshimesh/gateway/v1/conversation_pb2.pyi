@@ -329,6 +329,16 @@ class ConversationEvent(_message.Message):
     at_ms: int
     def __init__(self, kind: _Optional[_Union[EventKind, str]] = ..., sequence: _Optional[int] = ..., at_ms: _Optional[int] = ...) -> None: ...
 
+class Heard(_message.Message):
+    __slots__ = ("sequence", "text", "unheard")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    UNHEARD_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    text: str
+    unheard: str
+    def __init__(self, sequence: _Optional[int] = ..., text: _Optional[str] = ..., unheard: _Optional[str] = ...) -> None: ...
+
 class ConverseSummary(_message.Message):
     __slots__ = ("frames_in", "frames_out", "frames_skipped")
     FRAMES_IN_FIELD_NUMBER: _ClassVar[int]
@@ -361,7 +371,7 @@ class CallEnded(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class ConverseResponse(_message.Message):
-    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status", "ended", "event")
+    __slots__ = ("ready", "speech", "summary", "queued", "go_away", "resume_status", "ended", "event", "heard")
     READY_FIELD_NUMBER: _ClassVar[int]
     SPEECH_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +380,7 @@ class ConverseResponse(_message.Message):
     RESUME_STATUS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
     ready: ConverseReady
     speech: SpeechFrame
     summary: ConverseSummary
@@ -378,4 +389,5 @@ class ConverseResponse(_message.Message):
     resume_status: ResumeStatus
     ended: CallEnded
     event: ConversationEvent
-    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ..., ended: _Optional[_Union[CallEnded, _Mapping]] = ..., event: _Optional[_Union[ConversationEvent, _Mapping]] = ...) -> None: ...
+    heard: Heard
+    def __init__(self, ready: _Optional[_Union[ConverseReady, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., summary: _Optional[_Union[ConverseSummary, _Mapping]] = ..., queued: _Optional[_Union[Queued, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., resume_status: _Optional[_Union[ResumeStatus, _Mapping]] = ..., ended: _Optional[_Union[CallEnded, _Mapping]] = ..., event: _Optional[_Union[ConversationEvent, _Mapping]] = ..., heard: _Optional[_Union[Heard, _Mapping]] = ...) -> None: ...
