@@ -25,24 +25,29 @@ BACK_CHANNEL_FRAMES = 12  # 0.96 s: what the model says while the user speaks is
 class Detector:
     """The events of one conversation, step by step."""
 
-    def __init__(self, table: SpeechTable, silent_text_tokens: Collection[int]) -> None:
+    def __init__(self, table: SpeechTable, silent_text_tokens: Collection[int], delay_frames: int) -> None:
         """`silent_text_tokens`: those that say nothing. What is not known (no table, no tokens) says nothing."""
         self._table, self._silent = table, frozenset(silent_text_tokens)
         self._user, self._model = Activity(USER), Activity(MODEL)
         self._overlap = False
         self._turn_of_user = False  # the model began to speak while the user spoke
-        self._held_frames = 0
+        self._delay_frames = delay_frames
+        self._steps = 0
+        self._held = range(0)  # steps whose answer an interrupt keeps silent
         self._aside: int | None = None  # where something short ended that may turn out to be a back-channel
 
     def hold(self, frames: int) -> None:
-        """An interrupt keeps the model silent for so many frames, the next one that `step` gets first."""
-        self._held_frames = frames
+        """An interrupt keeps the model silent for so many frames, from the next one that `step` gets; its answer comes
+        later by the delay.
+        """
+        first = self._steps + self._delay_frames
+        self._held = range(first, first + frames)
 
     def step(self, sequence: int, user_codes: Sequence[int], tokens: Sequence[int] | None) -> list[Happening]:
         """What has become certain with the caller's frame of this number: its codes, and the text token and own codes
         that answer it, None while the delay line fills.
         """
-        held, self._held_frames = self._held_frames > 0, max(self._held_frames - 1, 0)
+        held, self._steps = self._steps in self._held, self._steps + 1
         user, model = self._user, self._model
         found: list[Happening] = []
         if user.hear(sequence, self._table.log_odds(user_codes)):
