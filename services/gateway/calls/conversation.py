@@ -30,7 +30,7 @@ from services.gateway.path.ingest import Ingest
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Reading
 from services.gateway.path.pipeline import Pipeline, Rows, Speech
-from services.gateway.path.turns import turns_so_far
+from services.gateway.path.turns import Turns
 from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
@@ -69,7 +69,7 @@ class Conversation:
             origin.abandon(reason_of(error))
             raise
         ingest = self._ingest(rows, origin)
-        pipeline = Pipeline(rows, ingest, self._observer, turns_so_far(rows, origin.history))
+        pipeline = Pipeline(rows, ingest, self._observer, Turns(rows.codec_ready, rows.lm_ready, origin.history))
         with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
                 contextlib.closing(pipeline), self._told(session, pipeline):
             yield self._announce(rows, session, ingest)
