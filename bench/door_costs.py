@@ -1,8 +1,8 @@
 """What each door costs the gateway, over engines that compute nothing: CPU time per caller's frame, and added delay.
 
-All doors of one round share a mesh and take turns of a few seconds, so that the machine's moods meet all alike. Delay is
-from sending a frame until its answer is there, on the caller's clock; Opus is coded by the callers, too, which is in the
-chat door's delay but not in the gateway's CPU time.
+All doors share a mesh and take turns of a few seconds, so that the machine's moods meet all alike. Delay is from
+sending a frame until its answer is there, on the caller's clock; the chat door's callers code Opus, which is in their
+delay but not in the gateway's CPU time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def _chat(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[in
             speaking = asyncio.create_task(speak())
             answers = 0
             async for message in socket:
-                # A page an answer; those with Opus' headers have position 0. The null model's answers are one frame late.
+                # A page an answer; those with Opus' headers have position 0. The null model is one frame late.
                 if message.data[:5] == b"\1OggS" and any(message.data[7:15]):
                     answers += 1
                     if answers < len(sent):

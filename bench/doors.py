@@ -1,7 +1,7 @@
 """`make doors`: every client that should be able to call does, and those who should not are refused.
 
-Starts a fresh mesh with the bundled checkpoint, lets each client hold a conversation with it, and writes out/doors.json.
-A client that can't be installed here is "not tried".
+Starts a fresh mesh with the bundled checkpoint, lets each client hold a conversation with it, and writes
+out/doors.json. A client that can't be installed here is "not tried".
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,12 +24,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import door_costs
-from harness import chat_clients, intruders, live_client, pcm_client, realtime_clients
+from harness import chat_clients, live_client, pcm_client, realtime_clients
+from harness.intruders import Intruders
 from harness.local_mesh import ROOT, LocalMesh
+from harness.null_mesh import NullMesh
 from harness.recordings import read_recording
 from harness.resample_floor import resample_floor_db
 from harness.rotation import measure_rotation
-from harness.secrets_scan import secrets_found
+from harness.whole_call import leaks
 
 QUESTION = ROOT / "samples" / "question-1.wav"
 RATES_HERTZ = (8000, 16_000, 44_100, 48_000)
@@ -86,6 +89,12 @@ async def _dialect(name: str, url: str) -> bool | str:
     return worked
 
 
+async def _refused(folder: Path) -> dict[str, bool]:
+    """Who tried to get in and was refused: callers at the gateway, and others than gateways at codec and lm."""
+    async with Intruders(folder) as ours, NullMesh(gateway_flags=ours.flags, replicas=2) as mesh:
+        return await ours.tried(mesh.target, mesh.url, f"localhost:{mesh.ports['gateway-2']}")
+
+
 def _tokens_equal() -> bool:
     """The sacred test: gRPC at 24 kHz gives the tokens of the reference loop over moshi's own classes."""
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/e2e/test_same_tokens.py"], cwd=ROOT,
@@ -129,9 +138,10 @@ async def try_all(progress: Progress, quick: bool) -> dict[str, Any]:
     rotation = asdict(await measure_rotation())
     results |= {"rotation_calls_lost": rotation["calls_lost"], "rotation_frames_lost": rotation["frames_lost"]}
     progress.update(task, description="intruders", advance=1)
-    results["refused"] = await intruders.try_all()
-    progress.update(task, description="secrets", advance=1)
-    results["secrets_found"] = await secrets_found()
+    with tempfile.TemporaryDirectory() as folder:
+        results["refused"] = await _refused(Path(folder))
+        progress.update(task, description="secrets", advance=1)
+        results["secrets_found"] = len(await leaks(Path(folder)))
     progress.update(task, description="costs", advance=1)
     results["websocket_cpu_ratio"] = (await door_costs.run(ROOT / "samples", quick))["websocket_cpu_ratio"]
     return results

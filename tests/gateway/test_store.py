@@ -340,7 +340,7 @@ async def test_a_cancellation_is_not_lost(store: Store) -> None:
         task = asyncio.create_task(store.run(Request(SET, ("moshimesh:key",), (1,))))
         for _ in range(turns):
             await asyncio.sleep(0)
-        time.sleep(0.005)  # noqa: ASYNC251: the loop is busy
+        time.sleep(0.005)  # noqa: ASYNC251  # the loop is busy
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
