@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from moshimesh.codec.v1 import codec_pb2_grpc
@@ -13,19 +14,25 @@ from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import WaitingLine
-from services.gateway.edges.web import page
+from services.gateway.edges.web import entry, page, status, tickets
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
+from services.gateway.trust.gate import Gate, OpenGate
+from services.gateway.trust.tickets import Tickets
+from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
+from services.gateway.watching.status import Status
+from services.gateway.watching.watcher import watcher
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
+from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
 from tests.browser.speaker import Ears, Mind, Mouth, Words
-from tests.browser.standin import Standin
-from tests.gateway.fake_observer import Heard
 from tests.gateway.redis_server import RedisServer
 from tests.served import Served
 
@@ -35,7 +42,8 @@ GRACE_S = 60.0
 class Gateway:
     """`async with` opens it; `url` leads to its page."""
 
-    def __init__(self, slots: int = 4) -> None:
+    def __init__(self, slots: int = 4, most_waiting: int = 5, gate: Callable[[Tickets], Gate] = OpenGate) -> None:
+        self._most_waiting, self._gate = most_waiting, gate
         self.ears = Ears(slots)
         codec: Any = CodecServer(self.ears, Mouth(slots), "speaker", FrameTracer(), 5.0)  # type: ignore[arg-type]
         lm: Any = LmServer(Mind(slots), Words(), Sampling(), "speaker", "speaker",  # type: ignore[arg-type]
@@ -56,12 +64,17 @@ class Gateway:
             await pool.connect(time.monotonic() + 5)
             await pool.refresh()
         self.sessions = Sessions(self._store, "here", GRACE_S)
-        resources = Resources(self.fleet, self.sessions, WaitingLine(self._store, 5),
+        resources = Resources(self.fleet, self.sessions, WaitingLine(self._store, self._most_waiting),
                               longest_call_s=600.0, idle_s=60.0, stall_s=5.0)
-        self.desk = Desk(resources, Limits(self._store), lambda call_id, caller, opening: Heard(), drain_s=5.0)
+        recent = RecentFrames()
+        watch = watcher(FrameTracer(), GatewayMetrics(Metrics()), recent, 1)
+        self.desk = Desk(resources, Limits(self._store), watch, drain_s=5.0)
         self.sockets = Sockets(5.0)
-        self.pcm = Standin(self.desk, self.sockets)
-        self.door = HttpDoor("127.0.0.1", 0, [*page.routes(), *self.pcm.routes()], self.sockets, ready=lambda: True)
+        gate = self._gate(Tickets(self._store))
+        shown = Status(self.fleet, resources.line, self.desk, recent)
+        routes = [*page.routes(), *PcmEdge(self.desk, gate, self.sockets).routes, *tickets.routes(gate),
+                  *entry.routes(self.desk, gate), *status.routes(shown, gate)]
+        self.door = HttpDoor("127.0.0.1", 0, routes, self.sockets, ready=lambda: True)
         await self.door.open()
         self.url = f"http://localhost:{self.door.port}"
         return self
