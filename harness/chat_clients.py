@@ -175,7 +175,7 @@ async def hold_moshi_client(url: str, pcm: Pcm) -> HeldCall:
             if client.returncode is None:
                 client.kill()
                 await client.wait()
-        if client.returncode or not heard.exists():
+        if client.returncode or not heard.exists():  # noqa: ASYNC240
             raise RuntimeError(f"moshi.client failed: {log.decode()[-2000:]}")
         audio, _ = soundfile.read(heard, dtype="float32")
     return HeldCall(audio, text.decode(), error="lost" if b"Lost connection" in log else "")

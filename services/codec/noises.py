@@ -128,8 +128,8 @@ def mixed(rng: np.random.Generator, samples: int) -> Samples:
 
 # Those that are most like speech to a codec come more often.
 KINDS: tuple[Noise, ...] = (
-    coloured, coloured, swelling, swelling, gusts, knocks, knocks, knocks, strikes, strikes, mixed, mixed, hum, hum, tones,
-    band)
+    coloured, coloured, swelling, swelling, gusts, knocks, knocks, knocks, strikes, strikes, mixed, mixed, hum, hum,
+    tones, band)
 
 
 def any_noise(rng: np.random.Generator, samples: int) -> Samples:

@@ -11,6 +11,7 @@ export class Latency {
   #statistics = null;
 
   constructor() {
+    this.#explain();
     this.#ribbon.addEventListener('choose', ({detail: {frame}}) => {
       this.#frame = frame;
       this.#show();

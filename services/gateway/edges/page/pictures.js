@@ -54,6 +54,12 @@ export class VoicePicture {
       context.globalAlpha = opacity;
       this.#drawShape(context, radius * size, moves ? middle * 0.3 * swing : 0);
     }
+    const light = context.createRadialGradient(-radius * 0.3, -radius * 0.35, 0, 0, 0, radius * 1.1);
+    light.addColorStop(0, 'rgb(255 255 255 / 40%)');
+    light.addColorStop(1, 'rgb(255 255 255 / 0%)');
+    context.fillStyle = light;
+    const [size, , swing] = LAYERS.at(-1);
+    this.#drawShape(context, radius * size, moves ? middle * 0.3 * swing : 0);
     context.restore();
   }
 

@@ -100,6 +100,6 @@ export default {
     textTemperature: 'Text temperature', textTopK: 'Text top-k', seed: 'Seed', model: 'Model', any: 'Whichever is free',
     format: 'Sound travels as', pcm: 'PCM, 384 kbit/s', opus: 'Opus, 32 kbit/s', random: 'random'},
   key: {title: 'API key', help: 'This mesh asks who calls. The key stays in this page\'s memory, and is gone when you leave.', use: 'Use this key'},
-  keep: {title: 'Your own copy', record: 'Record both voices in this browser, to download after the call', wav: 'Download the sound',
-    text: 'Download the transcript', help: 'Nothing is kept on the server.'},
+  keep: {record: 'Record both voices in this browser, to download after the call', wav: 'Download the sound',
+    text: 'Download the transcript'},
 };

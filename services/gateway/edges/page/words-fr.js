@@ -100,6 +100,6 @@ export default {
     textTemperature: 'Température du texte', textTopK: 'Top-k du texte', seed: 'Graine', model: 'Modèle', any: 'Celui qui est libre',
     format: 'Le son voyage en', pcm: 'PCM, 384 kbit/s', opus: 'Opus, 32 kbit/s', random: 'au hasard'},
   key: {title: 'Clé d\'API', help: 'Ce serveur demande qui appelle. La clé reste dans la mémoire de cette page, et disparaît quand vous partez.', use: 'Utiliser cette clé'},
-  keep: {title: 'Votre propre copie', record: 'Enregistrer les deux voix dans ce navigateur, à télécharger après l\'appel', wav: 'Télécharger le son',
-    text: 'Télécharger la transcription', help: 'Le serveur ne garde rien.'},
+  keep: {record: 'Enregistrer les deux voix dans ce navigateur, à télécharger après l\'appel', wav: 'Télécharger le son',
+    text: 'Télécharger la transcription'},
 };

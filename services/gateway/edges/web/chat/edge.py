@@ -12,11 +12,11 @@ from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import GoAway, Queued, Ready, ResumeStatus, Speech
 from services.gateway.edges.ogg import OggOpusWriter
 from services.gateway.edges.own_rate import hold_at
+from services.gateway.edges.web.answers import refusal
 from services.gateway.edges.web.chat import messages
 from services.gateway.edges.web.chat.hearing import Hearing
 from services.gateway.edges.web.chat.query import Asked, read_query, read_resumed
 from services.gateway.edges.web.credentials import credential_of
-from services.gateway.edges.web.refusal import refused
 from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest, MeshError
@@ -44,7 +44,7 @@ class ChatEdge:
             credential = credential_of(request.headers, request.query)
             caller = await self._gate.caller(credential, request.remote or "", EDGE)
         except MeshError as error:
-            return refused(error)
+            return refusal(error)
         async with self._sockets.open(request) as socket:
             try:
                 await self._call(socket, caller)
