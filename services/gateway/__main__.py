@@ -18,6 +18,7 @@ from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web import page, tickets
 from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.live.edge import LiveEdge
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
@@ -78,6 +79,7 @@ async def main(config: GatewayConfig) -> None:
         *PcmEdge(desk, gate, sockets).routes,
         *ChatEdge(desk, gate, sockets).routes,
         *RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes,
+        *LiveEdge(desk, gate, sockets, config.longest_call_s).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []

@@ -1,7 +1,8 @@
 """Engines that hear the caller and speak a signal that is known to the sample, for a gateway without a model.
 
 The language model's codes say the number of its step, so the voice of frame n is the same however often its row was
-moved or rebuilt. It says a word every four frames: `w0 w4 w8 ...`.
+moved or rebuilt. It says a word every four frames: `w0 w4 w8 ...`. While tokens are forced, which is what an
+interruption does, it is silent.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.null_services import NullFacts
+from services.lm.directing import Directed, DirectedAt
 
 FACTS = NullFacts()
 RATE, FRAME, DELAY = FACTS.sample_rate_hertz, FACTS.samples_per_frame, FACTS.delay_frames
 WORD_EVERY = 4
 FIRST_WORD_TOKEN = 100
+SILENT_CODE = FACTS.cardinality - 1  # in the second codebook; a call gets there after four days
 TONE_HERTZ, LOUDNESS = 440.0, 0.3
 
 
@@ -72,21 +75,28 @@ class Mind(_Rows):
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
         self._steps = np.zeros(slots, np.int64)
+        self._silent_until = np.zeros(slots, np.int64)
 
     def open(self, row: int, sampling: Any = None) -> None:
-        self._steps[row] = 0
+        self._steps[row] = self._silent_until[row] = 0
 
-    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int, *_: Any) -> Iterator[None]:
+    def direct(self, row: int, directed: Directed) -> None:
+        if directed.tokens is not None:
+            self._silent_until[row] = self._steps[row] + len(directed.tokens)
+
+    def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int,
+                controls: Sequence[DirectedAt]) -> Iterator[None]:
         self._steps[row] = first_step + len(codes)
         yield
 
-    def step(self, rows: Sequence[int], frames: np.ndarray, *_: Any) -> np.ndarray:
+    def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         index = np.array(rows)
-        said = self._steps[index] - DELAY
+        said, silent = self._steps[index] - DELAY, self._steps[index] < self._silent_until[index]
         self._steps[index] += 1
         answers = np.zeros((len(rows), 1 + FACTS.own_codebooks), np.int64)
         answers[:, 0] = np.where(said % WORD_EVERY == 0, FIRST_WORD_TOKEN + said, 3)
-        answers[:, 1], answers[:, 2] = said % FACTS.cardinality, said // FACTS.cardinality
+        answers[:, 1] = said % FACTS.cardinality
+        answers[:, 2] = np.where(silent, SILENT_CODE, said // FACTS.cardinality)
         return np.where(said[:, None] < 0, -1, answers)
 
 
@@ -95,7 +105,8 @@ class Mouth(_Rows):
 
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         codes = np.asarray(frames).reshape(len(rows), -1)
-        return np.stack([voice((code[0] + code[1] * FACTS.cardinality) * FRAME, FRAME) for code in codes])
+        return np.stack([np.zeros(FRAME, np.float32) if code[1] == SILENT_CODE
+                         else voice((code[0] + code[1] * FACTS.cardinality) * FRAME, FRAME) for code in codes])
 
 
 class Words:
@@ -103,3 +114,6 @@ class Words:
 
     def id_to_piece(self, token: int) -> str:
         return f"▁w{token - FIRST_WORD_TOKEN}" if token >= FIRST_WORD_TOKEN else ""
+
+    def encode(self, text: str) -> list[int]:
+        return [5] * len(text)
