@@ -18,7 +18,7 @@ from services.mesh import logs
 from services.mesh.batching import USUAL, Batcher, BatchingOptions, Slot
 from services.mesh.errors import InvalidRequest
 from services.mesh.gathering import Gathering
-from services.mesh.incoming import Incoming, read_config_message, read_payload, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payload, read_payloads
 from services.mesh.recorder import HopRecorder
 from services.mesh.samples import FULL_SCALE, check_frame_codes, check_samples, check_session_id
 from services.mesh.serving import Service
@@ -113,7 +113,7 @@ class CodecServer:
         await self._decode.close()
         self._tracer.close()
 
-    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
+    async def get_info(self, request: codec_pb2.GetInfoRequest, sender: Sender) -> codec_pb2.GetInfoResponse:
         """Facts about the codec, and its room."""
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self._encode.total, encode_slots_free=self._encode.free,

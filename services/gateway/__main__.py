@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 
+from services.gateway.calls.callers import CallerLimits
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
@@ -14,8 +15,12 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
-from services.gateway.edges.web import page
+from services.gateway.edges.web import entry, page, status, tickets
+from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.live.edge import LiveEdge
+from services.gateway.edges.web.pcm.edge import PcmEdge
+from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
 from services.gateway.exposure import exposed
 from services.gateway.peers.fleet import Fleet
@@ -24,9 +29,12 @@ from services.gateway.peers.registry import Registry
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
-from services.gateway.trust.gate import OpenGate
+from services.gateway.trust.gates import make_gate
+from services.gateway.trust.tickets import Tickets
 from services.gateway.watching.gauges import watch
 from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
+from services.gateway.watching.status import Status
 from services.gateway.watching.watcher import watcher
 from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
@@ -42,12 +50,13 @@ async def main(config: GatewayConfig) -> None:
     """Serve until a signal."""
     tls, us = _edge_identity(config), peer_identity(config)
     server = MeshServer(config, "gateway", CALLER_OPTIONS, tls=tls)
-    if message := exposed(config.host, tls=tls is not None, keys=False):
+    store = Store(config.redis_url)
+    gate = make_gate(config, Tickets(store))
+    if message := exposed(config.host, tls=tls is not None, keys=gate.closed):
         log.warning("%s", message)
     metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
-    store = Store(config.redis_url)
-    await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Registry.probes)
+    await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
     codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us)
     lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us)
     await codec.connect(began + config.peers_wait_s)
@@ -55,25 +64,34 @@ async def main(config: GatewayConfig) -> None:
     models = ", ".join(model.model_id for model in served_models(codec, lm))
     sessions = Sessions(store, f"{socket.gethostname()}-{secrets.token_hex(4)}", config.grace_s)
     registry = Registry(store, (codec, lm))
-    resources = Resources(Fleet(codec, lm), sessions, WaitingLine(store, config.most_waiting),
+    fleet, recent = Fleet(codec, lm), RecentFrames()
+    resources = Resources(fleet, sessions, WaitingLine(store, config.most_waiting),
                           longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
-    desk = Desk(resources, Limits(store, config.calls_per_key),
-                watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
-    gate, sockets = OpenGate(), Sockets(config.stall_s)
+    desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
+                watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
+    sockets = Sockets(config.stall_s)
 
     def ready() -> bool:
         return codec.usable and lm.usable
 
     routes = [
+        *tickets.routes(gate),
+        *entry.routes(desk, gate),
+        *status.routes(Status(fleet, resources.line, desk, recent), gate),
         *page.routes(),
+        *PcmEdge(desk, gate, sockets).routes,
+        *ChatEdge(desk, gate, sockets).routes,
+        *RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes,
+        *LiveEdge(desk, gate, sockets, config.longest_call_s).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
+    await gate.close()
     await registry.close()
     await store.close()
     await codec.close()

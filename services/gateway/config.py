@@ -52,7 +52,18 @@ class GatewayConfig(ServiceConfig):
                                                                "another one; about what a restart takes")
     longest_call_s: float = Field(3600.0, gt=0, description="end a call after this long")
     most_waiting: int = Field(100, ge=0, description="callers that may wait in line for a slot")
-    calls_per_key: int = Field(0, ge=0, description="calls at once of one x-api-key; 0: no limit")
+    keys_file: str = Field("", description="JSON file of API keys, made by `make key`: only callers with one of them, "
+                                           "a token or a ticket may call; read again when it changes")
+    jwt_issuer: str = Field("", description="let callers in with JWTs of this issuer (claim iss)")
+    jwt_audience: str = Field("moshi-mesh", description="what the JWTs must be for (claim aud)")
+    jwks_url: str = Field("", description="where the issuer publishes its keys, https://...; RS256, ES256 and EdDSA")
+    jwt_secret_file: str = Field("", description="file with a secret that the issuer shares with this mesh; HS256")
+    calls_per_key: int = Field(0, ge=0, description="calls at once of one key, unless the file of keys says another "
+                                                    "number; 0: no limit. This and those below count over all gateways")
+    calls_per_minute_per_key: int = Field(0, ge=0, description="new calls in a minute, likewise")
+    audio_s_per_hour_per_key: int = Field(0, ge=0, description="seconds of callers' audio in an hour, likewise")
+    calls_per_address: int = Field(0, ge=0, description="calls at once from one address; a proxy is one address")
+    calls_per_minute_per_address: int = Field(0, ge=0, description="new calls in a minute, likewise")
     trace_one_in: int = Field(100, ge=1, description="with an OTLP endpoint, trace one in this many frames, besides "
                                                       "those that are late or near an event of their call")
 

@@ -4,6 +4,9 @@
     +-- InvalidRequest      the caller sent something that the contract forbids
     +-- Unauthenticated     the caller has not shown who it is
     +-- PermissionDenied    the mesh knows the caller, and does not let it do this
+    +-- TooManyRefused      an address shows one credential after the other that does not hold
+    +-- TicketsUnavailable  tickets can't be checked or made now
+    +-- IssuerUnavailable   the keys of who signs tokens can't be fetched
     +-- UnknownSession      there is no such session (any more)
     +-- UnknownModel        no replica serves this model
     +-- NoFreeSlot          every slot of this replica is taken; another replica may have one
@@ -13,6 +16,7 @@
     +-- CallTooLong         the call has lasted as long as a call may
     +-- LineFull            every slot is taken, and every place in the line, too
     +-- TooManyCalls        the caller's key has as many calls as it may have
+    +-- AudioQuotaUsed      the caller has sent as much audio as it may in an hour
     +-- TooManyResumes      a conversation is resumed again and again
     +-- TooManyControls     a call brings more controls than its audio allows
     +-- SessionMoved        the conversation was resumed elsewhere
@@ -104,6 +108,30 @@ class PermissionDenied(MeshError):
         self.reason = reason
 
 
+class TooManyRefused(MeshError):
+    """An address shows one credential after the other that does not hold."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REFUSED"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TicketsUnavailable(MeshError):
+    """The store of the tickets does not answer."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "TICKETS_UNAVAILABLE"
+    retry_after_s = 1.0
+
+
+class IssuerUnavailable(MeshError):
+    """The keys of who signs tokens can't be fetched."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "ISSUER_UNAVAILABLE"
+    retry_after_s = 5.0
+
+
 class UnknownSession(MeshError):
     """No session has this id or handle."""
 
@@ -156,10 +184,17 @@ class LineFull(MeshError):
 
 
 class TooManyCalls(MeshError):
-    """The caller's key has as many calls as it may have at once."""
+    """The caller's key, or its address, has as many calls as it may have: at once, or new ones in a minute."""
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"
     retry_after_s = 5.0
+
+
+class AudioQuotaUsed(MeshError):
+    """The caller's key has sent as much audio as it may in an hour."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_QUOTA_USED"
+    retry_after_s = 60.0
 
 
 class TooManyResumes(MeshError):

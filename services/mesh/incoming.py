@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -22,16 +22,23 @@ Request = TypeVar("Request")
 _malformed = Sparing(logging.getLogger(__name__))
 
 
+@dataclass(frozen=True)
+class Sender:
+    """What is known of who sent a request: nothing, if it came through a tunnel."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    peer: str = ""
+
+
 class Incoming(Generic[Request]):
-    """The requests of one call, in order, and what is known of its caller: nothing, if it came through a tunnel.
+    """The requests of one call, in order, and who sends them.
 
     Iterating raises InvalidRequest at a message that can't be parsed.
     """
 
     def __init__(self, messages: AsyncIterator[bytes], parse: Callable[[bytes], Request],
-                 metadata: Mapping[str, str] = MappingProxyType({}), peer: str = "") -> None:
-        self.metadata = metadata
-        self.peer = peer
+                 sender: Sender = Sender()) -> None:  # it is frozen
+        self.sender = sender
         self._messages = messages
         self._parse = parse
 

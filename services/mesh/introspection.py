@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services.mesh.errors import MeshError, SlowCaller
-from services.mesh.incoming import Incoming, next_within
+from services.mesh.incoming import Incoming, Sender, next_within
 from services.mesh.serving import Service
 
 SERVING, NOT_SERVING, UNKNOWN = (health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -70,13 +70,13 @@ class Health:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
+    async def check(self, request: health_pb2.HealthCheckRequest, sender: Sender) -> health_pb2.HealthCheckResponse:
         """How a service is now. Raises UnknownService."""
         if request.service not in self._status:
             raise UnknownService("no such service here; leave the name empty to ask about the process")
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 
-    async def list(self, request: health_pb2.HealthListRequest) -> health_pb2.HealthListResponse:
+    async def list(self, request: health_pb2.HealthListRequest, sender: Sender) -> health_pb2.HealthListResponse:
         """How all are now."""
         return health_pb2.HealthListResponse(statuses={
             name: health_pb2.HealthCheckResponse(status=status) for name, status in self._status.items()})

@@ -20,17 +20,20 @@ from services.mesh.config import ServiceConfig
 
 _session: ContextVar[str] = ContextVar("session", default="")
 _trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+_key_id: ContextVar[str] = ContextVar("key_id", default="")
 # Only this goes into lines, since a caller may send anything: https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 EXTRAS = ("session", "sessions", "trace_id", "span_id")  # what a line may be given with `extra`
 
 
-def bind(session: str, traceparent: str = "") -> None:
-    """Let the lines of this task, and of those that it starts, carry a call's session and its W3C trace context.
+def bind(session: str, traceparent: str = "", key_id: str = "") -> None:
+    """Let the lines of this task, and of those that it starts, carry a call's session, its W3C trace context and what
+    names its caller's key.
 
-    A later `bind` in the same task replaces both: a call that turns out to resume a session is bound to that one.
+    A later `bind` in the same task replaces all: a call that turns out to resume a session is bound to that one.
     """
     _session.set(session)
+    _key_id.set(key_id)
     found = _TRACEPARENT.fullmatch(traceparent)
     _trace_id.set(found[1] if found else "")
 
@@ -41,7 +44,9 @@ def unbound() -> Context:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, service, and session and trace_id where they are known."""
+    """One JSON object a line: time, level, logger, message, service, and session, trace_id and key_id where they are
+    known.
+    """
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -53,7 +58,8 @@ class JsonLines(logging.Formatter):
         line: dict[str, object] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', seconds)}.{millis:03d}Z", "level": record.levelname.lower(),
             "logger": record.name, "message": record.getMessage(), "service": self._service}
-        line |= {name: value for name, value in (("session", _session.get()), ("trace_id", _trace_id.get())) if value}
+        line |= {name: value for name, value in (
+            ("session", _session.get()), ("trace_id", _trace_id.get()), ("key_id", _key_id.get())) if value}
         line |= {name: getattr(record, name) for name in EXTRAS if hasattr(record, name)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

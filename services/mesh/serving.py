@@ -18,14 +18,14 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from services.mesh.errors import MeshError, SlowCaller
-from services.mesh.incoming import Incoming, parser
+from services.mesh.incoming import Incoming, Sender, parser
 
 log = logging.getLogger(__name__)
 
 # Those of streams are async generators, so that `finally` gives back what a call holds, however it ends.
 BidiHandler: TypeAlias = Callable[[Incoming[Any]], AsyncGenerator[Any, None]]
 ServerStreamHandler: TypeAlias = Callable[[Any], AsyncGenerator[Any, None]]
-UnaryHandler: TypeAlias = Callable[[Any], Awaitable[Any]]
+UnaryHandler: TypeAlias = Callable[[Any, Sender], Awaitable[Any]]
 Handler: TypeAlias = BidiHandler | ServerStreamHandler | UnaryHandler
 Parse: TypeAlias = Callable[[bytes], Any]
 Context: TypeAlias = grpc.aio.ServicerContext
@@ -99,7 +99,7 @@ def _unary(service: Service, method: MethodDescriptor) -> grpc.RpcMethodHandler:
 
     async def call(data: bytes, context: Context) -> Any:
         try:
-            return await handler(parse(data))
+            return await handler(parse(data), _sender(context))
         except MeshError as error:
             await error.abort(context)
         except Exception as error:
@@ -113,7 +113,7 @@ def _stream(service: Service, method: MethodDescriptor, running: RunningStreams)
     parse = _parser(method)
 
     def begin(came: Any, context: Context) -> AsyncGenerator[Any, None]:
-        request = Incoming(came, parse, _metadata(context), context.peer()) if method.client_streaming else parse(came)
+        request = Incoming(came, parse, _sender(context)) if method.client_streaming else parse(came)
         responses: AsyncGenerator[Any, None] = handler(request)
         return responses
 
@@ -151,13 +151,13 @@ def _serialized(response: Any) -> bytes:
     return data
 
 
-def _metadata(context: Context) -> dict[str, str]:
-    """What came with the call, the first of each name; binary values (of names that end in -bin) are left out."""
+def _sender(context: Context) -> Sender:
+    """Who calls. Of the metadata the first of each name; binary values (of names that end in -bin) are left out."""
     found: dict[str, str] = {}
     for name, value in context.invocation_metadata() or ():
         if isinstance(value, str):
             found.setdefault(name, value)
-    return found
+    return Sender(found, context.peer())
 
 
 class _Watch:

@@ -366,7 +366,7 @@ async def test_the_codes_of_silence_are_announced_and_sound_like_it(replicas: tu
     speaking = Session(one, decode_config())
     await speaking.open()
     sound = [np.frombuffer((await speaking.step(codec_pb2.DecodeRequest(
-        frame=audio_pb2.CodeFrame(codes=silence)))).frame.pcm, "<f4") for _ in range(20)]
+        frame=audio_pb2.CodeFrame(codes=silence)))).pcm, "<f4") for _ in range(20)]
     speaking.call.cancel()
     assert max(np.abs(frame).max() for frame in sound[5:]) < 0.001
     assert await one.all_free()

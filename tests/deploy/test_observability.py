@@ -34,7 +34,7 @@ def test_recorded_names_exist() -> None:
 
 def test_files_are_what_their_programs_read() -> None:
     for path in OBSERVABILITY.rglob("*.y*ml"):
-        assert yaml.safe_load(path.read_text()), path
+        assert list(yaml.safe_load_all(path.read_text())), path
     boards = [json.loads(path.read_text()) for path in (OBSERVABILITY / "grafana" / "dashboards").glob("*.json")]
     assert len({board["uid"] for board in boards}) == len(boards) == 4
     datasources = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/datasources/datasources.yaml").read_text())

@@ -60,7 +60,7 @@ BAD_CALLS: dict[str, tuple[list[pb.ConverseRequest], grpc.StatusCode, str]] = {
                                  "BAD_PCM"),
     "an empty piece": ([config(), audio(b"")], INVALID, "BAD_PCM"),
     "a piece of more than a second": ([config(), audio(bytes(4 * 24_001))], INVALID, "BAD_PCM"),
-    "wrong sample rate": ([config(sample_rate_hertz=16_000)], INVALID, "BAD_SAMPLE_RATE"),
+    "wrong sample rate": ([config(sample_rate_hertz=11_025)], INVALID, "BAD_SAMPLE_RATE"),
     "unknown encoding": ([config(encoding=77)], INVALID, "BAD_ENCODING"),
     **{f"a handle that nobody gave, {handle[:8]}": ([config(resume_handle=handle)], NOT_FOUND, "UNKNOWN_SESSION")
        for handle in ("nobody", "0" * 100, "a.b", "é")},

@@ -66,8 +66,9 @@ class Gateway:
             await pool.refresh()
         resources = Resources(self.fleet, Sessions(self._store, "here", 60.0), WaitingLine(self._store, 5),
                               longest_call_s=60.0, idle_s=60.0, stall_s=5.0)
-        desk = Desk(resources, Limits(self._store, 0), lambda call_id, opening: Heard(), drain_s=1.0)
-        self._door = Served("gateway", GrpcEdge(desk, OpenGate(), 5.0), conversation_pb2_grpc.ConversationServiceStub)
+        self.desk = Desk(resources, Limits(self._store), lambda call_id, caller, opening: Heard(), drain_s=1.0)
+        self._door = Served("gateway", GrpcEdge(self.desk, OpenGate(), 5.0),
+                            conversation_pb2_grpc.ConversationServiceStub)
         await self._door.__aenter__()
         self.stub = self._door.stub
         return self

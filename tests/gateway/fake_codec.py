@@ -13,7 +13,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 
 from services.mesh.errors import NoFreeSlot
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payloads
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tunnel import TunnelServer
 
@@ -50,7 +50,7 @@ class FakeCodec:
     async def kill(self) -> None:
         await self._server.stop(0)
 
-    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
+    async def get_info(self, request: codec_pb2.GetInfoRequest, sender: Sender) -> codec_pb2.GetInfoResponse:
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self.slots, encode_slots_free=self.slots - self.held["encode"],
             decode_slots_total=self.slots, decode_slots_free=self.slots - self.held["decode"],

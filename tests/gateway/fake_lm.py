@@ -15,7 +15,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.mesh.errors import Draining, NoFreeSlot
-from services.mesh.incoming import Incoming, read_config_message, read_payloads
+from services.mesh.incoming import Incoming, Sender, read_config_message, read_payloads
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.tls import Identity
 from services.mesh.tunnel import TunnelServer
@@ -80,7 +80,7 @@ class FakeLm:
         self.draining = True
         self._tunnel.drain()
 
-    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest, sender: Sender) -> lm_pb2.GetInfoResponse:
         await self.answering.wait()
         return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", instance_id=self.instance_id,
                                       user_codebooks=USER, own_codebooks=OWN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Audio, Caller, Control, Input, New, Opening
+from services.gateway.calls.callers import Audio, Caller, CallerLimits, Control, Input, New, Opening
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import Event, Ready, Speech
 from services.gateway.calls.limits import Limits
@@ -21,13 +22,13 @@ from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
-from tests.gateway.fake_codec import FRAME, RATE, FakeCodec, codes_of
+from tests.gateway.fake_codec import FRAME, FakeCodec, codes_of
 from tests.gateway.fake_lm import DELAY, Checksum, FakeLm
 from tests.gateway.fake_observer import Heard
 from tests.until import until
 
-CALLER = Caller.with_key("", "127.0.0.1:1", "test")
-OPENING = Opening(New(lm_pb2.Sampling(seed=1)), RATE, live=False)
+CALLER = Caller.with_key("", "127.0.0.1", "test")
+OPENING = Opening(New(lm_pb2.Sampling(seed=1)), live=False)
 FRAMES = 30
 
 
@@ -54,7 +55,7 @@ class House:
         self.desk = Desk(
             Resources(self.fleet, self.sessions, WaitingLine(self.store, most_waiting=1),
                       longest_call_s=self._longest_call_s, idle_s=self._idle_s, stall_s=5.0),
-            Limits(self.store, self._calls_per_key), self._watch, drain_s=5.0)
+            Limits(self.store), self._watch, drain_s=5.0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -67,9 +68,10 @@ class House:
         await self.store.close()
 
     def hold(self, opening: Opening, inputs: AsyncIterator[Input]) -> AsyncIterator[Event]:
-        return self.desk.hold(CALLER, opening, inputs)
+        caller = dataclasses.replace(CALLER, limits=CallerLimits(calls=self._calls_per_key))
+        return self.desk.hold(caller, opening, inputs)
 
-    def _watch(self, call_id: str, opening: Opening) -> Heard:
+    def _watch(self, call_id: str, caller: Caller, opening: Opening) -> Heard:
         self.observers.append(Heard())
         return self.observers[-1]
 

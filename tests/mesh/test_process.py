@@ -20,7 +20,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 from services.mesh import logs, process
 from services.mesh.config import ServiceConfig
 from services.mesh.errors import SlowCaller
-from services.mesh.incoming import Incoming
+from services.mesh.incoming import Incoming, Sender
 from services.mesh.introspection import MOST_REFLECTIONS, MOST_WATCHES, Reflection
 from services.mesh.process import MeshServer
 from services.mesh.serving import Service
@@ -37,7 +37,7 @@ class Waiting:
         self.services = (Service(DESCRIPTOR, {"GetInfo": self.get_info, "Step": self.step}, stall_s=5.0),)
         self.running, self.closed = 0, False
 
-    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest, sender: Sender) -> lm_pb2.GetInfoResponse:
         return lm_pb2.GetInfoResponse()
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:

@@ -11,7 +11,7 @@ import pytest
 from moshimesh.lm.v1 import lm_pb2
 
 from services.mesh.errors import REASON_KEY, NoFreeSlot
-from services.mesh.incoming import Incoming
+from services.mesh.incoming import Incoming, Sender
 from services.mesh.logs import Sparing
 from services.mesh.serving import RunningStreams, Service, register
 from tests.until import until
@@ -28,7 +28,7 @@ class Recalling:
         self.requests: list[Incoming[lm_pb2.StepRequest]] = []
         self.running = 0
 
-    async def get_info(self, request: lm_pb2.GetInfoRequest) -> lm_pb2.GetInfoResponse:
+    async def get_info(self, request: lm_pb2.GetInfoRequest, sender: Sender) -> lm_pb2.GetInfoResponse:
         raise NoFreeSlot("none")
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
@@ -84,9 +84,9 @@ async def test_a_handler_sees_who_calls(served) -> None:
     await call.write(config("one"))
     await call.read()
     requests = recalling.requests[0]
-    assert requests.metadata["x-api-key"] == "first"
-    assert "x-bin" not in requests.metadata
-    assert requests.peer.startswith("ipv4:127.0.0.1")
+    assert requests.sender.metadata["x-api-key"] == "first"
+    assert "x-bin" not in requests.sender.metadata
+    assert requests.sender.peer.startswith("ipv4:127.0.0.1")
     call.cancel()
     await until(lambda: not recalling.running)
 

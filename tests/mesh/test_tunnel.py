@@ -15,7 +15,7 @@ from moshimesh.tunnel.v1 import tunnel_pb2
 
 from services.gateway.peers.tunnel import Call, Method, Tunnel
 from services.mesh.errors import REASON_KEY, MeshError, NoFreeSlot, PeerLost, PeerRefused
-from services.mesh.incoming import Incoming
+from services.mesh.incoming import Incoming, Sender
 from services.mesh.outbox import ITEM_BYTES, ITEMS_PER_MESSAGE, Outbox
 from services.mesh.serving import RunningStreams, Service, register
 from services.mesh.transport import MAX_MESSAGE_BYTES
@@ -38,7 +38,7 @@ class Echo:
         self.release = asyncio.Event()
         self.release.set()
 
-    async def get_info(self, request: codec_pb2.GetInfoRequest) -> codec_pb2.GetInfoResponse:
+    async def get_info(self, request: codec_pb2.GetInfoRequest, sender: Sender) -> codec_pb2.GetInfoResponse:
         return codec_pb2.GetInfoResponse()
 
     async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]

@@ -74,7 +74,7 @@ async def test_a_seed_from_node_is_the_seed_in_force(node: str, mesh_target: str
     assert first["tokens"] == again["tokens"]
 
 
-@pytest.mark.parametrize(("flags", "reason"), [(("--rate", "16000"), "BAD_SAMPLE_RATE"),
+@pytest.mark.parametrize(("flags", "reason"), [(("--rate", "11025"), "BAD_SAMPLE_RATE"),
                                                (("--chunk-ms", "1500"), "BAD_PCM")])
 async def test_node_reads_the_reason_of_a_refusal(flags: tuple[str, ...], reason: str, node: str, mesh_target: str,
                                                   wav: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -12,20 +13,39 @@ from services.gateway.path.audio import Pcm
 
 
 @dataclass(frozen=True)
+class CallerLimits:
+    """What those who share a key may do together, over all gateways; 0: no limit."""
+
+    calls: int = 0
+    """At once."""
+    calls_per_minute: int = 0
+    """New ones, and resumed ones."""
+    audio_s_per_hour: int = 0
+    """Seconds of their audio."""
+
+
+@dataclass(frozen=True)
 class Caller:
-    """The caller's identity. The edge finds it out; the desk decides what the caller may do."""
+    """The caller's identity. The gate finds it out; the desk holds it to its limits."""
 
     key_id: str
-    """Names the caller's API key without being one; callers without a key share one."""
+    """Names the caller's key without being one; callers without a key share one."""
     address: str
-    """Where the call comes from, as far as the edge can tell."""
+    """The host that the call comes from, as far as the edge can tell."""
     edge: str
-    """Which edge it came through: grpc."""
+    """Which edge it came through: grpc, chat, realtime, live, pcm."""
+    limits: CallerLimits = field(default_factory=CallerLimits)
+    valid: Callable[[], bool] = lambda: True
+    """Whether its credential still holds; asked every few seconds while it calls."""
+    key_hash: str = ""
+    """Of its API key, if that is what lets it in; its tickets end with that key."""
+    from_ticket: bool = False
+    """Whether it has shown a ticket, which gives it less than a key does."""
 
     @classmethod
-    def with_key(cls, key: str, address: str, edge: str) -> Caller:
-        """The caller with this API key, which may be empty. The key itself goes no further."""
-        return cls(hashlib.sha256(key.encode()).hexdigest()[:32], address, edge)
+    def with_key(cls, key: str, address: str, edge: str, limits: CallerLimits | None = None) -> Caller:
+        """A caller whose key nobody checks; it may be empty. The key itself goes no further."""
+        return cls(hashlib.sha256(key.encode()).hexdigest()[:32], address, edge, limits or CallerLimits())
 
 
 @dataclass(frozen=True)
@@ -59,11 +79,9 @@ class Opening:
     """How a conversation begins."""
 
     origin: New | Resumed
-    sample_rate_hertz: int
-    """Of the audio to come; must be the mesh's."""
-    live: bool = True
+    live: bool = field(default=True, kw_only=True)
     """Whether the mesh keeps time with the caller, and skips frames when it is late."""
-    traceparent: str = ""
+    traceparent: str = field(default="", kw_only=True)
     """W3C trace context, to which the call's trace belongs; may be empty."""
 
     @property
@@ -74,7 +92,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Audio:
-    """A piece of the caller's audio: float32 [samples] at the mesh's rate, 10 ms to 1 s. The last may be shorter."""
+    """A piece of the caller's audio: float32 [samples] at the mesh's rate, 1 s at most."""
 
     pcm: Pcm
 

@@ -21,6 +21,7 @@ from services.gateway.calls.events import (
     ResumeStatus,
     Summary,
 )
+from services.gateway.calls.limits import Use
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.transcript import Transcript
@@ -42,17 +43,19 @@ GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 class Conversation:
     """One call, from the line or its Ready to its Summary."""
 
-    def __init__(self, resources: Resources, opening: Opening, handle: Handle, call_id: str, observer: Observer
-                 ) -> None:
+    def __init__(self, resources: Resources, opening: Opening, handle: Handle, call_id: str, key_id: str,
+                 observer: Observer) -> None:
+        self._key_id = key_id
         self._resources, self._opening, self._observer = resources, opening, observer
         self._handle, self._call_id = handle, call_id
+        self._ended: MeshError | None = None  # while it was in line, or later
         self._leaving: list[GoAway] = []  # until the caller can hear of it
         self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
 
-    async def hold(self, inputs: AsyncIterator[Input]) -> AsyncGenerator[Event, None]:
-        """The mesh's side of the call. Raises MeshError."""
+    async def hold(self, inputs: AsyncIterator[Input], use: Use) -> AsyncGenerator[Event, None]:
+        """The mesh's side of the call, which counts what it uses up. Raises MeshError."""
         origin = await find_origin(self._resources, self._opening, self._handle, self._call_id)
-        logs.bind(origin.session_id, self._opening.traceparent)
+        logs.bind(origin.session_id, self._opening.traceparent, self._key_id)
         try:
             async with contextlib.aclosing(self._wait_and_open(origin)) as turns:
                 async for turn in turns:
@@ -61,6 +64,7 @@ class Conversation:
                     else:
                         yield turn
             session = origin.begin(rows.lm_ready.sampling)
+            session.key_id = self._key_id
         except BaseException as error:
             origin.abandon(reason_of(error))
             raise
@@ -70,7 +74,7 @@ class Conversation:
                 contextlib.closing(pipeline), self._told(session, pipeline):
             yield self._announce(rows, session, ingest)
             transcript = Transcript()
-            direction = Direction(rows, ingest, pipeline, transcript)
+            direction = Direction(rows, ingest, pipeline, transcript, use)
             async with self._heard(session, pipeline, ingest, direction.audio(inputs)):
                 frames_out = 0
                 reading = Reading(rows.audio.frame_nanos / 1e9, self._opening.live, self._resources.stall_s)
@@ -93,12 +97,15 @@ class Conversation:
             session.flush_soon()
 
     def end(self, error: MeshError) -> None:
-        """End the call with an error, after the answers that are there."""
+        """End the call with an error, after the answers that are there; one in line leaves it."""
+        self._ended = self._ended or error
         for _, pipeline in self._speaking:
             pipeline.fail(error)
 
     def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | Rows, None]:
         def check() -> None:
+            if self._ended is not None:
+                raise self._ended
             if self._leaving:
                 raise Draining(GATEWAY_STOPS)
 
@@ -131,6 +138,8 @@ class Conversation:
         """Tell the caller what happens to the call from elsewhere."""
         session.listen(Listener(lost=pipeline.fail, resumable=lambda now: pipeline.tell(ResumeStatus(now))))
         self._speaking.append((session, pipeline))
+        if self._ended is not None:
+            pipeline.fail(self._ended)
         for notice in self._leaving:
             pipeline.tell(notice)
         try:

@@ -53,7 +53,7 @@ class ModelInfo:
 class Desk:
     """Takes every call of this gateway."""
 
-    def __init__(self, resources: Resources, limits: Limits, watch: Callable[[str, Opening], Observer], *,
+    def __init__(self, resources: Resources, limits: Limits, watch: Callable[[str, Caller, Opening], Observer], *,
                  drain_s: float) -> None:
         """`watch` gives the observer of a call with this id."""
         self._resources, self._limits, self._watch = resources, limits, watch
@@ -68,15 +68,15 @@ class Desk:
         if self._draining:
             raise Draining(GATEWAY_STOPS)
         call_id = secrets.token_hex(16)
-        logs.bind(call_id, opening.traceparent)
-        observer = self._watch(call_id, opening)
+        logs.bind(call_id, opening.traceparent, caller.key_id)
+        observer = self._watch(call_id, caller, opening)
         with reported(observer.ended):
             handle = self._handle(caller, opening)
-            conversation = Conversation(self._resources, opening, handle, call_id, observer)
+            conversation = Conversation(self._resources, opening, handle, call_id, caller.key_id, observer)
             self._conversations.add(conversation)
             try:
-                async with self._limits.admit(caller.key_id, handle.name), \
-                        contextlib.aclosing(conversation.hold(inputs)) as events:
+                async with self._limits.admit(caller, handle.name, conversation.end) as use, \
+                        contextlib.aclosing(conversation.hold(inputs, use)) as events:
                     async for event in events:
                         yield event
             finally:
@@ -101,9 +101,8 @@ class Desk:
         except ValueError as error:
             raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
         name = f"replay-{secrets.token_hex(8)}"
-        observer = Unheard()
-        async with self._limits.admit(caller.key_id, name), contextlib.aclosing(Replay(
-                self._resources, model, sampling, history, audio=audio, observer=observer).hold(steps)) as events:
+        replay = Replay(self._resources, model, sampling, history, audio=audio, observer=Unheard())
+        async with self._limits.admit(caller, name, replay.fail), contextlib.aclosing(replay.hold(steps)) as events:
             async for event in events:
                 yield event
 
@@ -115,10 +114,20 @@ class Desk:
         """A handle that a caller has. Raises UnknownSession, TooManyResumes."""
         handle = Handle(text)
         wait_s = max(self._resumes_of_handle.take(handle.name),
-                     self._resumes_from_address.take(caller.address.rpartition(":")[0]))
+                     self._resumes_from_address.take(caller.address))
         if wait_s:
             raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
         return handle
+
+    @property
+    def calls(self) -> int:
+        """Conversations that are held now, or wait in line."""
+        return len(self._conversations)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new calls."""
+        return self._draining
 
     async def info(self) -> ModelInfo:
         """The model that a conversation gets if it names none. Raises PeerLost, ModelMismatch."""

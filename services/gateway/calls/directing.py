@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Audio, Control, Input, Interrupt, PlayedOut, Say, SetSampling
+from services.gateway.calls.limits import Use
 from services.gateway.calls.transcript import Transcript
 from services.gateway.path.audio import Pcm
 from services.gateway.path.ingest import Ingest
@@ -23,8 +24,10 @@ CONTROLS_BURST, CONTROLS_PER_S = 50.0, 20.0
 class Direction:
     """The caller's controls in one call."""
 
-    def __init__(self, rows: Rows, ingest: Ingest, pipeline: Pipeline, transcript: Transcript) -> None:
+    def __init__(self, rows: Rows, ingest: Ingest, pipeline: Pipeline, transcript: Transcript, use: Use
+                 ) -> None:
         self._rows, self._ingest, self._pipeline, self._transcript = rows, ingest, pipeline, transcript
+        self._use = use
         self._taken = 0.0  # controls, less those that may come with the audio since
 
     async def audio(self, inputs: AsyncIterator[Input]) -> AsyncIterator[Pcm]:
@@ -32,7 +35,9 @@ class Direction:
         rate = self._rows.audio.sample_rate_hertz
         async for given in inputs:
             if isinstance(given, Audio):
-                self._taken = max(self._taken - CONTROLS_PER_S * len(given.pcm) / rate, 0.0)
+                seconds = len(given.pcm) / rate
+                self._use.audio_s += seconds
+                self._taken = max(self._taken - CONTROLS_PER_S * seconds, 0.0)
                 yield given.pcm
             else:
                 self._take(given)

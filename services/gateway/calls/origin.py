@@ -91,14 +91,12 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
             if record.age_s >= resources.longest_call_s:
                 raise call_too_long(resources.longest_call_s)
             model = await _model_of(record, resources)
-            _check_rate(resources, model, opening)
             if answered is not None:
                 _rewind(record.history, answered + 1)
             return model
 
         return ResumedOrigin(*await resources.sessions.resume(handle, check))
     model = await resources.fleet.model(asked.model_id)
-    _check_rate(resources, model, opening)
     return NewOrigin(resources, handle, call_id, model, asked.sampling)
 
 
@@ -112,13 +110,6 @@ async def _model_of(record: Record, resources: Resources) -> Model:
         raise PeerLost(f"the conversation began with the codec {record.codec_id}, but {model.model_id} speaks "
                        f"{model.codec_id} now", peer=resources.fleet.codec.role)
     return model
-
-
-def _check_rate(resources: Resources, model: Model, opening: Opening) -> None:
-    rate = resources.fleet.codec.info(model.codec_id).sample_rate_hertz
-    if opening.sample_rate_hertz != rate:
-        raise InvalidRequest("BAD_SAMPLE_RATE", f"the mesh speaks {rate} Hz, got {opening.sample_rate_hertz}; resample "
-                             "your audio", field="config.sample_rate_hertz", accepted=rate)
 
 
 def _rewind(history: History, next_sequence: int) -> None:

@@ -78,10 +78,10 @@ class Replay:
     async def hold(self, steps: AsyncIterator[Recorded]) -> AsyncGenerator[Begun | Replayed, None]:
         """Begun, then the answer to each step. Raises MeshError."""
         leases = await self._open()
-        self._step = Stage(leases[0], audio_pb2.HOP_LM_STEP, Next(self._stepped, self._all_stepped, self._fail),
+        self._step = Stage(leases[0], audio_pb2.HOP_LM_STEP, Next(self._stepped, self._all_stepped, self.fail),
                            self._observer)
         self._decode = Stage(leases[1], audio_pb2.HOP_CODEC_DECODE, Next(
-            self._decoded, lambda: self._out.put_nowait(None), self._fail), self._observer) if self._audio else None
+            self._decoded, lambda: self._out.put_nowait(None), self.fail), self._observer) if self._audio else None
         sending = asyncio.create_task(self._send(steps))
         try:
             ready = leases[0].ready
@@ -132,7 +132,7 @@ class Replay:
                     frame=audio_pb2.CodeFrame(context=context, codes=recorded.user_codes), controls=recorded.controls)))
             self._step.half_close()
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def _stepped(self, step: lm_pb2.StepFrame) -> None:
         if step.HasField("text_token") and self._decode is not None:
@@ -150,7 +150,8 @@ class Replay:
         else:
             self._out.put_nowait(None)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End it, after the answers that are there."""
         self._out.put_nowait(error)
 
 

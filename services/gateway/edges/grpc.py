@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from urllib.parse import unquote
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2
@@ -24,15 +25,19 @@ from services.gateway.calls.callers import (
     SetSampling,
 )
 from services.gateway.calls.desk import Desk
-from services.gateway.edges import pcm, replay
+from services.gateway.edges import replay
 from services.gateway.edges.farewell import Requests, with_farewell
+from services.gateway.edges.own_rate import hold_at
+from services.gateway.edges.pcm import F32LE, S16LE, Format, Pieces
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
-from services.mesh.incoming import Incoming, read_config_message
+from services.mesh.incoming import Incoming, Sender, read_config_message
 from services.mesh.serving import Service
 
 DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
 KEY_HEADER = "x-api-key"
+_FORMATS = {audio_pb2.AUDIO_ENCODING_UNSPECIFIED: F32LE, audio_pb2.AUDIO_ENCODING_PCM_F32LE: F32LE,
+            audio_pb2.AUDIO_ENCODING_PCM_S16LE: S16LE}
 
 
 class GrpcEdge:
@@ -52,49 +57,67 @@ class GrpcEdge:
         """Give back what the desk holds."""
         await self._desk.close()
 
-    async def get_info(self, request: conversation_pb2.GetInfoRequest) -> conversation_pb2.GetInfoResponse:
+    async def get_info(self, request: conversation_pb2.GetInfoRequest, sender: Sender
+                       ) -> conversation_pb2.GetInfoResponse:
         """Facts about the mesh, and its room."""
+        await self._caller(sender)
         return conversation_pb2.GetInfoResponse(**vars(await self._desk.info()))
 
-    async def list_models(self, request: conversation_pb2.ListModelsRequest) -> conversation_pb2.ListModelsResponse:
+    async def list_models(self, request: conversation_pb2.ListModelsRequest, sender: Sender
+                          ) -> conversation_pb2.ListModelsResponse:
         """The models that conversations can have, and their room."""
+        await self._caller(sender)
         return conversation_pb2.ListModelsResponse(
             models=[conversation_pb2.Model(**vars(info)) for info in await self._desk.models()])
 
     async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         """One conversation, new or resumed."""
-        caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
+        caller = await self._caller(requests.sender)
         async with Requests(requests) as inbox, contextlib.aclosing(
                 with_farewell(self._converse(inbox, caller), inbox, "Converse")) as responses:
             async for response in responses:
                 yield response
 
-    async def export(self, request: conversation_pb2.ExportRequest) -> conversation_pb2.ExportResponse:
+    async def export(self, request: conversation_pb2.ExportRequest, sender: Sender
+                     ) -> conversation_pb2.ExportResponse:
         """What is kept of a conversation."""
-        return await replay.export(self._desk, await self._gate.caller("", "", "grpc"), request)
+        return await replay.export(self._desk, await self._caller(sender), request)
 
     async def replay(self, requests: Incoming[conversation_pb2.ReplayRequest]
                      ) -> AsyncGenerator[conversation_pb2.ReplayResponse, None]:
         """A recorded conversation, stepped again."""
-        caller = await self._gate.caller(requests.metadata.get(KEY_HEADER, ""), requests.peer, "grpc")
+        caller = await self._caller(requests.sender)
         async with contextlib.aclosing(replay.replay(self._desk, caller, requests)) as responses:
             async for response in responses:
                 yield response
 
+    async def _caller(self, sender: Sender) -> Caller:
+        """Who calls. Raises what the gate raises."""
+        scheme, _, bearer = sender.metadata.get("authorization", "").partition(" ")
+        credential = bearer.strip() if scheme.lower() == "bearer" else sender.metadata.get(KEY_HEADER, "").strip()
+        return await self._gate.caller(credential, host_of(sender.peer), "grpc")
+
     async def _converse(self, requests: Requests, caller: Caller
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
-        encoding = config.encoding or audio_pb2.AUDIO_ENCODING_PCM_F32LE
-        inputs = (_input(request, encoding) async for request in requests)
-        async with contextlib.aclosing(self._desk.hold(caller, _opening(config), inputs)) as told:
+        opening, rate, format = _opening(config), config.sample_rate_hertz, _FORMATS[config.encoding]
+        pieces = Pieces(format, rate)
+        inputs = (_input(request, pieces) async for request in requests)
+        async with contextlib.aclosing(hold_at(self._desk, caller, opening, rate, inputs)) as told:
             async for event in told:
-                yield _response(event, encoding)
+                yield _response(event, format)
+
+
+def host_of(peer: str) -> str:
+    """The host in what gRPC calls a peer: ipv4:127.0.0.1:50050, ipv6:%5B::1%5D:50050, unix:/a/path."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else rest
 
 
 def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
     """What the caller asks for. Raises InvalidRequest."""
-    if config.encoding not in audio_pb2.AudioEncoding.values():
+    if config.encoding not in _FORMATS:
         raise InvalidRequest("BAD_ENCODING", f"encoding {config.encoding} is not one that this mesh knows",
                              field="config.encoding")
     if config.pacing not in conversation_pb2.Pacing.values():
@@ -108,8 +131,7 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
                              field="config.resume_handle")
     else:
         origin = New(_sampling(config.sampling), config.model, config.voice, config.text_prompt)
-    return Opening(origin, config.sample_rate_hertz, config.pacing != conversation_pb2.PACING_OFFLINE,
-                   config.traceparent)
+    return Opening(origin, live=config.pacing != conversation_pb2.PACING_OFFLINE, traceparent=config.traceparent)
 
 
 def _sampling(asked: lm_pb2.Sampling) -> lm_pb2.Sampling:
@@ -117,11 +139,11 @@ def _sampling(asked: lm_pb2.Sampling) -> lm_pb2.Sampling:
     return lm_pb2.Sampling(**{field.name: value for field, value in asked.ListFields()})
 
 
-def _input(request: conversation_pb2.ConverseRequest, encoding: audio_pb2.AudioEncoding) -> Input:
+def _input(request: conversation_pb2.ConverseRequest, pieces: Pieces) -> Input:
     """A message after the config. Raises InvalidRequest."""
     kind = request.WhichOneof("request")
     if kind == "audio":
-        return Audio(pcm.decode(request.audio.pcm, encoding))
+        return Audio(pieces.decode(request.audio.pcm))
     if kind == "control":
         return _control(request.control)
     if kind == "config":
@@ -143,13 +165,13 @@ def _control(control: conversation_pb2.Control) -> Control:
     raise InvalidRequest("EMPTY_REQUEST", "a control must say what to do", field="control")
 
 
-def _response(event: events.Event, encoding: audio_pb2.AudioEncoding) -> conversation_pb2.ConverseResponse:
+def _response(event: events.Event, format: Format) -> conversation_pb2.ConverseResponse:
     """An event as this service's message. Fields that mean the same have the same names in both."""
     Response = conversation_pb2.ConverseResponse
     match event:
         case events.Speech():
             return Response(speech=conversation_pb2.SpeechFrame(
-                context=event.context, pcm=pcm.encode(event.pcm, encoding), text=event.text,
+                context=event.context, pcm=format.encode(event.pcm), text=event.text,
                 text_token=event.text_token, codes=event.codes, frames_skipped=event.frames_skipped))
         case events.Ready():
             ready = {name: value for name, value in vars(event).items() if name != "resume_grace_s"}

@@ -6,14 +6,13 @@ import contextlib
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2
 from moshimesh.journal.v1 import journal_pb2
 
 from services.gateway.calls.callers import Caller
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.replay import Begun, Recorded
-from services.gateway.edges import pcm
+from services.gateway.edges.pcm import S16LE
 from services.mesh.errors import InvalidRequest
 from services.mesh.incoming import Incoming, read_config_message, read_payloads
 
@@ -49,7 +48,7 @@ async def replay(desk: Desk, caller: Caller, requests: Incoming[conversation_pb2
             frame = conversation_pb2.ReplayedFrame(
                 step=event.step, text=event.text, text_token=event.text_token, codes=event.codes)
             if event.pcm is not None:
-                frame.pcm = pcm.encode(event.pcm, audio_pb2.AUDIO_ENCODING_PCM_S16LE)
+                frame.pcm = S16LE.encode(event.pcm)
             yield conversation_pb2.ReplayResponse(frame=frame)
 
 

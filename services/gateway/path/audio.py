@@ -10,9 +10,7 @@ import numpy.typing as npt
 from services.mesh.errors import InvalidRequest
 from services.mesh.samples import check_samples
 
-# A caller's pieces. Shorter ones cost a message each for nothing; a longer one would be heard too late anyway.
-SHORTEST_PIECE_MS = 10
-LONGEST_PIECE_MS = 1000
+LONGEST_PIECE_MS = 1000  # of a caller's pieces: a longer one would be heard too late anyway
 
 Pcm = npt.NDArray[np.float32]
 
@@ -44,7 +42,3 @@ class AudioFormat:
             raise InvalidRequest("BAD_PCM", f"a piece must have 1 to {longest} samples ({LONGEST_PIECE_MS} ms), got "
                                  f"{len(piece)}", field="audio.pcm", accepted=f"1..{longest} samples")
         check_samples(piece, "audio.pcm")
-
-    def is_short(self, piece: Pcm) -> bool:
-        """Whether only the last piece of a call may be like this."""
-        return len(piece) < self.sample_rate_hertz * SHORTEST_PIECE_MS // 1000

@@ -18,12 +18,11 @@ from typing import Protocol
 import numpy as np
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.path.audio import SHORTEST_PIECE_MS, AudioFormat, Pcm
+from services.gateway.path.audio import AudioFormat, Pcm
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Pace
 from services.gateway.sessions.controls import merged
 from services.mesh.clock import now_unix_nanos
-from services.mesh.errors import InvalidRequest
 
 # Frames that may wait beyond those of one piece before a live call skips: 160 ms, about what a listener forgives.
 LIVE_SLACK_FRAMES = 2
@@ -124,14 +123,10 @@ class Ingest:
         self._send()
 
     async def _cut(self, pieces: AsyncIterator[Pcm]) -> None:
-        frame, last_was_short = self.audio.samples_per_frame, False
+        frame = self.audio.samples_per_frame
         self._pace.wait()
         async for piece in pieces:
             self.audio.check(piece)
-            if last_was_short:
-                raise InvalidRequest("BAD_PCM", f"only the last piece may be shorter than {SHORTEST_PIECE_MS} ms; "
-                                     "collect samples before you send them", field="audio.pcm")
-            last_was_short = self.audio.is_short(piece)
             seconds = self.audio.seconds(len(piece))
             self._pace.came(seconds)
             self._observer.heard(seconds)

@@ -83,6 +83,7 @@ class Session:
         """
         self.id, self.model_id, self.codec_id = record.session_id, record.model_id, record.codec_id
         self.sampling, self.history = record.sampling, record.history
+        self.key_id = ""  # names the key of the caller who holds it
         self.lost = False
         self.ended = ""
         self.resumable = resumable
@@ -170,7 +171,7 @@ class Session:
         if ended:
             fields += ["ended", ended]
         if mode != "append":
-            fields += ["session", self.id, "model", self.model_id]
+            fields += ["session", self.id, "model", self.model_id, "key", self.key_id]
         if mode == "anew":
             fields += ["facts", seal_facts(self._handle, self._record)]
         ttl_ms = round((ENDED_TTL_S if mode == "gone" else grace_s) * 1000)

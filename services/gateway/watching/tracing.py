@@ -58,11 +58,11 @@ class Server(NamedTuple):
 class CallTrace:
     """Decides about one call's frames. Does nothing when traces go nowhere."""
 
-    def __init__(self, tracer: FrameTracer, session_id: str, traceparent: str, one_in: int) -> None:
-        """`traceparent` is the caller's, to which the session's span belongs."""
+    def __init__(self, tracer: FrameTracer, session_id: str, traceparent: str, one_in: int, key_id: str = "") -> None:
+        """`traceparent` is the caller's, to which the session's span belongs; `key_id` names its key."""
         self._tracer, self._enabled = tracer, tracer.enabled
         self._one_in, self._phase = one_in, random.randrange(one_in)  # not the first frame of every call
-        self._session_id, self._model_id = session_id, ""
+        self._session_id, self._model_id, self._key_id = session_id, "", key_id
         self._caller = read_traceparent(traceparent)
         self._session = child_of(self._caller) if self._caller else new_trace()
         self._began_unix_nanos = now_unix_nanos()
@@ -151,7 +151,8 @@ class CallTrace:
             error=self._error))
 
     def _session_attributes(self) -> Attributes:
-        return {"moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id}
+        return {"moshimesh.session": self._session_id, "moshimesh.model_id": self._model_id,
+                "moshimesh.key_id": self._key_id}
 
     def _note(self, name: str, attributes: Attributes) -> None:
         self._events.append((name, now_unix_nanos(), attributes))

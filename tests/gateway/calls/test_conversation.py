@@ -20,7 +20,6 @@ from services.mesh.errors import (
     SessionMoved,
     UnknownSession,
 )
-from tests.gateway.fake_codec import RATE
 from tests.gateway.house import FRAMES, OPENING, House, cut_off, expected, frame, spoken
 from tests.gateway.redis_server import RedisServer
 from tests.until import until
@@ -31,7 +30,7 @@ async def test_a_call_that_was_cut_off_goes_on(house: House, redis_server: Redis
     ready, said = await cut_off(house, 10)
     async with House(redis_server.url) if another else contextlib.nullcontext(house) as there:
         last = said[-1].context.sequence
-        opening = Opening(Resumed(ready.resume_handle, last + 1, last), RATE, live=False)
+        opening = Opening(Resumed(ready.resume_handle, last + 1, last), live=False)
         events = [event async for event in there.hold(opening, spoken(last + 1, FRAMES))]
         assert isinstance(events[0], Ready) and events[0].session_id == ready.session_id
         said += [event for event in events if isinstance(event, Speech)]
@@ -89,7 +88,7 @@ async def test_a_resumed_call_takes_itself_from_the_one_that_lingers(house: Hous
     ready = await anext(lingering)
     assert isinstance(ready, Ready)
     await until(lambda: redis_server.client.keys(f"*{Handle(ready.resume_handle).name}*:session"))
-    resumed = house.hold(Opening(Resumed(ready.resume_handle), RATE, live=False), spoken(5, 6))
+    resumed = house.hold(Opening(Resumed(ready.resume_handle), live=False), spoken(5, 6))
     assert isinstance(await anext(resumed), Ready)
     with pytest.raises(SessionMoved):
         async for _ in lingering:
@@ -115,6 +114,6 @@ async def test_no_call_lasts_for_ever(redis_server: RedisServer) -> None:
         await until(lambda: house.sessions.lag_s == 0)
         await house.sessions.close()
         with pytest.raises(UnknownSession):
-            await anext(house.hold(Opening(Resumed(ready.resume_handle), RATE), spoken(0, 1)))
+            await anext(house.hold(Opening(Resumed(ready.resume_handle)), spoken(0, 1)))
 
 

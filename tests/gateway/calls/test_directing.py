@@ -105,7 +105,7 @@ async def test_a_call_that_is_resumed_has_each_control_once(
         last = said[-1].context.sequence - back
         said = said[:len(said) - back]
         first = max(last - 4, 0) if repeats else last + 1
-        opening = Opening(Resumed(ready.resume_handle, first, last), RATE, live=False)
+        opening = Opening(Resumed(ready.resume_handle, first, last), live=False)
         controls = GIVEN if repeats else await _unheard(there, ready)
         events = [event async for event in there.hold(opening, spoken(opening.first_sequence, FRAMES,
                                                                       controls=controls))]

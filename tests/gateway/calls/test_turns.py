@@ -11,7 +11,7 @@ import pytest
 
 from services.gateway.calls.callers import Audio, Opening, Resumed
 from services.gateway.calls.events import ConversationEvent, Event, EventKind, Ready, Speech, Summary
-from tests.gateway.fake_codec import CODEBOOKS, FRAME, RATE, FakeCodec
+from tests.gateway.fake_codec import CODEBOOKS, FRAME, FakeCodec
 from tests.gateway.house import OPENING, House
 from tests.gateway.redis_server import RedisServer
 from tests.until import until
@@ -72,7 +72,7 @@ async def test_a_call_that_is_resumed_tells_each_event_once_and_misses_no_stop(h
     await until(lambda: not house.sessions._live)
     ready = heard[0]
     assert isinstance(ready, Ready)
-    opening = Opening(Resumed(ready.resume_handle, answers + 1, answers), RATE, live=False)
+    opening = Opening(Resumed(ready.resume_handle, answers + 1, answers), live=False)
     heard += [event async for event in house.hold(opening, spoken(answers + 1))]
     assert told(heard) == WANTED
 

@@ -143,4 +143,4 @@ async def test_a_callers_key_is_not_kept(edge) -> None:
         await talk(stub, Config(sample_rate_hertz=RATE, pacing=OFFLINE), [], metadata=(("x-api-key", key),))
     first, second, other = callers
     assert first.key_id == second.key_id != other.key_id
-    assert "secret" not in repr(callers) and first.edge == "grpc" and first.address.startswith("ipv4:127.0.0.1:")
+    assert "secret" not in repr(callers) and (first.edge, first.address) == ("grpc", "127.0.0.1")

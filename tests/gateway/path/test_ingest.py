@@ -148,21 +148,6 @@ async def test_bad_audio_is_refused_where_frames_are_taken(piece: list[float]) -
         await drain(ingest)
 
 
-async def test_only_the_last_piece_may_be_shorter_than_10_ms() -> None:
-    async def cut(*sizes: int) -> AsyncIterator[Pcm]:
-        for size in sizes:
-            yield np.zeros(size, np.float32)
-
-    for sizes, refused in (((2, 2, 1), False), ((1,), False), ((2, 1, 2), True), ((1, 1), True)):
-        ingest = Ingest(AudioFormat(200, FRAME), Heard(), live=True, delay_frames=0)
-        await ingest.read(cut(*sizes))
-        if refused:
-            with pytest.raises(InvalidRequest, match="10 ms"):
-                await drain(ingest)
-        else:
-            await drain(ingest)
-
-
 async def test_a_live_call_that_is_held_up_loses_nothing() -> None:
     """A replica hangs for ten frames' time; what was said meanwhile is heard when the session has moved."""
     clock = [100.0]

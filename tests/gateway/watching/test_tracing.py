@@ -66,7 +66,7 @@ class Caller:
 
     def __init__(self, one_in: int = NEVER, live: bool = True, enabled: bool = True) -> None:
         self.out = Spans()
-        self.trace = CallTrace(FrameTracer(self.out if enabled else None), "a session", "", one_in)
+        self.trace = CallTrace(FrameTracer(self.out if enabled else None), "a session", "", one_in, "acme")
         self.trace.opened("a session", "a model", FRAME if live else None)
         self.replicas: list[Any] = [FakeReplica(), FakeReplica(), FakeReplica()]
         for hop, replica in zip(REMOTE, self.replicas, strict=True):
@@ -121,7 +121,8 @@ def test_a_session_can_be_found_from_its_start() -> None:
     """A frame links to its session's span, which comes when the call ends: until then its trace must not be empty."""
     caller = Caller(one_in=1)
     (opened,) = caller.out.spans
-    assert opened.attributes == {"moshimesh.session": "a session", "moshimesh.model_id": "a model"}
+    assert opened.attributes == {"moshimesh.session": "a session", "moshimesh.model_id": "a model",
+                                 "moshimesh.key_id": "acme"}
     caller.talk(range(1))
     caller.trace.close()
     (frame,) = (span for span in caller.out.spans if span.name == "frame")

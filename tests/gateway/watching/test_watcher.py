@@ -7,16 +7,20 @@ from typing import Any
 import pytest
 from moshimesh.audio.v1 import audio_pb2
 
-from services.gateway.calls.callers import New, Opening, Resumed
+from services.gateway.calls.callers import Caller, New, Opening, Resumed
 from services.gateway.path.observer import Change
 from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
 from services.gateway.watching.watcher import watcher
 from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
 from tests.gateway.watching.test_metering import MS, context, seconds
 from tests.gateway.watching.test_tracing import Spans
 
-LIVE = Opening(New(), 24_000)
+LIVE = Opening(New())
+
+
+CALLER = Caller("acme", "127.0.0.1", "grpc")
 
 
 class Watched:
@@ -26,10 +30,11 @@ class Watched:
         self.spans, self.metrics = Spans(), Metrics()
         self.metrics.enabled = True
         self.gateway = GatewayMetrics(self.metrics)
-        self.watch = watcher(FrameTracer(self.spans), self.gateway, trace_one_in=1)
+        self.recent = RecentFrames()
+        self.watch = watcher(FrameTracer(self.spans), self.gateway, self.recent, trace_one_in=1)
 
     def call(self, opening: Opening = LIVE) -> Any:
-        observer = self.watch("a call", opening)
+        observer = self.watch("a call", CALLER, opening)
         observer.opened("a session", "a model", 80 * MS)
         return observer
 
@@ -48,6 +53,7 @@ def test_an_answered_frame_is_measured_and_traced() -> None:
     observer = watched.call()
     observer.left(frame(observer, 0))
     assert watched.gateway.frames == {True: 1, False: 0}
+    assert watched.recent.frames == 1
     assert watched.spans.kept() == {0: "sampled"}
     (kept,) = {exemplar[2].trace_id for series in seconds(watched.metrics, "moshimesh.frame.duration").values()
                for exemplar in series.exemplars.values()}
@@ -85,7 +91,7 @@ def test_how_a_call_ended_is_said_everywhere(reason: str, is_error: bool) -> Non
 
 def test_an_offline_call_has_no_deadline() -> None:
     watched = Watched()
-    observer = watched.call(Opening(Resumed("a handle"), 24_000, live=False))
+    observer = watched.call(Opening(Resumed("a handle"), live=False))
     observer.heard(0.08)
     observer.left(frame(observer, 0))
     assert watched.gateway.frames == {True: 0, False: 1} and watched.gateway.resumes == 1
@@ -93,6 +99,6 @@ def test_an_offline_call_has_no_deadline() -> None:
 
 def test_a_call_that_never_opened_ends_too() -> None:
     watched = Watched()
-    watched.watch("a call", LIVE).ended("TOO_MANY_CALLS")
+    watched.watch("a call", CALLER, LIVE).ended("TOO_MANY_CALLS")
     assert watched.gateway.live == 0
     assert {attributes["reason"]: count for attributes, count in watched.gateway.ended.read()}["TOO_MANY_CALLS"] == 1

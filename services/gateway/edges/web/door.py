@@ -12,26 +12,30 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
+from services.gateway.edges.web.connection import Connection, Connections
 from services.gateway.edges.web.socket import Sockets
 
 log = logging.getLogger("gateway")
 
 MOST_BODY_BYTES = 1 << 16  # of a plain request: the largest is a session's settings
 MOST_HEADER_BYTES = 8190  # of one header, and of the request line; a JWT takes 1 to 2 kB
-HEADER_WAIT_S = 10.0  # a request must be whole by then, and a handshake of TLS: else idle connections would pile up
+TLS_HANDSHAKE_S = 10.0
 
 
 class HttpDoor:
     """Listens on one port; see services.mesh.process.Door."""
 
     def __init__(self, host: str, port: int, routes: Iterable[web.RouteDef], sockets: Sockets, *,
-                 ready: Callable[[], bool], tls: ssl.SSLContext | None = None) -> None:
-        """`ready` says whether a new call could be served now."""
+                 ready: Callable[[], bool], tls: ssl.SSLContext | None = None, connections: Connections | None = None
+                 ) -> None:
+        """`ready` says whether a new call could be served now, `connections` what bounds a connection has."""
         self.host, self.port = host, port
         self.scheme = "https" if tls else "http"
         self._sockets, self._ready, self._tls = sockets, ready, tls
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
+        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's, not an item's
+        self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True,
                                      max_line_size=MOST_HEADER_BYTES, max_field_size=MOST_HEADER_BYTES)
@@ -39,11 +43,12 @@ class HttpDoor:
     async def open(self) -> None:
         """Listen, and take calls until `close`."""
         await self._runner.setup()
-        assert self._runner.server is not None
+        handlers = self._runner.server
+        assert handlers is not None
         try:  # not a site of aiohttp, which gives a TLS handshake a minute
             self._server = await asyncio.get_running_loop().create_server(
-                self._runner.server, self.host, self.port, ssl=self._tls, reuse_address=True,
-                ssl_handshake_timeout=HEADER_WAIT_S if self._tls else None)
+                lambda: Connection(handlers(), self._connections), self.host, self.port, ssl=self._tls,
+                reuse_address=True, ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls else None)
         except OSError as error:
             raise SystemExit(f"gateway: can't listen on {self.host}:{self.port} ({error.strerror}); choose another "
                              "port with --http-port") from None
@@ -63,3 +68,8 @@ class HttpDoor:
     async def _readiness(self, request: web.Request) -> web.Response:
         ready = self._ready()
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
+
+async def _answered(request: web.Request, response: web.StreamResponse) -> None:
+    if connection := Connection.of(request):
+        connection.answered()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import WSMsgType, web
 
-from services.mesh.errors import MeshError, SlowCaller
+from services.gateway.edges.web.connection import Connection
+from services.mesh.errors import InvalidRequest, MeshError, SlowCaller
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout
@@ -22,6 +24,13 @@ MOST_MESSAGE_BYTES = 1 << 18
 # Browsers, proxies and phones drop connections that say nothing; a peer that does not answer within half of it is gone.
 PING_S = 20.0
 MOST_PER_ADDRESS = 256  # sockets: as many as a proxy or an office may have; a socket costs about 50 kB
+# Messages of any kind that are read per second, and at once. Opus in its shortest packets comes at 400; an edge that
+# lets audio wait does not read faster than that (services/gateway/path/pace.py), so only a flood comes here.
+MESSAGES_PER_S, MESSAGES_BURST = 500, 1000
+# How often a peer that speaks is asked whether it has read what was sent: the answer stands behind that. Kernels on the
+# way hold minutes of Opus, so writes alone would not show that nobody reads.
+PROBE_S = 2.0
+_PROBE = b"read?"
 CLOSE_S = 2.0  # for the peer's half of the closing handshake
 
 TRY_AGAIN_LATER = 1013  # https://www.iana.org/assignments/websocket/websocket.xhtml
@@ -34,39 +43,91 @@ class Closed(Exception):
 class Socket:
     """One WebSocket, open."""
 
-    def __init__(self, response: web.WebSocketResponse, request: web.Request, stall_s: float) -> None:
-        self._response, self._stall_s = response, stall_s
+    def __init__(self, response: web.WebSocketResponse, request: web.Request, connection: Connection, stall_s: float
+                 ) -> None:
+        self.response, self._connection, self._stall_s = response, connection, stall_s
+        """What the request's handler returns."""
         self.request = request
         self.address = request.remote or ""
         self.protocol: str | None = response.ws_protocol
+        self._clock = asyncio.get_running_loop().time
+        self._messages, self._counted_at = 0.0, self._clock()  # less what may come in the time since
+        # While an answer to a probe is due: for how long the socket was read and nothing had come. The time when it is
+        # not read does not count, since the answer may wait behind what the peer sends.
+        self._probed_at, self._probing = self._clock(), False
+        self._hungry_s, self._hungry_since = 0.0, math.inf
 
     async def receive(self) -> bytes | str:
-        """The next message. Raises Closed. A message beyond the bound closes the socket with 1009."""
-        message = await self._response.receive()
-        if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
-            data: bytes | str = message.data
-            return data
-        raise Closed
+        """The next message. Raises Closed, and InvalidRequest when there are too many. One of too many bytes closes the
+        socket with 1009.
+        """
+        while True:
+            self._hungry_since = self._clock()
+            try:
+                message = await self.response.receive()
+            finally:
+                now = self._clock()
+                self._hungry_s += now - self._hungry_since
+                self._hungry_since = math.inf
+            self._connection.read()
+            self._count(now)
+            if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
+                if now - self._probed_at > PROBE_S and not self._probing:
+                    await self._probe(now)
+                data: bytes | str = message.data
+                return data
+            if message.type is WSMsgType.PING:
+                with contextlib.suppress(ConnectionError):  # the next read says so
+                    await self.response.pong(message.data)
+            elif message.type is WSMsgType.PONG:
+                self._probing = self._probing and message.data != _PROBE
+            else:
+                raise Closed
+
+    async def first(self, within_s: float) -> bytes | str:
+        """The first message, as `receive`. Raises SlowCaller when it does not come in time."""
+        try:
+            async with timeout(within_s):
+                return await self.receive()
+        except (asyncio.TimeoutError, TimeoutError):
+            raise SlowCaller(f"nothing was sent within {within_s:.0f} s") from None
+
+    async def _probe(self, now: float) -> None:
+        self._probing, self._probed_at, self._hungry_s = True, now, 0.0
+        with contextlib.suppress(ConnectionError):  # the next read says so
+            await self.response.ping(_PROBE)
+
+    def _count(self, now: float) -> None:
+        self._messages = max(self._messages - (now - self._counted_at) * MESSAGES_PER_S, 0.0) + 1
+        self._counted_at = now
+        if self._messages > MESSAGES_BURST:
+            raise InvalidRequest("TOO_MANY_MESSAGES", f"more than {MESSAGES_PER_S} messages a second; put more in each",
+                                 accepted=f"{MESSAGES_PER_S} a second")
 
     async def send(self, data: bytes | str) -> None:
         """Send a message. Raises Closed, and SlowCaller when the peer reads nothing for `stall_s`."""
-        write = self._response.send_bytes if isinstance(data, bytes) else self._response.send_str
-        if self._response.closed:
+        write = self.response.send_bytes if isinstance(data, bytes) else self.response.send_str
+        if self.response.closed:
             raise Closed
+        if self._probing and self._hungry_s + max(self._clock() - self._hungry_since, 0.0) > self._stall_s:
+            raise self._slow()
         try:
             # wait_for costs a task per message; a timer that is cancelled costs 2 us.
             async with timeout(self._stall_s):
                 await write(data)  # type: ignore[arg-type]
         except (asyncio.TimeoutError, TimeoutError):
-            raise SlowCaller(f"answers were not read for {self._stall_s:.0f} s") from None
+            raise self._slow() from None
         except (ConnectionError, RuntimeError):  # RuntimeError: it is closing
             raise Closed from None
+
+    def _slow(self) -> SlowCaller:
+        return SlowCaller(f"answers were not read for {self._stall_s:.0f} s")
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye. Never raises."""
         text = reason.encode()[:123].decode(errors="ignore").encode()  # what a close frame holds
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._response.close(code=code, message=text), CLOSE_S)
+            await asyncio.wait_for(self.response.close(code=code, message=text), CLOSE_S)
 
 
 class Sockets:
@@ -91,13 +152,17 @@ class Sockets:
         self._by_address[address] += 1
         try:
             response = web.WebSocketResponse(protocols=protocols, heartbeat=PING_S, compress=False,
-                                             max_msg_size=most_bytes, timeout=CLOSE_S)
+                                             autoping=False, max_msg_size=most_bytes, timeout=CLOSE_S)
             await response.prepare(request)
-            socket = Socket(response, request, self._stall_s)
+            connection = Connection.of(request)
+            if connection is None:  # lost meanwhile
+                raise asyncio.CancelledError
+            connection.upgraded(most_bytes)
+            socket = Socket(response, request, connection, self._stall_s)
             try:
                 yield socket
             finally:
-                await socket.close()
+                await (socket.close(1009, "the message is too long") if connection.flooded else socket.close())
         finally:
             self._by_address[address] -= 1
             if not self._by_address[address]:

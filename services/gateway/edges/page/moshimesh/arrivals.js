@@ -3,7 +3,7 @@
 const WINDOW_FRAMES = 250; // 20 s: long enough to see a stall that comes every few seconds, and to forget a bad minute
 const COVERED = 0.99; // of the frames shall be there in time: a hole is heard more than the delay that hides it
 const MARGIN_MS = 15; // for what is not the network: the page's thread, the device's own buffer
-const FIRST_MS = 60; // the target until some frames have come
+const FIRST_MS = 80; // the target until some frames have come: the first seconds of a page are its busiest
 const FIRST_FRAMES = 25;
 const MOST_MS = 400; // beyond that a conversation suffers more from the delay than from a hole
 const REGULAR = 0.75; // of a frame's time between two frames: the mesh is not catching up

@@ -4,6 +4,8 @@
 
 import {EchoDetector} from './echo.js';
 import {format} from './formats.js';
+import {Heard} from './heard.js';
+import {Heartbeat} from './heartbeat.js';
 import {Leg} from './leg.js';
 import {Outgoing} from './outgoing.js';
 import {Figures} from './quality.js';
@@ -11,8 +13,6 @@ import {Recording} from './recording.js';
 import {Sound} from './sound.js';
 
 const FIRST_RETRY_MS = 50, LONGEST_RETRY_MS = 1000;
-const SILENT_MS = 4000; // the mesh answers a ping a second, so a connection that is silent for longer is dead
-const SUSPECT_MS = 1500; // the same after the network has changed
 const PLAYED_EVERY_MS = 250; // what the mesh is told about the loudspeaker
 const FAREWELL_MS = 4000; // for the answers that are owed after `end`
 const STORED = 'moshimesh.call';
@@ -46,13 +46,9 @@ export class Call extends EventTarget {
   #resumed; // what an earlier page has left
   #ready = null;
   #answered = -1; // number of the last frame whose answer came
-  #hushedBefore = 0;
-  #texts = []; // {sequence, text} that wait to be heard
-  #played = []; // {sequence, time} that have left the worklet, not yet the loudspeaker
-  #heardUntil = -1;
+  #heard = new Heard(text => this.#tell('text', text));
   #toldPlayed = {sequence: -1, atMs: 0};
-  #ping = {id: 0, sentMs: 0, roundTripMs: null};
-  #suspectedMs = -Infinity;
+  #heartbeat = new Heartbeat();
   #figures = new Figures();
   #echo;
   #echoTold = false;
@@ -126,11 +122,11 @@ export class Call extends EventTarget {
   interrupt(holdMs = 480) {
     if (!this.#outgoing) return;
     // Frames before this one were answered, or will be, before the mesh hears of it.
-    this.#hushedBefore = this.#outgoing.next + this.#ready.delay_frames;
-    this.#sound.play({type: 'interrupt', firstHeard: this.#hushedBefore});
+    const firstHeard = this.#outgoing.next + this.#ready.delay_frames;
+    this.#sound.play({type: 'interrupt', firstHeard});
     this.#leg?.send({type: 'interrupt', hold_ms: holdMs});
     this.#tellPlayed(true);
-    this.#flushTexts(this.#hushedBefore - 1, false);
+    this.#heard.hush(firstHeard);
   }
 
   /** @param {string} text that Moshi shall speak */
@@ -232,12 +228,12 @@ export class Call extends EventTarget {
     this.#opening = null;
     this.#ready = ready;
     if (!this.#outgoing) {
-      this.#outgoing = new Outgoing(ready.rate, ready.frame_ms, leg.first);
+      this.#outgoing = new Outgoing(this.#format, ready.frame_ms, leg.first);
       this.#outgoing.align(performance.now() + ready.frame_due_us / 1000);
       this.#sound.startPlayback(ready.frame_ms);
     } else {
       this.#sound.play({type: 'restart'});
-      for (const frame of this.#outgoing.from(leg.first)) leg.say(frame);
+      for (const audio of this.#outgoing.from(leg.first)) leg.say(audio);
     }
     this.#skipped = 0;
     this.#enter('live');
@@ -292,7 +288,7 @@ export class Call extends EventTarget {
     } else if (type === 'go_away') {
       if (!this.#resuming) this.#resume();
     } else if (type === 'pong') {
-      if (message.id === this.#ping.id) this.#ping.roundTripMs = performance.now() - this.#ping.sentMs;
+      this.#heartbeat.pong(message);
     } else if (type === 'summary') {
       this.#summary = message;
       this.#sound.play({type: 'end'});
@@ -303,8 +299,7 @@ export class Call extends EventTarget {
   #came(frame) {
     this.#answered = frame.sequence;
     this.#skipped = frame.skipped ?? 0;
-    if (frame.text) this.#texts.push({sequence: frame.sequence, text: frame.text});
-    if (frame.sequence < this.#hushedBefore) this.#flushTexts(frame.sequence, false);
+    this.#heard.came(frame);
     this.#tell('frame', frame);
   }
 
@@ -314,13 +309,13 @@ export class Call extends EventTarget {
     const {signal} = this.#listening, sound = this.#sound;
     const on = (type, hear) => sound.addEventListener(type, ({detail}) => hear(detail), {signal});
     on('piece', ({piece, time}) => this.#said(piece, time));
-    on('begun', ({sequence}) => this.#flushTexts(sequence, true));
-    on('played', detail => this.#played.push(detail));
+    on('begun', ({sequence}) => this.#heard.begun(sequence));
+    on('played', detail => this.#heard.played(detail));
     on('report', detail => this.#reported(detail));
     on('microphone', detail => this.#microphoneLost(detail));
     globalThis.addEventListener('pagehide', () => this.#save(), {signal});
     globalThis.addEventListener('online', () => this.#wake(), {signal});
-    navigator.connection?.addEventListener?.('change', () => { this.#suspectedMs = performance.now(); }, {signal});
+    navigator.connection?.addEventListener?.('change', () => this.#heartbeat.suspect(), {signal});
   }
 
   #said(piece, time) {
@@ -329,10 +324,6 @@ export class Call extends EventTarget {
     if (!this.#outgoing || this.state === 'ending') return;
     const frame = this.#outgoing.add(piece, performance.now());
     if (frame) this.#leg?.say(frame);
-  }
-
-  #flushTexts(until, heard) {
-    while (this.#texts.length && this.#texts[0].sequence <= until) this.#tell('text', {...this.#texts.shift(), heard});
   }
 
   async #microphoneLost({id}) {
@@ -354,17 +345,15 @@ export class Call extends EventTarget {
       this.#finish(null);
       return;
     }
-    const nowMs = performance.now(), leg = this.#leg;
-    const patienceMs = nowMs - this.#suspectedMs < SILENT_MS ? SUSPECT_MS : SILENT_MS;
-    if (leg && nowMs - leg.lastHeardMs > patienceMs) {
+    const leg = this.#leg, ping = this.#heartbeat.ping();
+    if (leg && this.#heartbeat.isDead(leg.lastHeardMs)) {
       leg.close();
       this.#lost(leg, {code: 'UNAVAILABLE', reason: 'UNREACHABLE', message: 'nothing was heard from the mesh'});
     }
-    if (nowMs - this.#ping.sentMs < 1000) return;
-    this.#ping = {...this.#ping, id: this.#ping.id + 1, sentMs: nowMs};
-    this.#leg?.send({type: 'ping', id: this.#ping.id});
+    if (!ping) return;
+    this.#leg?.send(ping);
     this.#tell('statistics', this.#figures.of(statistics, {
-      roundTripMs: this.#ping.roundTripMs, latencyMs: this.#sound.clock.latency * 1000, skipped: this.#skipped,
+      roundTripMs: this.#heartbeat.roundTripMs, latencyMs: this.#sound.clock.latency * 1000, skipped: this.#skipped,
       waitingBytes: leg?.waiting ?? 0}));
     if (!this.#echoTold && this.#echo.echoes) {
       this.#echoTold = true;
@@ -374,14 +363,11 @@ export class Call extends EventTarget {
 
   /** Tell the mesh what the loudspeaker has really played. */
   #tellPlayed(now) {
-    const {now: time, latency} = this.#sound.clock;
-    while (this.#played.length && this.#played[0].time + latency <= time) {
-      this.#heardUntil = this.#played.shift().sequence;
-    }
-    const {sequence, atMs} = this.#toldPlayed;
-    if (this.#heardUntil === sequence || (!now && performance.now() - atMs < PLAYED_EVERY_MS)) return;
-    this.#toldPlayed = {sequence: this.#heardUntil, atMs: performance.now()};
-    this.#leg?.send({type: 'played', sequence: this.#heardUntil});
+    this.#heard.tick(this.#sound.clock);
+    const {sequence, atMs} = this.#toldPlayed, {until} = this.#heard;
+    if (until === sequence || (!now && performance.now() - atMs < PLAYED_EVERY_MS)) return;
+    this.#toldPlayed = {sequence: until, atMs: performance.now()};
+    this.#leg?.send({type: 'played', sequence: until});
   }
 
   /** For the page that comes after this one, in this tab. */

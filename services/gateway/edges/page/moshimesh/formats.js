@@ -11,9 +11,14 @@ export async function hasOpus() {
   return Boolean(encoder.supported && decoder.supported);
 }
 
-/** @param {'s16le' | 'opus'} name */
+/** @param {'s16le' | 'opus'} name
+ * @returns {{name: string, rate: number, keptS: number, codec: object}} keptS: how much of the caller's audio to keep
+ * for a call that is resumed: what the mesh's encoder remembers, and what was said during a cut. Opus keeps less, since
+ * each packet is a message, and the mesh takes 1000 at once.
+ */
 export function format(name) {
-  return name === 'opus' ? {name, rate: OPUS_RATE, codec: Opus} : {name: 's16le', rate: 24_000, codec: Pcm16};
+  return name === 'opus' ? {name, rate: OPUS_RATE, keptS: 15, codec: Opus}
+    : {name: 's16le', rate: 24_000, keptS: 45, codec: Pcm16};
 }
 
 /** Audio of one connection, both ways. */
@@ -29,7 +34,7 @@ class Pcm16 {
   #send;
   #heard;
 
-  /** @param {Float32Array} frame */
+  /** @param {Float32Array} frame or several */
   encode(frame) {
     const data = new Int16Array(frame.length);
     for (let i = 0; i < data.length; i++) {

@@ -76,9 +76,9 @@ export class Leg {
     this.#connection?.send(message);
   }
 
-  /** @param {Float32Array} frame of the caller's audio */
-  say(frame) {
-    this.#codec.encode(frame);
+  /** @param {Float32Array} audio of the caller, whole frames */
+  say(audio) {
+    this.#codec.encode(audio);
   }
 
   get lastHeardMs() {

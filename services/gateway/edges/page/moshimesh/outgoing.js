@@ -1,19 +1,21 @@
 /** The caller's audio as the mesh counts it: cut into frames, numbered, the last ones kept for a call that is resumed. */
 
-const KEPT_S = 45; // what the codec remembers, and what was said during a cut, with room to spare; 4 MB
-
 export class Outgoing {
   #samples; // of a frame
   #frameMs;
+  #mostKept;
   #kept = []; // the last frames, Float32Array each; the newest is number `next` - 1
   #partial;
   #filled = 0;
   #aligned = false;
   #dueAtMs = null;
 
-  /** @param {number} rate Hz @param {number} frameMs @param {number} [first] number of the first frame */
-  constructor(rate, frameMs, first = 0) {
+  /** @param {{rate: number, keptS: number}} format Hz, and how much is kept @param {number} frameMs
+   * @param {number} [first] number of the first frame
+   */
+  constructor({rate, keptS}, frameMs, first = 0) {
     this.#frameMs = frameMs;
+    this.#mostKept = Math.floor(keptS * 1000 / frameMs);
     this.#samples = rate * frameMs / 1000;
     this.#partial = new Float32Array(this.#samples);
     /** Number of the frame that is being said. */
@@ -42,7 +44,7 @@ export class Outgoing {
     this.#partial.set(rest);
     this.#filled = rest.length;
     this.#kept.push(frame);
-    if (this.#kept.length * this.#frameMs > KEPT_S * 1000) this.#kept.shift();
+    if (this.#kept.length > this.#mostKept) this.#kept.shift();
     this.next++;
     return frame;
   }
@@ -52,13 +54,20 @@ export class Outgoing {
     return this.next - this.#kept.length;
   }
 
-  /** The frames from this number on, silence where they are not kept any more.
+  /** The audio from this frame on, silence where it is not kept any more; in pieces of up to a second, which is the
+   * longest that the mesh takes.
    * @param {number} first @returns {Float32Array[]}
    */
   from(first) {
-    const missing = Math.max(this.earliest - first, 0);
-    return [...Array.from({length: missing}, () => new Float32Array(this.#samples)),
-      ...this.#kept.slice(Math.max(first - this.earliest, 0))];
+    const most = Math.floor(1000 / this.#frameMs), pieces = [];
+    for (let begin = first; begin < this.next; begin += most) {
+      const end = Math.min(begin + most, this.next), piece = new Float32Array((end - begin) * this.#samples);
+      for (let frame = Math.max(begin, this.earliest); frame < end; frame++) {
+        piece.set(this.#kept[frame - this.earliest], (frame - begin) * this.#samples);
+      }
+      pieces.push(piece);
+    }
+    return pieces;
   }
 
   /** How much silence lets frames be complete with the piece that comes nearest to the mesh's moment. */

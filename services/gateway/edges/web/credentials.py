@@ -1,0 +1,33 @@
+"""Where a request of the HTTP side carries its credential: a key, a JWT or a ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.mesh.errors import InvalidRequest
+
+TICKET_PROTOCOL = "moshimesh.ticket."
+OPENAI_PROTOCOL = "openai-insecure-api-key."
+# Names under which people put a secret into a URL, where proxies and logs keep it.
+IN_URLS = ("key", "api_key", "apikey", "api-key", "token", "access_token", "ticket", "authorization")
+
+
+def credential_of(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """The credential of a request; empty for none. Browsers can't set headers of a WebSocket, but its subprotocols.
+
+    Raises InvalidRequest when there is one in the URL.
+    """
+    for name in IN_URLS:
+        if name in query:
+            raise InvalidRequest("SECRET_IN_URL", f"the URL has a parameter {name}, and URLs are logged on their way; "
+                                 "use the header Authorization, or a ticket as a subprotocol", field=name)
+    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and bearer.strip():
+        return bearer.strip()
+    if key := headers.get("X-Api-Key", "").strip():
+        return key
+    for offered in headers.get("Sec-WebSocket-Protocol", "").split(","):
+        for prefix in (TICKET_PROTOCOL, OPENAI_PROTOCOL):
+            if offered.strip().startswith(prefix):
+                return offered.strip().removeprefix(prefix)
+    return ""

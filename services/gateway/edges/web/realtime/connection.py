@@ -1,0 +1,79 @@
+"""A session on its socket: two directions, one order in which messages are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+from services.gateway.calls.events import Event
+from services.gateway.calls.rates import Rate
+from services.gateway.edges.web.realtime.dialects import Dialect
+from services.gateway.edges.web.realtime.ids import Ids
+from services.gateway.edges.web.realtime.session import Session
+from services.gateway.edges.web.socket import Closed, Socket
+from services.mesh.errors import MeshError
+from services.mesh.serving import internal_error
+
+# Messages of a client, at once and per second: sound in pieces of 5 ms is 200. More are read later.
+MESSAGES = (1000, 400.0)
+
+
+class Connection:
+    """Holds a session until either side ends it."""
+
+    def __init__(self, socket: Socket, session: Session, dialect: Dialect, ids: Ids) -> None:
+        self._socket, self._session, self._dialect, self._ids = socket, session, dialect, ids
+        self._sending = asyncio.Lock()
+        self._rate = Rate(*MESSAGES)
+
+    async def hold(self, told: AsyncIterator[Event]) -> None:
+        """Carry what the desk tells to the client and what the client says to the session, until the end."""
+        sides = [asyncio.ensure_future(self._tell(told)), asyncio.ensure_future(self._listen())]
+        try:
+            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for side in sides:
+                side.cancel()
+            results = await asyncio.gather(*sides, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, Closed):
+                await self._fail(result)
+
+    async def _tell(self, told: AsyncIterator[Event]) -> None:
+        async for event in told:
+            self._session.told(event)
+            await self._send()  # the desk sees by this whether the client keeps up
+            if await self._over():
+                return
+
+    async def _listen(self) -> None:
+        while True:
+            self._session.asked(await self._socket.receive())
+            await self._send()
+            if await self._over():
+                return
+            if wait_s := self._rate.take(""):
+                await asyncio.sleep(wait_s)
+
+    async def _send(self) -> None:
+        """Both sides' messages, in the order in which they were made."""
+        async with self._sending:
+            while self._session.out:
+                message = self._dialect.written(self._session.out.popleft())
+                if message is not None:
+                    await self._socket.send(json.dumps({"event_id": self._ids.new("event"), **message}))
+
+    async def _over(self) -> bool:
+        if self._session.close_code is None:
+            return False
+        await self._socket.close(self._session.close_code)
+        return True
+
+    async def _fail(self, error: Exception) -> None:
+        failure = error if isinstance(error, MeshError) else internal_error("/v1/realtime", error)
+        self._session.failed(failure)
+        with contextlib.suppress(Closed, MeshError):
+            await self._send()
+        await self._socket.close(self._session.close_code or 1011, failure.reason)

@@ -1,0 +1,92 @@
+"""A session's settings: what a client may ask for, and what is true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from services.gateway.edges import g711
+from services.gateway.edges.resampling import RATES_HERTZ
+
+# The client's sound: 16 bit PCM or G.711. Telephony speaks the latter, always at 8 kHz.
+PCM, MU_LAW, A_LAW = "audio/pcm", "audio/pcmu", "audio/pcma"
+OPENAI_HERTZ = 24_000  # OpenAI's only rate of PCM; some clients refuse a session that says another one unasked
+_BETA_FORMATS = {"pcm16": PCM, "g711_ulaw": MU_LAW, "g711_alaw": A_LAW}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How sound is written."""
+
+    type: str = PCM
+    rate: int = OPENAI_HERTZ
+
+    @property
+    def sample_bytes(self) -> int:
+        """The size of a sample."""
+        return 2 if self.type == PCM else 1
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As the protocol has it."""
+        return {"type": PCM, "rate": self.rate} if self.type == PCM else {"type": self.type}
+
+    @property
+    def beta(self) -> str:
+        """As the beta protocol has it."""
+        return next(name for name, kind in _BETA_FORMATS.items() if kind == self.type)
+
+
+@dataclass
+class Settings:
+    """What is in force. `update` takes over what can be done, and `shown` tells the client what became of the rest."""
+
+    id: str
+    model: str
+    expires_at: int
+    """Unix time in seconds at which the mesh ends the call."""
+    voice: str = "default"
+    instructions: str = ""
+    input: Format = Format()
+    output: Format = Format()
+
+    def update(self, asked: dict[str, Any]) -> None:
+        """Take over what a `session.update` or a client secret asks for, in either dialect."""
+        audio = _object(asked.get("audio"))
+        self.input = _format(_object(audio.get("input")).get("format"), asked.get("input_audio_format"), self.input)
+        self.output = _format(_object(audio.get("output")).get("format"), asked.get("output_audio_format"), self.output)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The session object. Without server_vad, clients would cancel responses by themselves."""
+        return {
+            "type": "realtime", "object": "realtime.session", "id": self.id, "model": self.model,
+            "output_modalities": ["audio"], "instructions": self.instructions,
+            "audio": {
+                "input": {"format": self.input.shown, "transcription": None, "noise_reduction": None,
+                          "turn_detection": {"type": "server_vad", "create_response": True,
+                                             "interrupt_response": True}},
+                "output": {"format": self.output.shown, "voice": self.voice, "speed": 1.0}},
+            "tools": [], "tool_choice": "none", "max_output_tokens": "inf", "tracing": None,
+            "expires_at": self.expires_at}
+
+    @property
+    def of_responses(self) -> dict[str, Any]:
+        """The fields of a response that say how it is made."""
+        return {"output_modalities": ["audio"], "max_output_tokens": "inf",
+                "audio": {"output": {"format": self.output.shown, "voice": self.voice}}}
+
+
+def _format(asked: Any, beta: Any, now: Format) -> Format:
+    """The format that is asked for, if it is one of ours."""
+    kind = _BETA_FORMATS.get(beta) if isinstance(beta, str) else None
+    if kind is None:
+        kind = _object(asked).get("type")
+    if kind == PCM:
+        rate = _object(asked).get("rate", OPENAI_HERTZ)
+        return Format(PCM, rate) if rate in RATES_HERTZ else now
+    return Format(kind, g711.RATE_HERTZ) if kind in (MU_LAW, A_LAW) else now
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

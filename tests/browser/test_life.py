@@ -1,0 +1,148 @@
+"""What happens to a tab, and that a call leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import Tab, open_tab
+from tests.browser.gateway import Gateway
+from tests.browser.speaker import WORD_EVERY
+from tests.until import until
+
+pytestmark = pytest.mark.slow
+
+CYCLES = 20
+BACKGROUND_S = 60
+
+
+def consecutive(words: list[int]) -> bool:
+    return words == list(range(words[0], words[0] + WORD_EVERY * len(words), WORD_EVERY))
+
+
+async def test_a_page_that_is_loaded_again_goes_on_with_its_call(tab: Tab, gateway: Gateway) -> None:
+    await tab.talk()
+    await tab.figures_of(3)
+    session = await tab.page.evaluate("document.body.dataset.session")
+    await tab.page.reload()
+    await tab.is_("live")
+    before = len(await tab.words())
+
+    async def said_more() -> bool:
+        return len(await tab.words()) > before + 4
+    await until(said_more)
+    words = await tab.words()
+    assert await tab.page.evaluate("document.body.dataset.session") == session
+    assert words[0] == 0 and words[-1] > 4 * WORD_EVERY
+    assert sorted(set(words)) == words and len(range(0, words[-1], WORD_EVERY)) - len(words) <= 1  # one was not heard
+    await tab.end()
+    assert await tab.page.evaluate("sessionStorage.length") == 0
+    await until(lambda: gateway.leaks == 0)
+    assert await tab.leaks() == 0
+
+
+async def test_a_second_tab_has_a_call_of_its_own(tab: Tab, context: Any, gateway: Gateway) -> None:
+    await tab.talk()
+    other = await open_tab(context, gateway.url)
+    await other.talk()
+    await other.figures_of(2)
+    assert (await tab.state(), await other.state()) == ("live", "live")
+    assert gateway.slots_held == 6  # an encoder, a model and a decoder each
+    await tab.end()
+    await other.page.close()
+    await until(lambda: gateway.leaks == 0)
+
+
+async def test_a_microphone_that_is_unplugged_is_replaced_or_is_silence(tab: Tab, gateway: Gateway) -> None:
+    await tab.talk()
+    unplug = """() => {
+        const [track] = streams.at(-1).getTracks();
+        track.stop();
+        track.dispatchEvent(new Event('ended')); }"""
+    await tab.page.evaluate(unplug)
+    await until(lambda: tab.page.is_visible("#hint"))
+    assert "default" in await tab.page.inner_text("#hint")
+    assert await tab.page.evaluate("streams.length") == 2
+    await tab.page.evaluate("window.noMicrophone = true")
+    await tab.page.evaluate(unplug)
+
+    async def told() -> bool:
+        return "silence" in await tab.page.inner_text("#hint")
+    await until(told)
+    frames = len(gateway.ears.calls[-1])
+    await until(lambda: len(gateway.ears.calls[-1]) > frames + 12)
+    assert not gateway.ears.calls[-1][-1].any()  # the call goes on
+    await tab.end()
+    assert await tab.leaks() == 0
+
+
+async def test_another_microphone_in_mid_call(tab: Tab, gateway: Gateway) -> None:
+    await tab.talk()
+    await tab.page.click("#devices summary")
+    choices = await tab.page.evaluate("[...document.getElementById('microphone').options].map(one => one.value)")
+    assert len(choices) > 1
+    await tab.page.select_option("#microphone", choices[-1])
+
+    async def taken() -> bool:
+        same: bool = await tab.page.evaluate("moshimesh.call.microphoneId") == choices[-1]
+        return same
+    await until(taken)
+    assert await tab.page.evaluate("streams.filter(one => one.active).length") == 1
+    await tab.end()
+
+
+async def test_a_tab_in_the_background_talks_on(tab: Tab, context: Any, gateway: Gateway) -> None:
+    await tab.talk(record=False)
+    await tab.figures_of(2)
+    front = await context.new_page()
+    await front.goto("about:blank")
+    await front.bring_to_front()
+    # What a browser does to a tab that nobody sees, as far as it can be asked for.
+    session = await context.new_cdp_session(tab.page)
+    await session.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
+    await tab.page.evaluate("""() => {
+        Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true});
+        document.dispatchEvent(new Event('visibilitychange')); }""")
+    before = len(gateway.ears.calls[-1])
+    await asyncio.sleep(BACKGROUND_S)
+    assert len(gateway.ears.calls[-1]) - before > (BACKGROUND_S - 2) * 12.5
+    await tab.page.bring_to_front()
+    assert await tab.state() == "live"
+    assert consecutive(await tab.words())
+    await tab.end()
+    assert await tab.leaks() == 0
+
+
+async def test_twenty_calls_leave_nothing_behind(tab: Tab, gateway: Gateway, figures: dict[str, Any]) -> None:
+    for _ in range(CYCLES):
+        await tab.talk()
+        await until(lambda: gateway.slots_held == 3)
+        await tab.end()
+    await until(lambda: gateway.leaks == 0)
+    figures["leaks_after_20_cycles"] = await tab.leaks() + gateway.leaks
+    assert figures["leaks_after_20_cycles"] == 0
+    assert await tab.page.evaluate("contexts.length") == CYCLES
+    assert tab.complaints == []
+
+
+async def test_a_tab_that_is_closed_gives_its_slots_back(tab: Tab, gateway: Gateway) -> None:
+    await tab.talk()
+    assert gateway.slots_held == 3
+    await tab.page.close()
+    await until(lambda: gateway.leaks == 0)
+
+
+async def test_the_first_load_is_small_and_from_here_alone(context: Any, gateway: Gateway, figures: dict[str, Any]
+                                                           ) -> None:
+    page = await context.new_page()
+    bodies: list[Any] = []
+    page.on("response", lambda response: bodies.append(response))
+    await page.goto(gateway.url, wait_until="networkidle")
+    await page.click("#start")
+    await Tab(page).is_("live")
+    assert all(response.url.startswith(gateway.url) for response in bodies)
+    loaded = sum([len(await response.body()) for response in bodies if response.status == 200])
+    figures["first_load_kb"] = round(loaded / 1000, 1)  # as they are unpacked; gzip makes a third of that
+    assert figures["first_load_kb"] < 150
