@@ -162,7 +162,7 @@ class Sockets:
             try:
                 yield socket
             finally:
-                await socket.close()
+                await (socket.close(1009, "the message is too long") if connection.flooded else socket.close())
         finally:
             self._by_address[address] -= 1
             if not self._by_address[address]:
