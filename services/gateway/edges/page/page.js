@@ -45,7 +45,6 @@ function begin() {
   });
   if (!saved) captions.clear();
   saved = null;
-  ui.mute.ariaPressed = 'false';
   listen(call);
   call.start(chosen());
   call.setVolume(Number(ui.volume.value));
