@@ -64,8 +64,9 @@ class Tab:
         await self.page.evaluate("document.getElementById('clean').checked = false")  # what is said comes as it is
         await self.page.click("#start")
         await self.is_("live")
-        # Every second's statistics, from now on.
-        await self.page.evaluate("""() => { window.figures = [];
+        # Every second's statistics and every frame's arrival, from now on.
+        await self.page.evaluate("""() => { window.figures = []; window.arrivals = [];
+            moshimesh.call.addEventListener('frame', () => arrivals.push(performance.now()));
             moshimesh.call.addEventListener('statistics', ({detail}) => figures.push(detail)); }""")
 
     async def figures(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from moshimesh.codec.v1 import codec_pb2_grpc
@@ -14,7 +15,7 @@ from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.waiting import WaitingLine
-from services.gateway.edges.web import page
+from services.gateway.edges.web import entry, page, status, tickets
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.socket import Sockets
@@ -22,12 +23,17 @@ from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
-from services.gateway.trust.gate import OpenGate
+from services.gateway.trust.gate import Gate, OpenGate
+from services.gateway.trust.tickets import Tickets
+from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
+from services.gateway.watching.status import Status
+from services.gateway.watching.watcher import watcher
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
+from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
 from tests.browser.speaker import Ears, Mind, Mouth, Words
-from tests.gateway.fake_observer import Heard
 from tests.gateway.redis_server import RedisServer
 from tests.served import Served
 
@@ -37,7 +43,8 @@ GRACE_S = 60.0
 class Gateway:
     """`async with` opens it; `url` leads to its page."""
 
-    def __init__(self, slots: int = 4) -> None:
+    def __init__(self, slots: int = 4, most_waiting: int = 5, gate: Callable[[Tickets], Gate] = OpenGate) -> None:
+        self._most_waiting, self._gate = most_waiting, gate
         self.ears = Ears(slots)
         codec: Any = CodecServer(self.ears, Mouth(slots), "speaker", FrameTracer(), 5.0)  # type: ignore[arg-type]
         lm: Any = LmServer(Mind(slots), Words(), Sampling(), "speaker", "speaker",  # type: ignore[arg-type]
@@ -59,12 +66,16 @@ class Gateway:
                 await pool.connect(time.monotonic() + 5)
                 opened.push_async_callback(pool.close)
                 await pool.refresh()
-            resources = Resources(fleet, Sessions(store, "here", GRACE_S), WaitingLine(store, most_waiting=5),
+            resources = Resources(fleet, Sessions(store, "here", GRACE_S), WaitingLine(store, self._most_waiting),
                                   longest_call_s=600.0, idle_s=60.0, stall_s=5.0)
-            self.desk = Desk(resources, Limits(store), lambda call_id, caller, opening: Heard(), drain_s=5.0)
+            recent, gate = RecentFrames(), self._gate(Tickets(store))
+            watch = watcher(FrameTracer(), GatewayMetrics(Metrics()), recent, 1)
+            self.desk = Desk(resources, Limits(store), watch, drain_s=5.0)
             opened.push_async_callback(self.desk.close)
             self.sockets = Sockets(5.0)
-            routes = [*page.routes(), *PcmEdge(self.desk, OpenGate(), self.sockets).routes]
+            shown = Status(fleet, resources.line, self.desk, recent)
+            routes = [*page.routes(), *PcmEdge(self.desk, gate, self.sockets).routes, *tickets.routes(gate),
+                      *entry.routes(self.desk, gate), *status.routes(shown, gate)]
             self.door = HttpDoor("127.0.0.1", 0, routes, self.sockets, ready=lambda: True)
             await self.door.open()
             opened.push_async_callback(self.door.close)

@@ -21,7 +21,9 @@ FACTS = NullFacts()
 RATE, FRAME, DELAY = FACTS.sample_rate_hertz, FACTS.samples_per_frame, FACTS.delay_frames
 WORD_EVERY = 4
 FIRST_WORD_TOKEN = 100
-SILENT_CODE = FACTS.cardinality - 1  # in the second codebook; a call gets there after four days
+# In the third codebook: how a frame sounds. What is forced and what is not meet softly, so that a click is the page's.
+SPOKEN, SILENT, BEGINS, ENDS = range(4)
+SOFT = RATE // 100
 TONE_HERTZ, LOUDNESS = 440.0, 0.3
 
 
@@ -76,9 +78,10 @@ class Mind(_Rows):
         super().__init__(slots)
         self._steps = np.zeros(slots, np.int64)
         self._silent_until = np.zeros(slots, np.int64)
+        self._was_silent = np.zeros(slots, bool)
 
     def open(self, row: int, sampling: Any = None) -> None:
-        self._steps[row] = self._silent_until[row] = 0
+        self._steps[row] = self._silent_until[row] = self._was_silent[row] = 0
 
     def direct(self, row: int, directed: Directed) -> None:
         if directed.tokens is not None:
@@ -91,12 +94,13 @@ class Mind(_Rows):
 
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         index = np.array(rows)
-        said, silent = self._steps[index] - DELAY, self._steps[index] < self._silent_until[index]
-        self._steps[index] += 1
+        steps, until = self._steps[index], self._silent_until[index]
+        said, silent, was_silent = steps - DELAY, steps < until, self._was_silent[index]
+        self._steps[index], self._was_silent[index] = steps + 1, silent
         answers = np.zeros((len(rows), 1 + FACTS.own_codebooks), np.int64)
         answers[:, 0] = np.where(said % WORD_EVERY == 0, FIRST_WORD_TOKEN + said, 3)
-        answers[:, 1] = said % FACTS.cardinality
-        answers[:, 2] = np.where(silent, SILENT_CODE, said // FACTS.cardinality)
+        answers[:, 1], answers[:, 2] = said % FACTS.cardinality, said // FACTS.cardinality
+        answers[:, 3] = np.where(silent, np.where(was_silent, SILENT, ENDS), np.where(was_silent, BEGINS, SPOKEN))
         return np.where(said[:, None] < 0, -1, answers)
 
 
@@ -104,9 +108,19 @@ class Mouth(_Rows):
     """The decoder: speaks the frame whose number the codes are."""
 
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
-        codes = np.asarray(frames).reshape(len(rows), -1)
-        return np.stack([np.zeros(FRAME, np.float32) if code[1] == SILENT_CODE
-                         else voice((code[0] + code[1] * FACTS.cardinality) * FRAME, FRAME) for code in codes])
+        return np.stack([_spoken(*codes[:3]) for codes in np.asarray(frames).reshape(len(rows), -1)])
+
+
+def _spoken(low: int, high: int, how: int) -> npt.NDArray[np.float32]:
+    """A frame as its codes say, float32 [FRAME]."""
+    gain, soft = np.ones(FRAME, np.float32), np.linspace(0, 1, SOFT, dtype=np.float32)
+    if how == SILENT:
+        gain[:] = 0
+    elif how == BEGINS:
+        gain[:SOFT] = soft
+    elif how == ENDS:
+        gain[:SOFT], gain[SOFT:] = soft[::-1], 0
+    return voice((low + high * FACTS.cardinality) * FRAME, FRAME) * gain
 
 
 class Words:

@@ -335,12 +335,12 @@ async def test_a_right_that_is_missing_is_named_by_redis_7_too(tls: tuple[str, P
 
 
 async def test_a_cancellation_is_not_lost(store: Store) -> None:
-    """Whoever leaves while the loop is busy and Redis has answered has left. Python before 3.12 forgets it."""
+    """Whoever leaves while the loop is busy (asleep, here) and Redis has answered has left."""
     for turns in range(20):
         task = asyncio.create_task(store.run(Request(SET, ("moshimesh:key",), (1,))))
         for _ in range(turns):
             await asyncio.sleep(0)
-        time.sleep(0.005)  # noqa: ASYNC251  # the loop is busy
+        time.sleep(0.005)  # noqa: ASYNC251
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))

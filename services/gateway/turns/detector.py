@@ -13,12 +13,14 @@ from services.gateway.turns.table import UNITS, SpeechTable
 
 # The user's codes come through a microphone, with whatever noise there is. Five frames are longer than the pause
 # between two words.
-USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_sum=8 * UNITS, slack=UNITS // 2,
+USER = Hysteresis(mean_frames=3, most=12 * UNITS, start_sum=9 * UNITS, slack=UNITS // 2,
                   stop_at=-3 * UNITS // 2, stop_frames=5)
 # The model's own codes are clean: each frame speaks for itself.
 MODEL = Hysteresis(mean_frames=1, most=3 * UNITS, start_sum=4 * UNITS, slack=0, stop_at=0, stop_frames=5)
 TEXT_ODDS = 4 * UNITS  # of speech in a frame whose text token says something
 YIELD_FRAMES = 2  # of silence show that the model has stopped, while the user speaks over it
+YIELD_LATE_FRAMES = 1  # by which the user's speech may seem to begin later than the model's silence: onsets are soft
+YIELD_HINT = 3  # a model that falls silent is evidence, too: then this part of what else begins the user's speech does
 BACK_CHANNEL_FRAMES = 12  # 0.96 s: what the model says while the user speaks is a back-channel if it is not longer
 
 
@@ -57,6 +59,9 @@ class Detector:
             self._turn_of_user = user.speaking
             found.append(Happening(EventKind.MODEL_SPEECH_STARTED if model.speaking
                                    else EventKind.MODEL_SPEECH_STOPPED, model.since))
+        if self._yields_to_somebody():
+            user.turn()
+            found.append(Happening(EventKind.USER_SPEECH_STARTED, user.since))
         if self._overlaps():
             self._overlap = True
             found.append(Happening(EventKind.OVERLAP_BEGUN, max(user.since, model.since)))
@@ -89,11 +94,19 @@ class Detector:
         """Whether the model has just stopped because the user speaks, who began no later than that and goes on."""
         user, model = self._user, self._model
         return (model.quiet_frames >= YIELD_FRAMES and user.speaking and user.quiet_frames < YIELD_FRAMES
-                and user.since <= model.run_since)
+                and user.since <= model.run_since + YIELD_LATE_FRAMES)
+
+    def _yields_to_somebody(self) -> bool:
+        """Whether the model has just stopped, and the user may have begun to speak right before."""
+        user, model = self._user, self._model
+        return (model.speaking and model.quiet_frames >= YIELD_FRAMES and not user.speaking and not user.quiet_frames
+                and user.evidence * YIELD_HINT >= user.start_sum
+                and user.run_since <= model.run_since + YIELD_LATE_FRAMES)
 
     def _overlaps(self) -> bool:
         """Whether both have begun to speak, and neither had fallen silent before the other began."""
         user, model = self._user, self._model
         begun = max(user.since, model.since)
         return (not self._overlap and user.speaking and model.speaking
-                and all(not one.quiet_frames or one.run_since >= begun for one in (user, model)))
+                and (not user.quiet_frames or user.run_since >= begun)
+                and (not model.quiet_frames or model.run_since + YIELD_LATE_FRAMES >= begun))

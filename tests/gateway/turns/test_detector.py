@@ -69,9 +69,9 @@ def test_a_model_that_yields_before_the_user_is_certain_is_interrupted_at_that_f
 
 
 def test_a_model_that_has_ended_before_the_user_began_was_not_interrupted() -> None:
-    assert told(".......#########",
+    assert told("........########",
                 "..####..........") == [
-        (MODEL_STARTED, 2, 3), (USER_STARTED, 7, 9), (MODEL_STOPPED, 6, 10)]
+        (MODEL_STARTED, 2, 3), (USER_STARTED, 8, 10), (MODEL_STOPPED, 6, 10)]
 
 
 def test_a_model_that_answers_right_after_the_user_s_last_word_does_not_overlap() -> None:

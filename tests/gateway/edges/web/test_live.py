@@ -85,7 +85,7 @@ async def test_openai_s_own_client(gateway: Gateway, door: WebDoor) -> None:
 
 def test_what_the_model_says_has_its_time_and_what_it_does_not_say_is_silence() -> None:
     session = Session(read_start(json.dumps(START)), "one", 24_000, 1920, 0)
-    loud, faint = (np.full(1920, level, np.float32) for level in (0.1, 0.001))
+    loud, faint = (np.full(1920, level, np.float32) for level in (0.1, 0.0009))
     told = [json.loads(message) for pcm, text in ((loud, "Hi"), (faint, ""))
             for message in session.told(Speech(audio_pb2.FrameContext(sequence=25), pcm, text, 7, [], 0))]
     assert [event["type"].removeprefix("session.") for event in told] == [

@@ -37,8 +37,8 @@ from services.gateway.path.audio import Pcm
 from services.mesh.errors import MeshError
 
 # LiveKit takes whatever is louder than 0.0006 for speech. What the model gives while it says nothing is a faint noise;
-# below this root mean square, 50 dB under full scale, it is sent as zeros.
-SILENCE_RMS = 0.003
+# below this root mean square, 60 dB under full scale, it is sent as zeros.
+SILENCE_RMS = 0.001
 
 Message = dict[str, Any]
 
