@@ -1,7 +1,7 @@
 """What stands between a TCP connection of the HTTP port and aiohttp: bounds that aiohttp does not have.
 
-Versions of aiohttp look at a message's length when all of it is in memory, and all wait without end for a request's last
-byte.
+Some versions of aiohttp look at a message's length when all of it is in memory, and all wait without end for a
+request's last byte.
 """
 
 from __future__ import annotations
