@@ -19,7 +19,6 @@ from typing import Any, Literal
 import aiohttp
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import sphn
 
 from harness.local_mesh import ROOT
@@ -163,8 +162,8 @@ async def hold_moshi_client(url: str, pcm: Pcm) -> HeldCall:
     Raises RuntimeError when it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        said, heard = f"{folder}/said.wav", f"{folder}/heard.wav"
-        soundfile.write(said, pcm, RATE, "FLOAT")
+        said, heard = f"{folder}/said.npy", f"{folder}/heard.npy"
+        np.save(said, pcm)
         client = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "harness.moshi_client", said, heard, "--url", url, cwd=ROOT,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
@@ -176,5 +175,5 @@ async def hold_moshi_client(url: str, pcm: Pcm) -> HeldCall:
                 await client.wait()
         if client.returncode:
             raise RuntimeError(f"moshi.client failed: {log.decode()[-2000:]}")
-        audio, _ = soundfile.read(heard, dtype="float32")
+        audio = np.load(heard)
     return HeldCall(audio, text.decode(), error="lost" if b"Lost connection" in log else "")

@@ -79,7 +79,7 @@ async def main(config: GatewayConfig) -> None:
     routes = [
         *tickets.routes(gate),
         *entry.routes(desk, gate),
-        *status.routes(Status(fleet, resources.line, desk, recent), gate),
+        *status.routes(Status(fleet, resources.line, desk, recent).now, gate),
         *page.routes(),
         *PcmEdge(desk, gate, sockets).routes,
         *ChatEdge(desk, gate, sockets).routes,

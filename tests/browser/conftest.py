@@ -126,8 +126,14 @@ async def browser() -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    async with Gateway() as gateway:
+def slots() -> int:
+    """Calls that the gateway has room for."""
+    return 4
+
+
+@pytest.fixture
+async def gateway(slots: int) -> AsyncIterator[Gateway]:
+    async with Gateway(slots) as gateway:
         yield gateway
 
 

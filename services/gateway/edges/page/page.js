@@ -37,7 +37,8 @@ function begin() {
     ui.key.focus();
     return;
   }
-  const {format, model, sampling} = settings.settings();
+  let model, sampling;
+  ({format, model, sampling} = settings.settings());
   const call = page.call = new Call({
     format, record: ui.record.checked, processing: processing(), resume: saved, ticket: settings.ticket,
     settings: {model, sampling},
@@ -60,6 +61,7 @@ function listen(call) {
     latency.figures(figures);
     watchNetwork(figures);
   });
+  on('audible', () => show(call, call.state));
   on('echo', () => tell(ui.hint, 'hints.echo'));
   on('microphone', ({replaced}) => {
     tell(ui.hint, replaced ? 'hints.microphoneReplaced' : 'hints.microphoneLost');
@@ -82,7 +84,6 @@ function opened(call, ready) {
   document.body.dataset.session = ready.session_id;
   listDevices(call.microphoneId);
   stayAwake();
-  if (!call.audible) show(call, call.state);
 }
 
 function show(call, state) {
@@ -98,6 +99,8 @@ function show(call, state) {
   if (runs) ui.downloads.hidden = true;
   if (state === 'live') ui.latency.hidden = false;
   if (!runs) {
+    if (slowFor) tell(ui.hint, '');
+    slowFor = 0;
     wakeLock?.release().catch(() => {});
     setMuted(false);
   }
@@ -108,15 +111,12 @@ function show(call, state) {
 
 const SLOW = {concealedShare: 0.03, roundTripMs: 500, delayMs: 350, waitingBytes: 24_000}; // half a second of PCM
 const SLOW_SHOWN_S = 10;
-let slowFor = 0;
+let slowFor = 0, format = '';
 
 /** Say so when the network is what one hears. */
 function watchNetwork(figures) {
   const slow = Object.entries(SLOW).some(([name, most]) => figures[name] > most);
-  if (slow && !slowFor) {
-    const {format} = settings.settings();
-    tell(ui.hint, format === 's16le' ? 'hints.slowPcm' : 'hints.slow');
-  }
+  if (slow && !slowFor) tell(ui.hint, format === 's16le' ? 'hints.slowPcm' : 'hints.slow');
   if (!slow && slowFor === 1) tell(ui.hint, '');
   slowFor = slow ? SLOW_SHOWN_S : Math.max(slowFor - 1, 0);
 }

@@ -148,7 +148,7 @@ async def test_livekit_does_not_call_again_when_its_quota_is_used(stage: Stage) 
 
 async def test_livekit_gives_up_when_it_is_refused(guarded: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     refusals = []
-    gate = guarded.edge._gate
+    gate = guarded.gate
     take = gate.caller
 
     async def noted(*asked: Any) -> Any:
