@@ -128,7 +128,7 @@ async def try_all(progress: Progress, quick: bool) -> dict[str, Any]:
                 results[name] = f"{type(error).__name__}: {error}"
         progress.update(task, description="other rates", advance=1)
         results["same_reply"] = await _same_reply(mesh, pcm)
-        results["chat_same_reply"] = (await chat_clients.hold(mesh.url, pcm, query={
+        results["chat_same_reply"] = (await chat_clients.hold(mesh.url, pcm, "rust", query={
             "text_temperature": "0", "audio_temperature": "0"})).text.strip() == await _grpc_text(
                 mesh.target, pcm, 24_000)
     progress.update(task, description="tokens", advance=1)

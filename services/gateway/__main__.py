@@ -11,6 +11,7 @@ from services.gateway.calls.callers import CallerLimits
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
+from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
@@ -56,6 +57,7 @@ async def main(config: GatewayConfig) -> None:
         log.warning("%s", message)
     metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
+    voices = Voices(config.voices)
     await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
     codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us)
     lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us)
@@ -66,7 +68,8 @@ async def main(config: GatewayConfig) -> None:
     registry = Registry(store, (codec, lm))
     fleet, recent = Fleet(codec, lm), RecentFrames()
     resources = Resources(fleet, sessions, WaitingLine(store, config.most_waiting),
-                          longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s)
+                          longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s,
+                          voices=voices)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
@@ -79,7 +82,7 @@ async def main(config: GatewayConfig) -> None:
     routes = [
         *tickets.routes(gate),
         *entry.routes(desk, gate),
-        *status.routes(Status(fleet, resources.line, desk, recent), gate),
+        *status.routes(Status(fleet, resources.line, desk, recent).now, gate),
         *page.routes(),
         *PcmEdge(desk, gate, sockets).routes,
         *ChatEdge(desk, gate, sockets).routes,

@@ -58,6 +58,8 @@ class GatewayConfig(ServiceConfig):
     jwt_audience: str = Field("moshi-mesh", description="what the JWTs must be for (claim aud)")
     jwks_url: str = Field("", description="where the issuer publishes its keys, https://...; RS256, ES256 and EdDSA")
     jwt_secret_file: str = Field("", description="file with a secret that the issuer shares with this mesh; HS256")
+    voices: str = Field("", description="folder of recordings (WAV, mono, 16 bits, at most 30 s) that conversations "
+                                        "can begin with; a voice has the name of its file")
     calls_per_key: int = Field(0, ge=0, description="calls at once of one key, unless the file of keys says another "
                                                     "number; 0: no limit. This and those below count over all gateways")
     calls_per_minute_per_key: int = Field(0, ge=0, description="new calls in a minute, likewise")

@@ -42,7 +42,8 @@ class DelayLine:
 
     def copy_row(self, row: int) -> Ints:
         """What `restore_row` brings back."""
-        return self._line[row].copy()
+        line: Ints = self._line[row].copy()
+        return line
 
     def restore_row(self, row: int, position: int, line: Ints) -> None:
         """Bring a row to where another one was."""

@@ -25,15 +25,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 MICROPHONE = ROOT / "samples" / "demo.wav"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-         f"--use-file-for-fake-audio-capture={MICROPHONE}%noloop", "--autoplay-policy=no-user-gesture-required"]
+         f"--use-file-for-fake-audio-capture={MICROPHONE}%noloop", "--autoplay-policy=no-user-gesture-required",
+         "--host-resolver-rules=MAP mesh.test 127.0.0.1"]  # a name that is not localhost, for plain http
 # What would leak: audio contexts and microphones that stay open. The gateway counts sockets.
 COUNTED = """
   window.contexts = []; window.streams = [];
   const Context = window.AudioContext;
   window.AudioContext = class extends Context { constructor(...a) { super(...a); window.contexts.push(this); } };
-  const get = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-  navigator.mediaDevices.getUserMedia = async wanted => {
-    if (window.noMicrophone) throw new DOMException('none', 'NotFoundError');
+  const get = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+  if (get) navigator.mediaDevices.getUserMedia = async wanted => {
+    if (window.noMicrophone) throw new DOMException('none', window.noMicrophone);
     const stream = await get(wanted);
     window.streams.push(stream);
     return stream;

@@ -97,7 +97,9 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
 
         return ResumedOrigin(*await resources.sessions.resume(handle, check))
     model = await resources.fleet.model(asked.model_id)
-    return NewOrigin(resources, handle, call_id, model, asked.sampling)
+    origin = NewOrigin(resources, handle, call_id, model, asked.sampling)
+    origin.history.prompt = await resources.voices.prompt(resources.fleet, model, asked)
+    return origin
 
 
 async def _model_of(record: Record, resources: Resources) -> Model:

@@ -45,8 +45,8 @@ class GrpcEdge:
 
     def __init__(self, desk: Desk, gate: Gate, stall_s: float) -> None:
         self.services = (Service(DESCRIPTOR, {
-            "GetInfo": self.get_info, "ListModels": self.list_models, "Converse": self.converse,
-            "Export": self.export, "Replay": self.replay}, stall_s),)
+            "GetInfo": self.get_info, "ListModels": self.list_models, "ListVoices": self.list_voices,
+            "Converse": self.converse, "Export": self.export, "Replay": self.replay}, stall_s),)
         self._desk, self._gate = desk, gate
 
     def drain(self) -> None:
@@ -69,6 +69,13 @@ class GrpcEdge:
         await self._caller(sender)
         return conversation_pb2.ListModelsResponse(
             models=[conversation_pb2.Model(**vars(info)) for info in await self._desk.models()])
+
+    async def list_voices(self, request: conversation_pb2.ListVoicesRequest, sender: Sender
+                          ) -> conversation_pb2.ListVoicesResponse:
+        """The voices that conversations can begin with."""
+        await self._caller(sender)
+        return conversation_pb2.ListVoicesResponse(voices=[
+            conversation_pb2.Voice(name=voice.name, duration_ms=voice.duration_ms) for voice in self._desk.voices])
 
     async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:

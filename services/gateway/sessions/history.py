@@ -26,6 +26,7 @@ class History:
         self.steps = 0  # since the start of the session
         self.rewinds = 0  # how often steps were forgotten: a journal that was written before has them still
         self.controls = Controls()
+        self.prompt: lm_pb2.StepPrompt | None = None  # what came before step 0
         self._most = context_frames + delay_frames  # that a model takes
         self._user = array("H")
         self._tokens = array("H")  # a row for each kept step that had an answer

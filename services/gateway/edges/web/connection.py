@@ -1,6 +1,7 @@
 """What stands between a TCP connection of the HTTP port and aiohttp: bounds that aiohttp does not have.
 
-aiohttp looks at a message's length when all of it is in memory, and waits without end for a request's last byte.
+Some versions of aiohttp look at a message's length when all of it is in memory, and all wait without end for a
+request's last byte.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Connection(asyncio.Protocol):
         self._handler, self._all = handler, all
         self._handles = False  # whether aiohttp knows of the connection
         self.flooded = False
-        """Whether a message was far too long: nothing more is read, and the call ends."""
+        """Whether a message was too long: nothing more is read, and the call ends."""
         self._unread_bytes = 0
         self._most_unread_bytes: int | None = None  # None: no WebSocket yet
         self._call: asyncio.Task[object] | None = None

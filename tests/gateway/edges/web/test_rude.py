@@ -124,7 +124,7 @@ async def test_a_gigabyte_is_not_kept_and_ends_the_call_with_its_reason(door: We
 async def test_a_message_that_is_a_bit_too_long_ends_the_call_with_its_reason(door: WebDoor, gateway: Gateway) -> None:
     async with door.connect("/api/chat") as socket:
         await socket.receive_bytes()
-        await socket.send_bytes(bytes(MOST_MESSAGE_BYTES))
+        await socket.send_bytes(bytes(MOST_MESSAGE_BYTES + 1))
         held = await heard(socket, 1, open=True)
         assert held.close_code == 1009 and await slots_free(gateway, SLOTS) < BACK_S
 
