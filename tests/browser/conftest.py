@@ -113,6 +113,7 @@ def figures() -> Iterator[dict[str, Any]]:
     measured: dict[str, Any] = {}
     yield measured
     if path := os.environ.get("MOSHIMESH_PAGE_JSON"):
+        measured["load"] = round(os.getloadavg()[0], 1)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(measured, indent=2) + "\n")
         page_section.write(measured)
