@@ -7,6 +7,8 @@ WAV ?= samples/demo.wav
 TRACE ?=
 METRICS ?= 0
 DEVICE ?= cpu
+NAME ?=
+KEYS ?= keys.json
 SLOTS ?= 8
 HOST ?= 127.0.0.1
 TLS ?=
@@ -27,7 +29,7 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
+.PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
         bench-gpu soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
@@ -68,6 +70,9 @@ run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all
 		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS)) \
 		--host $(call quoted,$(HOST)) $(if $(TLS),--dev-tls)
 
+key: env ## make an API key, print it once, and add its hash to the file KEYS of --keys-file (NAME, KEYS)
+	@$(PY) -m services.gateway.trust.make_key $(call quoted,$(KEYS)) $(call quoted,$(NAME))
+
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
 	@$(PY) -m scripts.demo --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT))
 
@@ -103,6 +108,15 @@ talk-eval: $(VENV)/.talker ## evaluate the bundled checkpoint through the mesh; 
 $(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
 	$(PIP) -r requirements/browser.txt
 	@touch $@
+
+# An environment of its own: what those clients ask for does not always go together with the mesh's.
+.venv-doors/.doors: requirements/doors.txt | $(VENV)/.python
+	@$(call quoted,$(PYTHON)) -m venv .venv-doors
+	.venv-doors/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/doors.txt
+	@touch $@
+
+doors: dev .venv-doors/.doors ## let every client that should be able to call do so; writes out/doors.json (QUICK=1)
+	@$(PY) -m bench.doors $(if $(QUICK),--quick)
 
 page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json; needs node and chromium
 	@for tool in node chromium; do command -v $$tool >/dev/null || \

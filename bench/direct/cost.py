@@ -31,7 +31,7 @@ def step_us(frames: int = 20_000) -> float:
     """CPU time of the detector's own step, with random codes."""
     rng = np.random.default_rng(0)
     detector = Detector(SpeechTable(rng.integers(-60, 60, CODEBOOKS * ENTRIES).astype(np.int8).tobytes(), ENTRIES),
-                        (3, 0))
+                        (3, 0), 1)
     codes = rng.integers(ENTRIES, size=(frames, 2 * CODEBOOKS)).tolist()
     began = time.process_time()
     for number, row in enumerate(codes):

@@ -16,9 +16,10 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 from services.gateway.edges.grpc import GrpcEdge
-from services.gateway.edges.web import page, tickets
+from services.gateway.edges.web import entry, page, status, tickets
 from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.live.edge import LiveEdge
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
@@ -33,6 +34,8 @@ from services.gateway.trust.gates import make_gate
 from services.gateway.trust.tickets import Tickets
 from services.gateway.watching.gauges import watch
 from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
+from services.gateway.watching.status import Status
 from services.gateway.watching.watcher import watcher
 from services.mesh.config import read_config
 from services.mesh.metrics import Metrics
@@ -63,13 +66,14 @@ async def main(config: GatewayConfig) -> None:
     models = ", ".join(model.model_id for model in served_models(codec, lm))
     sessions = Sessions(store, f"{socket.gethostname()}-{secrets.token_hex(4)}", config.grace_s)
     registry = Registry(store, (codec, lm))
-    resources = Resources(Fleet(codec, lm), sessions, WaitingLine(store, config.most_waiting),
+    fleet, recent = Fleet(codec, lm), RecentFrames()
+    resources = Resources(fleet, sessions, WaitingLine(store, config.most_waiting),
                           longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s,
                           voices=voices)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
-                watcher(tracer, GatewayMetrics(metrics), config.trace_one_in), drain_s=config.drain_s)
+                watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
     sockets = Sockets(config.stall_s)
 
     def ready() -> bool:
@@ -77,10 +81,13 @@ async def main(config: GatewayConfig) -> None:
 
     routes = [
         *tickets.routes(gate),
+        *entry.routes(desk, gate),
+        *status.routes(Status(fleet, resources.line, desk, recent).now, gate),
         *page.routes(),
         *PcmEdge(desk, gate, sockets).routes,
         *ChatEdge(desk, gate, sockets).routes,
         *RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes,
+        *LiveEdge(desk, gate, sockets, config.longest_call_s).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []

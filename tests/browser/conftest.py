@@ -64,8 +64,9 @@ class Tab:
         await self.page.evaluate("document.getElementById('clean').checked = false")  # what is said comes as it is
         await self.page.click("#start")
         await self.is_("live")
-        # Every second's statistics, from now on.
-        await self.page.evaluate("""() => { window.figures = [];
+        # Every second's statistics and every frame's arrival, from now on.
+        await self.page.evaluate("""() => { window.figures = []; window.arrivals = [];
+            moshimesh.call.addEventListener('frame', () => arrivals.push(performance.now()));
             moshimesh.call.addEventListener('statistics', ({detail}) => figures.push(detail)); }""")
 
     async def figures(self) -> list[dict[str, Any]]:
@@ -125,8 +126,14 @@ async def browser() -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    async with Gateway() as gateway:
+def slots() -> int:
+    """Calls that the gateway has room for."""
+    return 4
+
+
+@pytest.fixture
+async def gateway(slots: int) -> AsyncIterator[Gateway]:
+    async with Gateway(slots) as gateway:
         yield gateway
 
 

@@ -17,10 +17,10 @@ RATE = 24_000
 SMOOTH = 0.015
 
 
-def read_stereo(data: bytes) -> tuple[Pcm, Pcm]:
+def read_wav(data: bytes, rate: int = RATE) -> tuple[Pcm, Pcm]:
     """Left and right of a 16 bit WAV, float32 [samples] each."""
     with wave.open(io.BytesIO(data)) as wav:
-        assert (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) == (RATE, 2, 2)
+        assert (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) == (rate, 2, 2)
         samples = np.frombuffer(wav.readframes(wav.getnframes()), "<i2").astype(np.float32) / 32768
     return samples[::2], samples[1::2]
 
@@ -48,3 +48,13 @@ def silent_from(samples: Pcm, at: int, for_ms: int = 100, below_dbfs: float = -5
     edges = np.concatenate(([-1], loud, [len(samples) - at]))
     gaps = np.flatnonzero(np.diff(edges) > for_ms * RATE // 1000)
     return int(at + edges[gaps[0]] + 1) if len(gaps) else None
+
+
+def tonal(samples: Pcm, rate: int, hertz: float, loud: float) -> tuple[int, float]:
+    """Windows of 100 ms that have something in them, and the share of those that are this tone at this RMS."""
+    window = samples[:len(samples) // (rate // 10) * (rate // 10)].reshape(-1, rate // 10)
+    rms = np.sqrt((window ** 2).mean(axis=1))
+    peaks = np.abs(np.fft.rfft(window * np.hanning(rate // 10))).argmax(axis=1) * 10  # Hz
+    heard = rms > loud / 3
+    good = heard & (np.abs(peaks - hertz) <= 10) & (np.abs(rms / loud - 1) < 0.3)
+    return int(heard.sum()), float(good.sum() / max(heard.sum(), 1))

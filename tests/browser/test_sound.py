@@ -11,13 +11,14 @@ import pytest
 from tests.browser.conftest import Tab, open_tab
 from tests.browser.gateway import Gateway
 from tests.browser.proxy import BadNetwork
-from tests.browser.sound import RATE, correlation, discontinuities, read_stereo, silent_from
-from tests.browser.speaker import FRAME, WORD_EVERY, voice
+from tests.browser.sound import RATE, correlation, discontinuities, read_wav, silent_from, tonal
+from tests.browser.speaker import FRAME, LOUDNESS, TONE_HERTZ, WORD_EVERY, voice
 
 pytestmark = pytest.mark.slow
 
-# A page that underruns by itself does so each time; a machine that others keep busy lets frames come late now and then.
+# A machine that others keep busy lets frames come late now and then; then it is tried again.
 ATTEMPTS = 3
+LATE_MS = 80 + 15  # between two frames; the buffer's target is no less than these 15
 
 
 def consecutive(words: list[int]) -> bool:
@@ -33,8 +34,10 @@ async def test_the_mesh_hears_the_microphone_and_the_page_plays_the_answer(
         words = await tab.words()
         await tab.end()
         heard = np.concatenate(gateway.ears.calls[-1])
-        left, right = read_stereo(await tab.download("#wav"))
+        left, right = read_wav(await tab.download("#wav"))
         assert tab.complaints == []
+        late = np.diff(await tab.page.evaluate("arrivals")) > LATE_MS
+        assert seconds[-1]["underruns"] <= late.sum(), "holes although frames came in time"
         if not seconds[-1]["underruns"]:
             break
     figures["heard_correlation"] = round(correlation(speech, heard), 3)
@@ -45,8 +48,7 @@ async def test_the_mesh_hears_the_microphone_and_the_page_plays_the_answer(
     figures["delay_ms_clean"] = round(float(np.mean([one["delayMs"] for one in seconds[-5:]])), 1)
     assert figures["heard_correlation"] > 0.9
     assert figures["recorded_correlation"] > 0.9
-    assert figures["underruns_clean"] == 0
-    assert figures["played_correlation"] > 0.99
+    assert figures["played_correlation"] > (0.9 if figures["underruns_clean"] else 0.99)
     assert figures["discontinuities"] == 0
     assert words[0] == 0 and consecutive(words) and words[-1] * FRAME / RATE > 11
 
@@ -59,7 +61,7 @@ async def test_a_bad_network_costs_delay_and_few_holes(
         seconds = await tab.figures_of(40)
         words = await tab.words()
         await tab.end()
-        _, right = read_stereo(await tab.download("#wav"))
+        _, right = read_wav(await tab.download("#wav"))
     begin, last = seconds[9], seconds[-1]  # by then the buffer has seen two stalls
     played_ms = last["playedMs"] - begin["playedMs"]
     figures["concealed_share_jitter"] = round((last["concealedMs"] - begin["concealedMs"]) / played_ms, 4)
@@ -89,7 +91,7 @@ async def test_after_a_cut_of_three_seconds_the_call_goes_on_and_nothing_is_miss
         seconds = await tab.figures_of(len(await tab.figures()) + 6)
         words = await tab.words()
         await tab.end()
-        _, right = read_stereo(await tab.download("#wav"))
+        _, right = read_wav(await tab.download("#wav"))
     figures["resume_after_cut"] = words[0] == 0 and consecutive(words)
     assert figures["resume_after_cut"]
     assert words[-1] * FRAME / RATE > 10
@@ -115,10 +117,26 @@ async def test_an_interruption_is_silent_at_once(tab: Tab, figures: dict[str, An
     }""")
     await tab.figures_of(7)
     await tab.end()
-    _, right = read_stereo(await tab.download("#wav"))
+    _, right = read_wav(await tab.download("#wav"))
     silent = silent_from(right, at)
     assert silent is not None
     figures["interrupt_silence_ms"] = round((silent - at) * 1000 / RATE)
     assert float(np.abs(right[at - 2400:at]).max()) > 0.2
     assert figures["interrupt_silence_ms"] < 200
     assert discontinuities(right) == 0
+
+
+async def test_opus_where_the_browser_has_it(tab: Tab, gateway: Gateway) -> None:
+    await tab.page.click("#settings summary")
+    await tab.page.select_option("[name=format]", "opus")
+    await tab.talk()
+    await tab.figures_of(4)
+    words = await tab.words()
+    await tab.end()
+    assert tab.complaints == []
+    heard = np.concatenate(gateway.ears.calls[-1])
+    left, right = read_wav(await tab.download("#wav"), 48_000)
+    windows, share = tonal(right, 48_000, TONE_HERTZ, LOUDNESS / 2 ** 0.5)
+    assert windows > 20 and share > 0.8  # the others are the ends of a tone
+    assert correlation(left[::2][RATE:3 * RATE], heard) > 0.8
+    assert consecutive(words)

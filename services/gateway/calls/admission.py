@@ -34,7 +34,7 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
             raise
 
     # A caller that was cut off does not wait for new callers.
-    if origin.ahead or not await line.anybody_waits(model.model_id):
+    if origin.ahead or not await line.length(model.model_id):
         try:
             rows = await open_rows()
         except NoFreeSlot:

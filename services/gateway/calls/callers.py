@@ -37,6 +37,8 @@ class Caller:
     limits: CallerLimits = field(default_factory=CallerLimits)
     valid: Callable[[], bool] = lambda: True
     """Whether its credential still holds; asked every few seconds while it calls."""
+    key_hash: str = ""
+    """Of its API key, if that is what lets it in; its tickets end with that key."""
     from_ticket: bool = False
     """Whether it has shown a ticket, which gives it less than a key does."""
 

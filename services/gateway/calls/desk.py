@@ -124,6 +124,16 @@ class Desk:
             raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
         return handle
 
+    @property
+    def calls(self) -> int:
+        """Conversations that are held now, or wait in line."""
+        return len(self._conversations)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new calls."""
+        return self._draining
+
     async def info(self) -> ModelInfo:
         """The model that a conversation gets if it names none. Raises PeerLost, ModelMismatch."""
         await self._resources.fleet.refresh(INFO_AGE_S)

@@ -110,13 +110,13 @@ class WaitingLine:
         """How many callers of this gateway wait."""
         return len(self._here)
 
-    async def anybody_waits(self, model_id: str) -> bool:
-        """Whether other callers wait already, before a new one."""
+    async def length(self, model_id: str) -> int:
+        """How many callers wait, at all gateways; while Redis is away, at this one."""
         try:
             (waiting, *_) = await self._store.run(Request(_WAIT, _keys(model_id), ("", 0, 0, 0, 0)))
         except StoreError:
-            return any(ticket.model_id == model_id for ticket in self._here)
-        return bool(waiting)
+            return sum(ticket.model_id == model_id for ticket in self._here)
+        return int(waiting)
 
     @contextlib.asynccontextmanager
     async def join(self, model_id: str, call_id: str, ahead: bool) -> AsyncIterator[Ticket]:

@@ -82,6 +82,8 @@ class Replica:
     channel: grpc.aio.Channel
     facts: Facts | None = None  # None: it does not answer
     problem: str = "not asked yet"
+    answered_at: float = -math.inf
+    """When it said `facts`, or the last time that it said anything, by time.monotonic."""
     host: str = ""
     """The name that was resolved to this address."""
     pair: Pair | None = None
@@ -245,6 +247,7 @@ class Replicas:
     async def _refresh(self, replica: Replica) -> None:
         try:
             replica.facts = await self._ask(replica.channel)
+            replica.answered_at = time.monotonic()
         except grpc.aio.AioRpcError as error:
             if replica.facts is not None:
                 log.warning("the %s replica at %s does not answer: %s", self.role, replica.address,

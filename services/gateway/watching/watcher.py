@@ -10,17 +10,18 @@ from services.gateway.calls.callers import Caller, Opening, Resumed
 from services.gateway.calls.ending import CANCELLED, COMPLETED
 from services.gateway.path.observer import Change, Observer
 from services.gateway.watching.metering import CallMeter, GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
 from services.gateway.watching.tracing import CallTrace
 from services.mesh.telemetry import FrameTracer
 
 
-def watcher(tracer: FrameTracer, metrics: GatewayMetrics, trace_one_in: int
+def watcher(tracer: FrameTracer, metrics: GatewayMetrics, recent: RecentFrames, trace_one_in: int
             ) -> Callable[[str, Caller, Opening], Observer]:
     """Gives each call its observer."""
 
     def watch(call_id: str, caller: Caller, opening: Opening) -> Observer:
         return CallWatch(CallTrace(tracer, call_id, opening.traceparent, trace_one_in, caller.key_id),
-                         metrics.call(opening.live, isinstance(opening.origin, Resumed)), opening.live)
+                         metrics.call(opening.live, isinstance(opening.origin, Resumed)), recent, opening.live)
 
     return watch
 
@@ -28,8 +29,9 @@ def watcher(tracer: FrameTracer, metrics: GatewayMetrics, trace_one_in: int
 class CallWatch:
     """One call's Observer."""
 
-    def __init__(self, trace: CallTrace, meter: CallMeter, live: bool) -> None:
-        self._trace, self._meter, self._live = trace, meter, live
+    def __init__(self, trace: CallTrace, meter: CallMeter, recent: RecentFrames, live: bool) -> None:
+        self._trace, self._meter, self._recent, self._live = trace, meter, recent, live
+        self._deadline_nanos: int | None = None
         self.entered = trace.begin
         self.heard = meter.heard
         self.skipped = meter.skipped
@@ -39,7 +41,8 @@ class CallWatch:
 
     def opened(self, session_id: str, model_id: str, frame_nanos: int) -> None:
         """See Observer."""
-        self._trace.opened(session_id, model_id, frame_nanos if self._live else None)
+        self._deadline_nanos = frame_nanos if self._live else None
+        self._trace.opened(session_id, model_id, self._deadline_nanos)
         self._meter.opened(frame_nanos)
 
     def moved(self, service: str, change: Change) -> None:
@@ -52,6 +55,7 @@ class CallWatch:
         kept = self._trace.end(context)
         if context.hops[-1].hop == audio_pb2.HOP_GATEWAY_EMIT:
             self._meter.frame(context, kept)
+            self._recent.add(context, self._deadline_nanos)
 
     def ended(self, reason: str) -> None:
         """See Observer."""

@@ -60,11 +60,11 @@ async def in_line(lines: list[WaitingLine], names: list[str], slots: Slots) -> l
 async def test_first_come_first_served_over_gateways(stores: list[Store]) -> None:
     lines = [line_over(store, 10) for store in stores]
     slots = Slots()
-    assert not await lines[0].anybody_waits(MODEL)
+    assert not await lines[0].length(MODEL)
     began = time.monotonic()
     callers = await in_line(lines, ["a", "b", "c", "d"], slots)
     last = callers[-1]
-    assert await lines[0].anybody_waits(MODEL) and await lines[1].anybody_waits(MODEL)
+    assert await lines[0].length(MODEL) and await lines[1].length(MODEL)
     callers.append(Caller(lines[1], "cut off", slots, ahead=True))
     await last.is_at(5)
     assert slots.got == []
@@ -81,7 +81,7 @@ async def test_first_come_first_served_over_gateways(stores: list[Store]) -> Non
 
 
 async def nobody_waits(line: WaitingLine) -> bool:
-    return not await line.anybody_waits(MODEL)
+    return not await line.length(MODEL)
 
 
 async def test_a_full_line_refuses_all_but_callers_who_were_cut_off(stores: list[Store]) -> None:
@@ -124,7 +124,7 @@ async def test_without_redis_each_gateway_has_a_line_of_its_own(server: RedisSer
     line = line_over(stores[0], 2)
     slots = Slots()
     first, second = await in_line([line], ["a", "b"], slots)
-    assert await line.anybody_waits(MODEL)
+    assert await line.length(MODEL)
     with pytest.raises(LineFull):
         await Caller(line, "c", slots).served
     slots.free += 1
@@ -141,7 +141,7 @@ async def test_a_redis_that_refuses_is_none(server: RedisServer, stores: list[St
     line = line_over(stores[0], 10)
     slots = Slots()
     callers = await in_line([line], ["a", "b"], slots)
-    assert await line.anybody_waits(MODEL)
+    assert await line.length(MODEL)
     slots.free = 2
     await asyncio.gather(*(caller.served for caller in callers))
     assert (slots.got, line.waiting) == (["a", "b"], 0)

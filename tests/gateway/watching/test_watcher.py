@@ -10,6 +10,7 @@ from moshimesh.audio.v1 import audio_pb2
 from services.gateway.calls.callers import Caller, New, Opening, Resumed
 from services.gateway.path.observer import Change
 from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
 from services.gateway.watching.watcher import watcher
 from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
@@ -29,7 +30,8 @@ class Watched:
         self.spans, self.metrics = Spans(), Metrics()
         self.metrics.enabled = True
         self.gateway = GatewayMetrics(self.metrics)
-        self.watch = watcher(FrameTracer(self.spans), self.gateway, trace_one_in=1)
+        self.recent = RecentFrames()
+        self.watch = watcher(FrameTracer(self.spans), self.gateway, self.recent, trace_one_in=1)
 
     def call(self, opening: Opening = LIVE) -> Any:
         observer = self.watch("a call", CALLER, opening)
@@ -51,6 +53,7 @@ def test_an_answered_frame_is_measured_and_traced() -> None:
     observer = watched.call()
     observer.left(frame(observer, 0))
     assert watched.gateway.frames == {True: 1, False: 0}
+    assert watched.recent.frames == 1
     assert watched.spans.kept() == {0: "sampled"}
     (kept,) = {exemplar[2].trace_id for series in seconds(watched.metrics, "moshimesh.frame.duration").values()
                for exemplar in series.exemplars.values()}

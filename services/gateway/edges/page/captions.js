@@ -9,10 +9,12 @@ export class Captions {
   #lines = []; // {at: Date, parts: {text, heard}[]}
   #lastMs = -Infinity;
   #element = null;
+  #placeholder;
 
-  /** @param {HTMLElement} box */
-  constructor(box) {
+  /** @param {HTMLElement} box @param {HTMLElement} placeholder shown until there is something */
+  constructor(box, placeholder) {
     this.#box = box;
+    this.#placeholder = placeholder;
   }
 
   get empty() {
@@ -23,6 +25,7 @@ export class Captions {
     this.#lines = [];
     this.#box.replaceChildren();
     this.#lastMs = -Infinity;
+    this.#placeholder.hidden = false;
   }
 
   /** @param {{text: string, heard: boolean}} said heard is false for what an interruption has dropped */
@@ -34,6 +37,7 @@ export class Captions {
       if (this.#box.children.length > SHOWN) this.#box.firstChild.remove();
     }
     this.#lastMs = now;
+    this.#placeholder.hidden = true;
     const {parts} = this.#lines.at(-1), last = parts.at(-1);
     if (last?.heard === heard) last.text += text;
     else parts.push({text, heard});

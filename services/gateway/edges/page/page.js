@@ -1,114 +1,152 @@
 /** The page: a conversation, its controls and its pictures, made of ./moshimesh. */
 
 import {Call} from './moshimesh/call.js';
-import {hasOpus} from './moshimesh/formats.js';
-import {Sound, devices, missing} from './moshimesh/sound.js';
+import {missing} from './moshimesh/sound.js';
 import {Captions} from './captions.js';
+import {chosen, listDevices, onChoice, processing} from './devices.js';
+import {Latency} from './latency.js';
 import {VoicePicture} from './pictures.js';
-import {Ribbon, drawWaterfall, timed} from './ribbon.js';
-import * as words from './words.js';
+import * as settings from './settings.js';
+import {speakWith, tell} from './words.js';
 
 const $ = id => document.getElementById(id);
-const ui = Object.fromEntries(['status', 'start', 'problem', 'hint', 'controls', 'mute', 'interrupt', 'volume', 'end',
-  'captions', 'latency', 'ribbon', 'frame', 'trace', 'copy', 'waterfall', 'hops', 'statistics', 'microphone', 'speaker',
-  'sampling', 'clean', 'record', 'wav', 'text', 'keep'].map(id => [id, $(id)]));
+const ui = Object.fromEntries(['status', 'advice', 'start', 'start-text', 'problem', 'hint', 'controls', 'mute', 'interrupt',
+  'volume', 'end', 'latency', 'record', 'downloads', 'wav', 'text', 'key'].map(id => [id, $(id)]));
 
-const pictures = {microphone: new VoicePicture($('you')), speaker: new VoicePicture($('moshi'))};
-const ribbon = new Ribbon(ui.ribbon);
-const captions = new Captions(ui.captions);
 const RUNNING = new Set(['starting', 'connecting', 'queued', 'live', 'resuming', 'ending']);
+const PROBLEM_KEYS = new Set(['NotAllowedError', 'NotFoundError', 'NotReadableError', 'OverconstrainedError', 'UNREACHABLE',
+  'REFUSED', 'NO_KEY', 'NO_TICKET', 'LINE_FULL', 'NO_FREE_SLOT', 'TOO_MANY_CALLS', 'AUDIO_QUOTA_USED', 'SESSION_MOVED',
+  'UNKNOWN_SESSION', 'CALL_TOO_LONG', 'IDLE_CALLER', 'PEER_LOST', 'DRAINING', 'UNKNOWN_MODEL']);
 
 /** For the console, and the tests. */
 export const page = globalThis.moshimesh = {call: null};
 
 let saved = Call.saved();
 let wakeLock = null;
+let latency, pictures, captions;
+
+const running = () => page.call && RUNNING.has(page.call.state) ? page.call : null;
 
 // The call
 
 function begin() {
-  const {temperature, top_k, text_temperature, text_top_k, seed, model, format, key} = settings();
+  tellProblem(null);
+  tell(ui.hint, '');
+  if (settings.lacksKey()) {
+    tellProblem({reason: 'NO_KEY'});
+    ui.key.focus();
+    return;
+  }
+  let model, sampling;
+  ({format, model, sampling} = settings.settings());
   const call = page.call = new Call({
-    format, record: ui.record.checked, processing: processing(ui.clean.checked), resume: saved, ...(key && {ticket: () => ticket(key)}),
-    settings: {model, sampling: {temperature, top_k, text_temperature, text_top_k, seed}},
+    format, record: ui.record.checked, processing: processing(), resume: saved, ticket: settings.ticket,
+    settings: {model, sampling},
   });
   if (!saved) captions.clear();
   saved = null;
-  tell(ui.problem, '');
-  tell(ui.hint, '');
   listen(call);
-  call.start({microphoneId: ui.microphone.value, speakerId: ui.speaker.value});
+  call.start(chosen());
   call.setVolume(Number(ui.volume.value));
-}
-
-/** What the browser does to the microphone. Without headphones it must, or Moshi hears itself. */
-function processing(clean) {
-  return {echoCancellation: clean, noiseSuppression: clean, autoGainControl: clean};
 }
 
 function listen(call) {
   const on = (type, hear) => call.addEventListener(type, ({detail}) => hear(detail));
   on('state', ({state}) => show(call, state));
-  on('queued', ({position, estimated_wait_ms: waitMs}) => { ui.status.textContent = words.queued(position, waitMs); });
+  on('queued', ({position, estimated_wait_ms: waitMs}) => tell(ui.status, 'queued', position, waitMs));
   on('ready', ready => opened(call, ready));
-  on('frame', frame => {
-    const times = timed(frame);
-    if (times) ribbon.add(times);
-  });
+  on('frame', frame => latency.add(frame));
   on('text', text => captions.add(text));
-  on('statistics', figures => showStatistics(figures));
-  on('echo', () => tell(ui.hint, words.HEADPHONES));
+  on('statistics', figures => {
+    latency.figures(figures);
+    watchNetwork(figures);
+  });
+  on('audible', () => show(call, call.state));
+  on('echo', () => tell(ui.hint, 'hints.echo'));
   on('microphone', ({replaced}) => {
-    tell(ui.hint, words.MICROPHONE_LOST[replaced]);
-    listDevices();
+    tell(ui.hint, replaced ? 'hints.microphoneReplaced' : 'hints.microphoneLost');
+    listDevices(call.microphoneId);
   });
   on('error', error => explain(error));
   on('ended', () => {
     for (const picture of Object.values(pictures)) picture.show(null);
-    ui.wav.disabled = !call.recording();
-    ui.text.disabled = captions.empty;
+    ui.wav.hidden = !call.recording();
+    ui.text.hidden = captions.empty;
+    ui.downloads.hidden = ui.wav.hidden && ui.text.hidden;
   });
 }
 
 function opened(call, ready) {
   pictures.microphone.show(call.analysers.microphone);
   pictures.speaker.show(call.analysers.speaker);
-  for (const [name, value] of Object.entries(ready.sampling)) {
-    const field = ui.sampling.elements[name];
-    if (field && !field.value) field.placeholder = String(value);
-  }
-  if (document.body.dataset.session !== ready.session_id) ribbon.clear(ready.frame_ms);
+  settings.placeholders(ready.sampling);
+  if (document.body.dataset.session !== ready.session_id) latency.clear(ready.frame_ms);
   document.body.dataset.session = ready.session_id;
-  listDevices();
+  listDevices(call.microphoneId);
   stayAwake();
-  if (!call.audible) show(call, call.state);
 }
 
 function show(call, state) {
-  const running = RUNNING.has(state), unlock = state === 'live' && !call.audible;
+  const runs = RUNNING.has(state), unlock = state === 'live' && !call.audible, focused = document.activeElement;
   document.body.dataset.state = state;
-  ui.status.textContent = words.STATES[state];
-  ui.start.hidden = running && !unlock;
-  ui.start.textContent = unlock ? words.START.unlock : words.START.again;
-  ui.controls.hidden = !running;
-  ui.record.disabled = ui.clean.disabled = running;
-  if (running) ui.latency.hidden = false;
-  else wakeLock?.release().catch(() => {});
+  tell(ui.status, `states.${state}`);
+  tell(ui.advice, unlock ? 'advice.unlock' : `advice.${state}`);
+  tell(ui['start-text'], unlock ? 'start.unlock' : 'start.again');
+  ui.start.hidden = runs && !unlock;
+  ui.controls.hidden = !runs;
+  ui.interrupt.disabled = state !== 'live';
+  settings.freeze(runs);
+  if (runs) ui.downloads.hidden = true;
+  if (state === 'live') ui.latency.hidden = false;
+  if (!runs) {
+    if (slowFor) tell(ui.hint, '');
+    slowFor = 0;
+    wakeLock?.release().catch(() => {});
+    setMuted(false);
+  }
+  // Who uses the keyboard goes on where the button was.
+  if (focused === ui.start && ui.start.hidden) ui.end.focus();
+  if (ui.controls.hidden && ui.controls.contains(focused)) ui.start.focus();
+}
+
+const SLOW = {concealedShare: 0.03, roundTripMs: 500, delayMs: 350, waitingBytes: 24_000}; // half a second of PCM
+const SLOW_SHOWN_S = 10;
+let slowFor = 0, format = '';
+
+/** Say so when the network is what one hears. */
+function watchNetwork(figures) {
+  const slow = Object.entries(SLOW).some(([name, most]) => figures[name] > most);
+  if (slow && !slowFor) tell(ui.hint, format === 's16le' ? 'hints.slowPcm' : 'hints.slow');
+  if (!slow && slowFor === 1) tell(ui.hint, '');
+  slowFor = slow ? SLOW_SHOWN_S : Math.max(slowFor - 1, 0);
 }
 
 async function explain(error) {
-  tell(ui.problem, words.problem(error));
+  tellProblem(error);
+  if (error.reason === 'NO_TICKET') ui.key.focus();
   if (error.reason === 'UNREACHABLE') {
     // A socket does not say why it was refused; a request that comes through says that the mesh is there.
     const there = await fetch('/healthz').then(answer => answer.ok, () => false);
-    if (there) tell(ui.problem, words.problem({reason: 'REFUSED'}));
+    if (there) tellProblem({reason: 'REFUSED'});
   }
 }
 
-async function ticket(key) {
-  const answer = await fetch('/api/tickets', {method: 'POST', headers: {'x-api-key': key}});
-  if (!answer.ok) throw new Error(`${answer.status}`);
-  return (await answer.json()).ticket;
+/** Names a problem and what to do; none hides it. */
+function tellProblem(error) {
+  ui.problem.hidden = !error;
+  const {reason, message} = error ?? {};
+  for (const [index, part] of ['title', 'advice'].entries()) {
+    const element = $(`problem-${part}`);
+    if (!error) tell(element, '');
+    else if (PROBLEM_KEYS.has(reason)) tell(element, `problems.${reason}.${index}`);
+    else tell(element, `other.${index}`, message, reason);
+  }
+}
+
+function setMuted(muted) {
+  page.call?.mute(muted);
+  ui.mute.ariaPressed = String(muted);
+  document.body.classList.toggle('muted', muted);
 }
 
 ui.start.addEventListener('click', () => {
@@ -119,76 +157,10 @@ ui.start.addEventListener('click', () => {
 ui.end.addEventListener('click', () => page.call.end());
 ui.interrupt.addEventListener('click', () => page.call.interrupt());
 ui.volume.addEventListener('input', () => page.call?.setVolume(Number(ui.volume.value)));
-ui.mute.addEventListener('click', () => {
-  page.call.mute(!page.call.muted);
-  ui.mute.ariaPressed = String(page.call.muted);
-});
-
-// Settings
-
-function settings() {
-  const values = {};
-  for (const {name, value, type} of ui.sampling.elements) {
-    if (name && value !== '') values[name] = type === 'number' ? Number(value) : value;
-  }
-  return values;
-}
-
-ui.sampling.addEventListener('submit', event => event.preventDefault());
-ui.sampling.addEventListener('change', ({target}) => {
-  if (target.type === 'number' && target.value !== '' && target.checkValidity()) {
-    page.call?.apply({[target.name]: Number(target.value)});
-  }
-});
-
-// Devices
-
-async function listDevices() {
-  const {microphones, speakers} = await devices();
-  fill(ui.microphone, microphones, page.call?.microphoneId);
-  fill(ui.speaker, speakers);
-  $('speaker-label').hidden = !Sound.choosesSpeaker || speakers.length === 0;
-}
-
-function fill(select, found, current = select.value) {
-  select.replaceChildren(...found.map((device, index) =>
-    new Option(device.label || `${index + 1}`, device.deviceId, false, device.deviceId === current)));
-}
-
-const running = () => page.call && RUNNING.has(page.call.state);
-ui.microphone.addEventListener('change', () => running() && page.call.setMicrophone(ui.microphone.value)
-  .catch(error => tell(ui.hint, words.problem({reason: error.name, message: error.message}))));
-ui.speaker.addEventListener('change', () => running() && page.call.setSpeaker(ui.speaker.value)
-  .catch(error => tell(ui.hint, words.problem({reason: error.name, message: error.message}))));
-navigator.mediaDevices?.addEventListener('devicechange', listDevices);
-
-// Latency
-
-ribbon.addEventListener('choose', ({detail: {frame}}) => {
-  ui.frame.hidden = false;
-  $('frame-title').textContent = words.frameTitle(frame.sequence, frame.wholeMs);
-  ui.trace.textContent = frame.traceparent.split('-')[1] ?? '';
-  ui.copy.hidden = !ui.trace.textContent;
-  ui.hops.replaceChildren(...frame.hops.map(({hop, waitedMs, computedMs, batch}) => {
-    const row = document.createElement('tr');
-    for (const text of [words.HOPS[hop] ?? hop, words.milliseconds(waitedMs), words.milliseconds(computedMs), batch]) {
-      row.insertCell().textContent = text;
-    }
-    return row;
-  }));
-  drawWaterfall(ui.waterfall, frame);
-});
-ui.copy.addEventListener('click', () => navigator.clipboard.writeText(ui.trace.textContent));
-
-function showStatistics(figures) {
-  ui.statistics.replaceChildren(...words.statistics(figures).map(([label, value]) => {
-    const pair = document.createElement('div'), term = document.createElement('dt'), data = document.createElement('dd');
-    term.textContent = label;
-    data.textContent = value;
-    pair.append(term, data);
-    return pair;
-  }));
-}
+ui.mute.addEventListener('click', () => setMuted(!page.call.muted));
+settings.onChange(sampling => running()?.apply(sampling));
+settings.onKey(() => running() ?? begin());
+onChoice(running, () => tell(ui.hint, 'hints.device'));
 
 // Keeping
 
@@ -213,26 +185,34 @@ async function stayAwake() {
 document.addEventListener('visibilitychange', stayAwake);
 addEventListener('pagehide', () => running() && captions.keep());
 
-function tell(element, text) {
-  element.textContent = text;
-  element.hidden = !text;
-}
-
 async function arrive() {
-  const lacking = missing();
-  if (lacking.length) {
-    tell(ui.problem, lacking.map(one => words.LACKING[one]).join(' '));
-    ui.start.disabled = true;
+  await speakWith($('language'));
+  pictures = {microphone: new VoicePicture($('you')), speaker: new VoicePicture($('moshi'))};
+  latency = new Latency();
+  captions = new Captions($('captions'), $('said-empty'));
+  tell(ui.status, 'states.idle');
+  tell(ui.advice, 'advice.idle');
+  tell(ui['start-text'], 'start.new');
+  const [lacking] = missing();
+  if (lacking) {
+    document.body.dataset.state = 'lacking';
+    tell(ui.status, 'states.lacking');
+    tell(ui.advice, '');
+    ui.problem.hidden = false;
+    tell($('problem-title'), `lacking.${lacking}.0`);
+    tell($('problem-advice'), `lacking.${lacking}.1`);
+    ui.start.hidden = true;
     return;
   }
-  if (await hasOpus()) ui.sampling.elements.format.add(new Option('Opus', 'opus'));
-  await listDevices();
+  await Promise.all([settings.ask(), listDevices()]);
+  ui.start.disabled = false;
   if (!saved) return;
   captions.recall();
-  ui.start.textContent = words.START.resume;
+  tell(ui.advice, 'advice.saved');
+  tell(ui['start-text'], 'start.resume');
   const allowed = await navigator.permissions?.query({name: 'microphone'}).catch(() => null);
   const [navigation] = performance.getEntriesByType('navigation');
-  if (navigation?.type === 'reload' && allowed?.state === 'granted') begin();
+  if (navigation?.type === 'reload' && allowed?.state === 'granted' && !settings.wantsKey()) begin();
 }
 
 arrive();

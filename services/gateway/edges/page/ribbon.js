@@ -1,11 +1,11 @@
-/** Where the time of each frame went: a ribbon that moves with the call, and the waterfall of one frame. */
+/** Where the time of each frame went: a ribbon that moves with the call. */
 
 import {scaled} from './pictures.js';
 
 const SHOWN = 250; // frames, 20 s
-const HOPS = ['gateway.ingest', 'codec.encode', 'lm.step', 'codec.decode', 'gateway.emit'];
+export const HOPS = ['gateway.ingest', 'codec.encode', 'lm.step', 'codec.decode', 'gateway.emit'];
 
-/** @typedef {{sequence: number, traceparent: string, hops: Hop[], wholeMs: number, way: number}} Timed
+/** @typedef {{sequence: number, traceparent: string, hops: Hop[], wholeMs: number, wayMs: number}} Timed
  * @typedef {{hop: string, waitedMs: number, computedMs: number, batch: number}} Hop
  */
 
@@ -19,7 +19,7 @@ export function timed({sequence, traceparent, hops}) {
   return {sequence, traceparent, hops: parts, wholeMs, wayMs: Math.max(wholeMs - known, 0)};
 }
 
-/** Events: 'choose' {frame: Timed}. */
+/** Events: 'choose' {frame: Timed}, 'leave' {}. */
 export class Ribbon extends EventTarget {
   #canvas;
   #frames = [];
@@ -33,17 +33,21 @@ export class Ribbon extends EventTarget {
     this.#canvas = canvas;
     canvas.addEventListener('click', ({offsetX}) => this.#choose(this.#indexAt(offsetX)));
     canvas.addEventListener('keydown', event => {
-      const step = {ArrowLeft: -1, ArrowRight: 1, Home: -SHOWN, End: SHOWN}[event.key];
-      if (!step) return;
+      const step = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -SHOWN,
+        End: SHOWN, Enter: 0, ' ': 0}[event.key];
+      if (event.key === 'Escape') this.leave();
+      if (step === undefined) return;
       event.preventDefault();
       const at = this.#chosen ? this.#frames.indexOf(this.#chosen) : this.#frames.length - 1;
       this.#choose(Math.min(Math.max(at + step, 0), this.#frames.length - 1));
     });
+    new ResizeObserver(() => this.#drawSoon()).observe(canvas);
+    addEventListener('theme', () => this.#drawSoon());
   }
 
   clear(frameMs) {
     this.#frames = [];
-    this.#chosen = null;
+    this.leave();
     this.#frameMs = frameMs;
   }
 
@@ -54,7 +58,23 @@ export class Ribbon extends EventTarget {
     this.#canvas.ariaValueMin = this.#frames[0].sequence;
     this.#canvas.ariaValueMax = frame.sequence;
     if (!this.#chosen) this.#canvas.ariaValueNow = frame.sequence;
-    this.#drawn ||= requestAnimationFrame(() => this.#draw());
+    this.#drawSoon();
+  }
+
+  /** The chosen frame is not looked at any more. */
+  leave() {
+    if (!this.#chosen) return;
+    this.#chosen = null;
+    this.#canvas.ariaValueText = null;
+    this.dispatchEvent(new CustomEvent('leave'));
+    this.#drawSoon();
+  }
+
+  /** Median and slowest 1 % of the frames that are shown, ms; null without any. */
+  get figures() {
+    const sorted = this.#frames.map(frame => frame.wholeMs).sort((a, b) => a - b);
+    const at = share => sorted.length ? sorted[Math.min(Math.floor(share * sorted.length), sorted.length - 1)] : null;
+    return {p50: at(0.5), p99: at(0.99)};
   }
 
   #indexAt(x) {
@@ -65,60 +85,49 @@ export class Ribbon extends EventTarget {
     const frame = this.#frames[index];
     if (!frame) return;
     this.#chosen = frame;
+    this.#canvas.ariaValueMin = Math.min(this.#frames[0].sequence, frame.sequence);
     this.#canvas.ariaValueNow = frame.sequence;
-    this.#canvas.ariaValueText = `${frame.sequence}: ${frame.wholeMs.toFixed(1)} ms`;
     this.dispatchEvent(new CustomEvent('choose', {detail: {frame}}));
-    this.#draw();
+    this.#drawSoon();
+  }
+
+  #drawSoon() {
+    this.#drawn ||= requestAnimationFrame(() => this.#draw());
   }
 
   #draw() {
     this.#drawn = 0;
     const {context, width, height} = scaled(this.#canvas), style = getComputedStyle(this.#canvas);
-    const most = Math.max(this.#frameMs, ...this.#frames.map(frame => frame.wholeMs)), step = width / SHOWN;
+    const colour = name => style.getPropertyValue(name), hops = HOPS.map((_, index) => colour(`--hop-${index}`));
+    const waited = colour('--waited'), way = colour('--way');
+    const most = Math.max(this.#frameMs * 1.1, ...this.#frames.map(frame => frame.wholeMs)), step = width / SHOWN;
     context.clearRect(0, 0, width, height);
     this.#frames.forEach((frame, index) => {
       let y = height;
       const x = width - (this.#frames.length - index) * step;
       if (frame === this.#chosen) {
-        context.fillStyle = style.getPropertyValue('--chosen');
-        context.fillRect(x - 1, 0, step + 2, height);
+        context.fillStyle = colour('--chosen');
+        context.fillRect(x - 2, 0, step + 4, height);
       }
-      for (const {colour, ms} of layers(frame, style)) {
+      const rise = (fill, ms) => {
         const tall = ms / most * height;
-        context.fillStyle = colour;
-        context.fillRect(x, y - tall, Math.max(step - 0.5, 0.5), tall);
+        context.fillStyle = fill;
+        context.fillRect(x, y - tall, Math.max(step - 0.75, 0.75), tall);
         y -= tall;
+      };
+      let waitedMs = 0;
+      for (const hop of frame.hops) {
+        rise(hops[HOPS.indexOf(hop.hop)], hop.computedMs);
+        waitedMs += hop.waitedMs;
       }
+      rise(waited, waitedMs);
+      rise(way, frame.wayMs);
     });
     // The line that a frame must stay below: one frame's time.
-    const y = height - this.#frameMs / most * height;
-    context.fillStyle = style.getPropertyValue('--deadline');
-    context.fillRect(0, Math.max(y, 0), width, 1);
+    context.fillStyle = colour('--deadline');
+    const y = Math.round(height - this.#frameMs / most * height);
+    for (let x = 0; x < width; x += 8) context.fillRect(x, y, 4, 1);
+    context.font = `12px ${style.fontFamily}`;
+    context.fillText(`${this.#frameMs} ms`, 2, y > 16 ? y - 4 : y + 14);
   }
-}
-
-/** One frame, hop below hop. @param {HTMLCanvasElement} canvas @param {Timed} frame */
-export function drawWaterfall(canvas, frame) {
-  const {context, width, height} = scaled(canvas), style = getComputedStyle(canvas);
-  const row = height / frame.hops.length, scale = width / Math.max(frame.wholeMs, 1);
-  const gap = frame.wayMs / Math.max(frame.hops.length - 1, 1); // the ways between them, together
-  let x = 0;
-  context.clearRect(0, 0, width, height);
-  frame.hops.forEach(({hop, waitedMs, computedMs}, index) => {
-    context.fillStyle = style.getPropertyValue('--waited');
-    context.fillRect(x * scale, index * row + 2, waitedMs * scale, row - 4);
-    context.fillStyle = colourOf(hop, style);
-    context.fillRect((x + waitedMs) * scale, index * row + 2, Math.max(computedMs * scale, 1), row - 4);
-    x += waitedMs + computedMs + gap;
-  });
-}
-
-function layers(frame, style) {
-  const waited = frame.hops.reduce((sum, hop) => sum + hop.waitedMs, 0);
-  return [...frame.hops.map(({hop, computedMs}) => ({colour: colourOf(hop, style), ms: computedMs})),
-    {colour: style.getPropertyValue('--waited'), ms: waited}, {colour: style.getPropertyValue('--way'), ms: frame.wayMs}];
-}
-
-function colourOf(hop, style) {
-  return style.getPropertyValue(`--hop-${HOPS.indexOf(hop)}`);
 }

@@ -1,66 +1,70 @@
-/** What the page says, in one place. */
+/** What the page says, in the language that its reader chose. */
 
-export const STATES = {
-  idle: '', starting: 'Opening the microphone', connecting: 'Connecting', queued: 'Waiting in line',
-  live: 'Moshi listens', resuming: 'The connection was cut; reconnecting', ending: 'Saying goodbye', ended: 'The call has ended',
-};
+const LOADERS = {en: () => import('./words-en.js'), fr: () => import('./words-fr.js')};
+const STORED = 'moshimesh.language';
 
-export const queued = (position, waitMs) =>
-  `You are number ${position} in line` + (waitMs ? `, about ${Math.ceil(waitMs / 1000)} s` : '');
+let words = {};
+const told = new Map(); // element: [key, values], to be said again in another language
 
-export const START = {new: 'Talk to Moshi', again: 'Talk again', resume: 'Go on with your call', unlock: 'Tap to hear Moshi'};
+/** The reader's own choice, or the first of the browser's languages that we speak. */
+function preferred() {
+  const wanted = [stored(), ...navigator.languages.map(name => name.split('-')[0])];
+  return wanted.find(name => Object.hasOwn(LOADERS, name)) ?? 'en';
+}
 
-/** By the error's reason. */
-const PROBLEMS = {
-  NotAllowedError: 'The microphone is blocked. Allow it in the browser\'s site settings, then try again.',
-  NotFoundError: 'No microphone was found. Plug one in, then try again.',
-  NotReadableError: 'The microphone is in use by another program.',
-  OverconstrainedError: 'That microphone is gone. Choose another one.',
-  UNREACHABLE: 'The mesh can\'t be reached. Is it running?',
-  REFUSED: 'The mesh runs, but has not let this call in. It may want an API key: enter one in the settings.',
-  NO_TICKET: 'The mesh has not accepted this API key.',
-  LINE_FULL: 'Every place is taken, and so is the line. Try again in a minute.',
-  NO_FREE_SLOT: 'Every place is taken. Try again in a minute.',
-  TOO_MANY_CALLS: 'This API key has as many calls as it may have.',
-  SESSION_MOVED: 'The call goes on in another window.',
-  UNKNOWN_SESSION: 'The call was away for too long, and can\'t be resumed.',
-  CALL_TOO_LONG: 'The call has lasted as long as one may.',
-  DRAINING: 'The mesh is being restarted. Try again in a minute.',
-};
+function stored() {
+  try {
+    return localStorage.getItem(STORED) ?? '';
+  } catch {
+    return ''; // storage may be forbidden
+  }
+}
 
-export const problem = ({reason, message}) => PROBLEMS[reason] ?? `${message || 'The call failed.'} (${reason})`;
+/** The text of a key such as `states.live`; a function of `values` where it has some. */
+export function word(key, ...values) {
+  const found = key.split('.').reduce((at, part) => at?.[part], words);
+  return typeof found === 'function' ? found(...values) : found;
+}
 
-export const LACKING = {
-  'secure-context': 'Browsers give the microphone only to pages on https or localhost. Start the mesh with a certificate, '
-    + 'or open a tunnel: ssh -L 8080:localhost:8080 HOST',
-  'audio-worklet': 'This browser is too old: it has no AudioWorklet.',
-  microphone: 'This browser gives pages no microphone.',
-  websocket: 'This browser has no WebSockets.',
-};
+/** Let an element say the text of a key from now on, in any language; it is hidden without one. */
+export function tell(element, key, ...values) {
+  if (key) told.set(element, [key, values]);
+  else told.delete(element);
+  element.hidden = !key;
+  write(element, key ? word(key, ...values) : '');
+}
 
-export const HEADPHONES = 'Moshi hears itself in your microphone. Headphones help.';
-export const MICROPHONE_LOST = {
-  true: 'The microphone is gone; the default one is used now.',
-  false: 'The microphone is gone. Moshi hears silence until you choose another one.',
-};
+/** What is in backquotes is something to type. */
+function write(element, text) {
+  if (!text.includes('`')) {
+    element.textContent = text;
+    return;
+  }
+  element.replaceChildren(...text.split('`').map((part, index) => {
+    const node = document.createElement(index % 2 ? 'code' : 'span');
+    node.textContent = part;
+    return node;
+  }));
+}
 
-export const HOPS = {
-  'gateway.ingest': 'gateway: ingest', 'codec.encode': 'codec: encode', 'lm.step': 'language model',
-  'codec.decode': 'codec: decode', 'gateway.emit': 'gateway: emit',
-};
+async function speak(language) {
+  words = (await LOADERS[language]()).default;
+  document.documentElement.lang = language;
+  for (const element of document.querySelectorAll('[data-say]')) write(element, word(element.dataset.say));
+  for (const element of document.querySelectorAll('[data-label]')) element.ariaLabel = word(element.dataset.label);
+  for (const [element, [key, values]] of told) write(element, word(key, ...values));
+  document.title = word(document.documentElement.dataset.title);
+  dispatchEvent(new Event('language'));
+}
 
-/** Label and value of each figure. */
-export const statistics = s => [
-  ['Round trip', s.roundTripMs === null ? '–' : `${s.roundTripMs.toFixed(0)} ms`],
-  ['Jitter', `${s.jitterMs.toFixed(1)} ms`],
-  ['Buffer', `${s.delayMs.toFixed(0)} of ${s.targetMs.toFixed(0)} ms`],
-  ['Frames', `${s.frames}`],
-  ['Late', `${s.late}`],
-  ['Lost', `${s.lost}`],
-  ['Skipped', `${s.skipped}`],
-  ['Concealed', `${(100 * s.concealedShare).toFixed(1)} %`],
-  ['Opinion score', s.mos.toFixed(1)],
-];
-
-export const frameTitle = (sequence, ms) => `Frame ${sequence}: ${ms.toFixed(1)} ms`;
-export const milliseconds = ms => `${ms.toFixed(1)} ms`;
+/** Speak the reader's language, and the one that is chosen in this list. */
+export async function speakWith(select) {
+  select.value = preferred();
+  await speak(select.value);
+  select.addEventListener('change', () => {
+    try {
+      localStorage.setItem(STORED, select.value);
+    } catch { /* until the page is loaded again */ }
+    speak(select.value);
+  });
+}

@@ -1,4 +1,6 @@
-"""The page at `/` and the client module that it is made of: files from memory, and the headers that keep them safe."""
+"""The page at `/`, the operator's at `/status`, and the client module: files from memory, and the headers that keep
+them safe.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,8 @@ TYPES = {
     ".json": "application/json",
     ".svg": "image/svg+xml",
 }
+
+PATHS = {"index.html": "/", "status.html": "/status"}  # of the others: their names
 
 # Nothing from elsewhere, nothing inline, in nobody's frame: a page with a microphone is worth attacking. The canvas
 # and the downloads need no more than this.
@@ -66,10 +70,10 @@ class File:
 
 
 def routes(folder: Path = FOLDER) -> list[web.RouteDef]:
-    """A route for each file of the page, and `/` for its index. No other path leads to a file."""
+    """A route for each file of the page. No other path leads to a file."""
     found = []
     for path in sorted(folder.rglob("*")):
         if path.suffix in TYPES:
             name = path.relative_to(folder).as_posix()
-            found.append(web.get("/" if name == "index.html" else f"/{name}", File.read(path).answer))
+            found.append(web.get(PATHS.get(name, f"/{name}"), File.read(path).answer))
     return found

@@ -13,8 +13,10 @@ import pytest
 
 from harness.pcm_client import HeldCall, heard, hold, say
 from harness.resample_floor import tone
+from services.gateway.calls import events
 from services.gateway.calls.callers import Caller
 from services.gateway.edges.opus import OpusDecoder, OpusEncoder
+from services.gateway.edges.web.pcm import writing
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.socket import MESSAGES_BURST
 from services.gateway.trust.gate import OpenGate
@@ -334,3 +336,11 @@ async def test_a_caller_that_does_not_read_loses_its_slot() -> None:
         await until(free)
         talking.cancel()
         await asyncio.gather(talking, return_exceptions=True)
+
+
+async def test_every_event_has_a_message() -> None:
+    for event in (events.Heard(3, " yes", " no"), events.GoAway(1.5), events.ResumeStatus(False),
+                  events.Queued(1, 0), events.Summary(3, 2, 1),
+                  events.ConversationEvent(events.EventKind.INTERRUPTED, 4, 320)):
+        message = json.loads(writing.told(event, "s16le"))
+        assert message["type"] and len(message) > 1

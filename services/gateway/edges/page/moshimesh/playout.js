@@ -1,8 +1,8 @@
 /** The jitter buffer: frames in, whenever they come; an unbroken stream of samples out.
  *
  * Its delay follows the measured jitter (arrivals.js). It grows and shrinks by stretching and dropping silence, and by
- * leaving out periods of a voice when that is not enough. A frame that is late is replaced by what the voice would go
- * on with, dying away; each join is a cross-fade. Knows nothing of the browser: time is an argument.
+ * repeating or leaving out periods of a voice when that is not enough. A frame that is late is replaced by what the
+ * voice would go on with, dying away; each join is a cross-fade. Knows nothing of the browser: time is an argument.
  */
 
 import {Arrivals} from './arrivals.js';
@@ -18,7 +18,7 @@ const CONTINUE_FULL_MS = 10, CONTINUE_MS = 80; // a continuation is as loud as t
 const WAIT_AGAIN_MS = 400; // so long without a frame, and the buffer fills up again before it goes on
 const QUIET = 0.004; // RMS, -48 dBFS: what may be dropped or stretched unheard
 const SLACK_MS = 10; // nothing is done about less than that
-const HURRY_MS = 60; // so much too late, and periods of the voice are left out, too
+const HURRY_MS = 60; // so far off, and periods of the voice are left out or repeated, too
 const HURRIED_EVERY_MS = 30; // one period in so much, so that speech stays speech
 const MOST_LATE_MS = 1000; // so much too late, and the oldest is left out: this is a conversation
 
@@ -178,8 +178,8 @@ export class Playout {
     this.#dry = 0;
     this.state = 'continuing';
     this.#continuation = new Continuation(joinedTo(this.#past, rest), {
-      shortest: this.#samples(SHORTEST_LAG_MS), longest: this.#samples(LONGEST_LAG_MS), join: Math.min(join, rest.length),
-      full: this.#samples(CONTINUE_FULL_MS), end: this.#samples(CONTINUE_MS),
+      shortest: this.#samples(SHORTEST_LAG_MS), longest: this.#samples(LONGEST_LAG_MS),
+      join: Math.min(join, rest.length), full: this.#samples(CONTINUE_FULL_MS), end: this.#samples(CONTINUE_MS),
     });
     return this.#continuation.seam;
   }
@@ -207,10 +207,11 @@ export class Playout {
     const quiet = quietRun(queue.peek(0, queue.length), this.#samples(JOIN_MS), QUIET) - fade;
     if (excess > 0 && quiet > 0) return this.#leaveOut(Math.min(quiet, this.#samples(excess), Math.max(room, 0)), fade);
     if (excess < 0 && quiet > 0) return this.#stretch(Math.min(quiet, this.#samples(-excess)), fade);
-    if (excess > HURRY_MS && this.#sinceHurry >= HURRIED_EVERY_MS && queue.length >= 2 * longest + fade) {
+    const far = Math.abs(excess) > HURRY_MS && this.#sinceHurry >= HURRIED_EVERY_MS;
+    if (far && queue.length >= 2 * longest + fade) {
       this.#sinceHurry = 0;
       const {lag} = pitchLag(queue.peek(0, queue.length), 0, fade, this.#samples(SHORTEST_LAG_MS), longest, 1);
-      return this.#leaveOut(lag, fade);
+      return excess > 0 ? this.#leaveOut(lag, fade) : this.#stretch(lag, fade);
     }
     return queue.take(hop);
   }

@@ -30,6 +30,8 @@ def told(event: events.Event, format: str) -> str:
             return json.dumps({"type": "queued" if isinstance(event, events.Queued) else "summary", **vars(event)})
         case events.GoAway():
             return json.dumps({"type": "go_away", "time_left_ms": round(event.time_left_s * 1000)})
+        case events.Heard():
+            return json.dumps({"type": "heard", **vars(event)})
         case events.ResumeStatus():
             return json.dumps({"type": "resume_status", "available": event.available})
         case events.ConversationEvent():

@@ -1,0 +1,81 @@
+/** What can be set about a call, and the key that lets it in. */
+
+import {hasOpus} from './moshimesh/formats.js';
+
+const $ = id => document.getElementById(id);
+const form = $('sampling'), key = $('key');
+let keys = false; // whether the mesh asks who calls
+
+/** Ask the mesh what a caller needs, and may choose. */
+export async function ask() {
+  if (await hasOpus()) form.elements.format.options[1] ?? addOpus();
+  let entry;
+  try {
+    const answer = await fetch('/api/entry', {headers: key.value ? {'X-Api-Key': key.value} : {}});
+    if (!answer.ok) return;
+    entry = await answer.json();
+  } catch {
+    return; // the call itself will say what is wrong
+  }
+  keys = entry.keys;
+  $('key-form').hidden = !keys;
+  const {model} = form.elements, chosen = model.value;
+  model.replaceChildren(model.options[0], ...entry.models.map(name => new Option(name, name, false, name === chosen)));
+}
+
+function addOpus() {
+  const option = new Option('Opus', 'opus');
+  option.dataset.say = 'settings.opus';
+  form.elements.format.add(option);
+}
+
+/** Whether the mesh wants a key, and has none. */
+export const lacksKey = () => keys && !key.value;
+export const wantsKey = () => keys;
+
+/** A ticket for one call, for the key. Where nobody is asked, none. */
+export async function ticket() {
+  if (!keys) return '';
+  const answer = await fetch('/api/tickets', {method: 'POST', headers: {'X-Api-Key': key.value}});
+  if (!answer.ok) throw new Error(`${answer.status}`);
+  return (await answer.json()).ticket;
+}
+
+/** @returns {{format: string, model: string, sampling: object}} without what was left empty */
+export function settings() {
+  const {format, model, ...rest} = Object.fromEntries(new FormData(form));
+  const given = Object.entries(rest).filter(([name, value]) => value !== '' && form.elements[name].checkValidity());
+  return {format, model: model ?? '', sampling: Object.fromEntries(given.map(([name, value]) => [name, Number(value)]))};
+}
+
+/** What the call really has, for the fields that were left empty. */
+export function placeholders(sampling) {
+  for (const [name, value] of Object.entries(sampling)) {
+    const field = form.elements[name];
+    if (field?.type === 'number') field.placeholder = String(value);
+  }
+}
+
+/** Some can't change in mid-call. */
+export function freeze(running) {
+  $('before').disabled = $('record').disabled = $('clean').disabled = key.disabled = running;
+}
+
+/** @param {(sampling: object) => void} apply when a field was changed */
+export function onChange(apply) {
+  form.addEventListener('submit', event => event.preventDefault());
+  form.addEventListener('change', ({target}) => {
+    if (target.type === 'number' && target.name !== 'seed' && target.value !== '' && target.checkValidity()) {
+      apply({[target.name]: Number(target.value)});
+    }
+  });
+}
+
+/** @param {() => void} use when a key was entered */
+export function onKey(use) {
+  $('key-form').addEventListener('submit', event => {
+    event.preventDefault();
+    ask();
+    use();
+  });
+}
