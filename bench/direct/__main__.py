@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/talker"), help="keeps the clips")
     parser.add_argument("--wav", type=Path, default=Path("samples"))
     parser.add_argument("--out", type=Path, default=Path("out/direct.json"))
+    parser.add_argument("--seed", type=int, default=1, help="of the calls that are made from the clips")
     parser.add_argument("--replay-s", type=float, default=300.0, help="length of the call that is replayed")
     options = parser.parse_args()
     parts = options.only.split(",")
@@ -39,8 +40,8 @@ def main() -> None:
     synth.build(Work(options.work), 0, 4, splits=("heldout_voice",))
     options.out.parent.mkdir(exist_ok=True)
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    runs = {"user": lambda: user_speech.run(options.checkpoint, options.work),
-            "calls": lambda: interruptions.run(options.checkpoint, options.work),
+    runs = {"user": lambda: user_speech.run(options.checkpoint, options.work, options.seed),
+            "calls": lambda: interruptions.run(options.checkpoint, options.work, options.seed),
             "cost": lambda: asyncio.run(cost.run(options.wav)),
             "replay": lambda: asyncio.run(replay.run(options.replay_s, options.checkpoint))}
     for part in parts:
