@@ -79,8 +79,8 @@ demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; re
 test: dev ## run the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-slow: dev ## run the slow tests: whole meshes, faults under load, installing
-	$(PY) -m pytest -m slow
+test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)
+	$(PY) -m pytest -m slow --ignore tests/browser
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
 	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
