@@ -158,7 +158,7 @@ async def test_a_page_waits_in_line_and_may_leave_it(tab: Tab, context: Any, gat
         await waiting.is_("queued")
 
         async def placed(waiting: Tab = waiting, position: int = position) -> bool:
-            return f"number {position}" in await waiting.page.inner_text("#status")
+            return str(position) in await waiting.page.inner_text("#status")
         await until(placed)
     await third.page.click("#end")
     await third.is_("ended")
