@@ -53,5 +53,4 @@ async def test_a_known_voice_opens_as_fast_as_none(voiced: LocalMesh) -> None:
     await opened_ms(voiced, voice="demo")
     known = sorted([await opened_ms(voiced, voice="demo") for _ in range(5)])[2]
     none = sorted([await opened_ms(voiced) for _ in range(5)])[2]
-    print(f"a known voice opens after {known:.1f} ms, none after {none:.1f} ms")
     assert known - none < 50
