@@ -118,7 +118,7 @@ $(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
 doors: dev .venv-doors/.doors ## let every client that should be able to call do so; writes out/doors.json (QUICK=1)
 	@$(PY) -m bench.doors $(if $(QUICK),--quick)
 
-page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json; needs node and chromium
+page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json and into docs/benchmarks.md; needs node and chromium
 	@for tool in node chromium; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
 	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser

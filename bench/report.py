@@ -13,6 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from bench import page_section
+
 DOCS = Path("docs")
 IMAGES = DOCS / "img"
 HOPS = ("codec.encode", "lm.step", "codec.decode")
@@ -65,7 +67,8 @@ def write(results: Mapping[str, Any], name: str = "bench") -> Path:
     if "capacity" in results:
         page += _capacity(results["capacity"], name)
     path = DOCS / f"{name.replace('bench', 'benchmarks')}.md"
-    path.write_text("\n".join(page) + "\n")
+    browser = page_section.kept(path)
+    path.write_text("\n".join(page) + "\n" + (f"\n{browser}" if browser else ""))
     return path
 
 

@@ -35,6 +35,7 @@ from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
 from tests.browser.speaker import Ears, Mind, Mouth, Words
 from tests.gateway.redis_server import RedisServer
+from tests.gateway.watching.test_tracing import Spans
 from tests.served import Served
 
 GRACE_S = 60.0
@@ -43,8 +44,11 @@ GRACE_S = 60.0
 class Gateway:
     """`async with` opens it; `url` leads to its page."""
 
-    def __init__(self, slots: int = 4, most_waiting: int = 5, gate: Callable[[Tickets], Gate] = OpenGate) -> None:
+    def __init__(self, slots: int = 4, most_waiting: int = 5, gate: Callable[[Tickets], Gate] = OpenGate,
+                 traces: bool = False) -> None:
+        """With `traces` each frame has a trace id."""
         self._most_waiting, self._gate = most_waiting, gate
+        self._tracer = FrameTracer(Spans() if traces else None)
         self.ears = Ears(slots)
         codec: Any = CodecServer(self.ears, Mouth(slots), "speaker", FrameTracer(), 5.0)  # type: ignore[arg-type]
         lm: Any = LmServer(Mind(slots), Words(), Sampling(), "speaker", "speaker",  # type: ignore[arg-type]
@@ -69,7 +73,7 @@ class Gateway:
             resources = Resources(fleet, Sessions(store, "here", GRACE_S), WaitingLine(store, self._most_waiting),
                                   longest_call_s=600.0, idle_s=60.0, stall_s=5.0)
             recent, gate = RecentFrames(), self._gate(Tickets(store))
-            watch = watcher(FrameTracer(), GatewayMetrics(Metrics()), recent, 1)
+            watch = watcher(self._tracer, GatewayMetrics(Metrics()), recent, 1)
             self.desk = Desk(resources, Limits(store), watch, drain_s=5.0)
             opened.push_async_callback(self.desk.close)
             self.sockets = Sockets(5.0)

@@ -30,10 +30,14 @@ class BadNetwork:
         self._server.close()
         self._break()
 
-    async def cut(self, seconds: float) -> None:
-        """Break every connection, and refuse new ones for so long."""
+    def down(self) -> None:
+        """Break every connection, and refuse new ones from now on."""
         self._is_cut = True
         self._break()
+
+    async def cut(self, seconds: float) -> None:
+        """Break every connection, and refuse new ones for so long."""
+        self.down()
         await asyncio.sleep(seconds)
         self._is_cut = False
 

@@ -66,7 +66,7 @@ async def test_a_microphone_that_is_unplugged_is_replaced_or_is_silence(tab: Tab
     await until(lambda: tab.page.is_visible("#hint"))
     assert "default" in await tab.page.inner_text("#hint")
     assert await tab.page.evaluate("streams.length") == 2
-    await tab.page.evaluate("window.noMicrophone = true")
+    await tab.page.evaluate("window.noMicrophone = 'NotFoundError'")
     await tab.page.evaluate(unplug)
 
     async def told() -> bool:

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
+from tests.npm import node_with_packages
+
 STUBS = Path(__file__).resolve().parent
-
-
-def unavailable(reason: str) -> NoReturn:
-    """Skip on a machine of somebody who only has Python; fail where every test has to run."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def node() -> str:
     """The node executable, with the client's packages in tests/stubs/node_modules."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        unavailable("this test needs node >= 18 and npm on the PATH")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if int(version.removeprefix("v").split(".")[0]) < 18:
-        unavailable(f"this test needs node >= 18, found {version}")
-    wanted, installed = STUBS / "package-lock.json", STUBS / "node_modules" / ".installed-lock.json"
-    if not installed.exists() or installed.read_bytes() != wanted.read_bytes():
-        done = subprocess.run([npm, "ci", "--no-audit", "--no-fund", "--prefer-offline"], cwd=STUBS, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        if done.returncode != 0:
-            unavailable(f"npm ci failed in {STUBS}; it needs the npm registry once:\n{done.stdout}")
-        shutil.copy(wanted, installed)
-    return node
+    return node_with_packages(STUBS)
