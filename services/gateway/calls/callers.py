@@ -75,6 +75,14 @@ class Resumed:
 
 
 @dataclass(frozen=True)
+class Forked(Resumed):
+    """A copy of a conversation, whose handle the caller holds."""
+
+    sampling: lm_pb2.Sampling = field(default_factory=lm_pb2.Sampling)
+    """How to draw tokens from here on; unset fields as the other one does."""
+
+
+@dataclass(frozen=True)
 class Opening:
     """How a conversation begins."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Caller, Input, Opening, Resumed
+from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resumed
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
@@ -113,7 +113,10 @@ class Desk:
 
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""
-        return self._known(caller, opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+        if not isinstance(opening.origin, Resumed):
+            return Handle.new()
+        known = self._known(caller, opening.origin.handle)
+        return Handle.new() if isinstance(opening.origin, Forked) else known
 
     def _known(self, caller: Caller, text: str) -> Handle:
         """A handle that a caller has. Raises UnknownSession, TooManyResumes."""
