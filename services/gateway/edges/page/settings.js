@@ -1,6 +1,7 @@
 /** What can be set about a call, and the key that lets it in. */
 
 import {hasOpus} from './moshimesh/formats.js';
+import {word} from './words.js';
 
 const $ = id => document.getElementById(id);
 const form = $('sampling'), key = $('key');
@@ -8,7 +9,7 @@ let keys = false; // whether the mesh asks who calls
 
 /** Ask the mesh what a caller needs, and may choose. */
 export async function ask() {
-  if (await hasOpus()) form.elements.format.options[1] ?? addOpus();
+  if (form.elements.format.options.length === 1 && await hasOpus()) addOpus();
   let entry;
   try {
     const answer = await fetch('/api/entry', {headers: key.value ? {'X-Api-Key': key.value} : {}});
@@ -24,7 +25,7 @@ export async function ask() {
 }
 
 function addOpus() {
-  const option = new Option('Opus', 'opus');
+  const option = new Option(word('settings.opus'), 'opus');
   option.dataset.say = 'settings.opus';
   form.elements.format.add(option);
 }
@@ -52,7 +53,9 @@ export function settings() {
 export function placeholders(sampling) {
   for (const [name, value] of Object.entries(sampling)) {
     const field = form.elements[name];
-    if (field?.type === 'number') field.placeholder = String(value);
+    if (field?.type !== 'number') continue;
+    field.placeholder = String(value);
+    delete field.dataset.hint; // it says the same in every language
   }
 }
 
