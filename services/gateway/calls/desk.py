@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from moshimesh.journal.v1 import journal_pb2
@@ -126,6 +126,11 @@ class Desk:
         if wait_s:
             raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
         return handle
+
+    @property
+    def conversations(self) -> Collection[Conversation]:
+        """Those that are held now, or wait in line."""
+        return self._conversations
 
     @property
     def calls(self) -> int:
