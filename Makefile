@@ -14,6 +14,7 @@ QUICK ?=
 MINUTES ?= 30
 TARGET ?=
 FRAME ?=
+URL ?= http://localhost:8000
 
 # In quotes for the shell, whatever is in it: a name of a file may have spaces.
 quoted = '$(subst ','\'',$(1))'
@@ -27,7 +28,7 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
+.PHONY: help env dev redis run top demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
         bench-gpu soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
@@ -67,6 +68,9 @@ run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all
 	@$(PY) -m scripts.run --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS)) \
 		--host $(call quoted,$(HOST)) $(if $(TLS),--dev-tls)
+
+top: env ## show a gateway's replicas, calls and frames in this terminal, until Ctrl-C (URL)
+	@$(PY) -m moshimesh.cli top --url $(call quoted,$(URL))
 
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
 	@$(PY) -m scripts.demo --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT))
