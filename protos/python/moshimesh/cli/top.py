@@ -83,18 +83,20 @@ def _refusal(error: urllib.error.HTTPError) -> str:
 def render(status: dict[str, Any]) -> Iterator[str]:
     """The status as lines of text."""
     gateway, calls, frames = status["gateway"], status["calls"], status["frames"]
-    yield (f"moshi-mesh {gateway['version']}  up {_duration(gateway['uptime_s'])}  "
-           f"{'draining' if gateway['draining'] else 'taking calls'}  {calls['held']} calls, {calls['waiting']} in line")
+    state = "draining" if gateway["draining"] else "taking calls"
+    yield (f"moshi-mesh {gateway['version']}  up {_duration(gateway['uptime_s'])}  {state}  {calls['held']} calls, "
+           f"{calls['waiting']} in line")
     yield ""
     yield from _table(("MODEL", "SLOTS FREE", "IN LINE"), (
         (model["model"], _of(model), model["waiting"]) for model in status["models"]))
     yield ""
-    yield from _table(("SERVICE", "ADDRESS", "STATE", "SLOTS FREE", "ASKED", "SERVES"), map(_replica, status["replicas"]))
+    yield from _table(("SERVICE", "ADDRESS", "STATE", "SLOTS FREE", "ASKED", "SERVES"),
+                      map(_replica, status["replicas"]))
     yield ""
-    whole = frames["whole"]
+    hops = [*frames["hops"].items(), ("all of it", frames["whole"])]
     yield f"{frames['answered']} frames in the last {frames['window_s']} s, {frames['late']} late"
     yield from _table(("HOP", "MEDIAN", "SLOWEST 1 %"), (
-        (name, _ms(hop["p50_ms"]), _ms(hop["p99_ms"])) for name, hop in [*frames["hops"].items(), ("all of it", whole)]))
+        (name, _ms(hop["p50_ms"]), _ms(hop["p99_ms"])) for name, hop in hops))
     if status["late"]:
         yield ""
         yield from _table(("LATE AT", "FRAME", "TOOK", "SLOWEST HOP", "TRACE"), (
@@ -113,9 +115,9 @@ def _replica(replica: dict[str, Any]) -> tuple[object, ...]:
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
     lines = [head, *(tuple(map(str, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        yield "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip()
+        yield "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
 def _of(slots: dict[str, Any]) -> str:
