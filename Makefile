@@ -7,6 +7,8 @@ WAV ?= samples/demo.wav
 TRACE ?=
 METRICS ?= 0
 DEVICE ?= cpu
+NAME ?=
+KEYS ?= keys.json
 SLOTS ?= 8
 HOST ?= 127.0.0.1
 TLS ?=
@@ -28,8 +30,8 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run top demo test test-slow test-short lint talker talk-eval direct-check page-check bench \
-        bench-gpu soak chaos trace profile bench-recorder stubs clean
+.PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval direct-check page-check doors \
+        bench bench-gpu soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -72,14 +74,17 @@ run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all
 top: env ## show a gateway's replicas, calls and frames in this terminal, until Ctrl-C (URL)
 	@$(PY) -m moshimesh.cli top --url $(call quoted,$(URL))
 
+key: env ## make an API key, print it once, and add its hash to the file KEYS of --keys-file (NAME, KEYS)
+	@$(PY) -m services.gateway.trust.make_key $(call quoted,$(KEYS)) $(call quoted,$(NAME))
+
 demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; results in out/ (WAV, CHECKPOINT)
 	@$(PY) -m scripts.demo --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT))
 
 test: dev ## run the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-slow: dev ## run the slow tests: whole meshes, faults under load, installing
-	$(PY) -m pytest -m slow
+test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)
+	$(PY) -m pytest -m slow --ignore tests/browser
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
 	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
@@ -108,7 +113,16 @@ $(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
 	$(PIP) -r requirements/browser.txt
 	@touch $@
 
-page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json; needs node and chromium
+# An environment of its own: what those clients ask for does not always go together with the mesh's.
+.venv-doors/.doors: requirements/doors.txt | $(VENV)/.python
+	@$(call quoted,$(PYTHON)) -m venv .venv-doors
+	.venv-doors/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/doors.txt
+	@touch $@
+
+doors: dev .venv-doors/.doors ## let every client that should be able to call do so; writes out/doors.json (QUICK=1)
+	@$(PY) -m bench.doors $(if $(QUICK),--quick)
+
+page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json and into docs/benchmarks.md; needs node and chromium
 	@for tool in node chromium; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
 	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser

@@ -1,6 +1,6 @@
 """`make bench`: every figure of docs/benchmarks.md, measured in one run.
 
-    python -m bench [--quick] [--only engines,gateway,capacity] [--checkpoint ID --device cuda --out out/bench-gpu.json]
+    python -m bench [--quick] [--only engines,doors] [--checkpoint ID --device cuda --out out/bench-gpu.json]
 
 (a) engines alone, beside moshi's LMGen, torch Mimi and rustymimi on the same weights; (b) capacity, beside
 moshi.server on the same checkpoint; (c) where a frame's time goes at 1 caller, 25 %, 50 % and 90 % of capacity.
@@ -21,10 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import capacity, checkpoint_engines, gateway, lm_engine, mimi_engine, mimi_service, report
+from bench import capacity, checkpoint_engines, door_costs, gateway, lm_engine, mimi_engine, mimi_service, report
 from bench.spread import spread
 
-PARTS = ("engines", "gateway", "capacity")
+PARTS = ("engines", "gateway", "doors", "capacity")
 ON_DEVICE = "checkpoint"
 
 
@@ -65,6 +65,8 @@ def main() -> None:
         if "gateway" in parts:
             results |= repeated(lambda: gateway.run(options.wav, quick, progress), repeats,
                                 ("gateway_callers_per_core", "gateway_aligned_callers_per_core"), "gateway")
+        if "doors" in parts:
+            results |= asyncio.run(door_costs.run(options.wav, quick, progress))
         if "capacity" in parts:
             keys = ("capacity_callers", "capacity_aligned_callers", "capacity_reference_callers",
                     "capacity_ceiling_callers", "overhead_p50_ms", "overhead_p99_ms")

@@ -13,6 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from bench import page_section
+
 DOCS = Path("docs")
 IMAGES = DOCS / "img"
 HOPS = ("codec.encode", "lm.step", "codec.decode")
@@ -60,11 +62,27 @@ def write(results: Mapping[str, Any], name: str = "bench") -> Path:
         page += _lm(results, name)
     if "mimi" in results:
         page += _mimi(results["mimi"])
+    if "doors" in results:
+        page += _doors(results)
     if "capacity" in results:
         page += _capacity(results["capacity"], name)
     path = DOCS / f"{name.replace('bench', 'benchmarks')}.md"
-    path.write_text("\n".join(page) + "\n")
+    browser = page_section.kept(path)
+    path.write_text("\n".join(page) + "\n" + (f"\n{browser}" if browser else ""))
     return path
+
+
+def _doors(results: Mapping[str, Any]) -> list[str]:
+    """What each door costs the gateway."""
+    names = {"grpc": "gRPC", "pcm": "`/api/pcm`", "chat": "`/api/chat` (Opus)", "realtime": "`/v1/realtime`, way in"}
+    rows = [[names[door], *(_number(figures[key]) if key in figures else "-" for key in (
+        "cpu_ms_per_frame", "callers_per_core", "delay_p50_ms", "delay_p95_ms"))]
+        for door, figures in results["doors"].items()]
+    return ["", "## Doors", "", "Null engines, all doors in turns in one mesh. CPU time is the gateway's per caller's "
+            "frame; delay is on the caller's clock, from sending a frame until its answer is there. Callers of "
+            "`/api/chat` code Opus with a library that holds a packet back until the next, which is in their delay.",
+            "", *_table(("door", "CPU ms per frame", "callers per core", "delay p50 ms", "delay p95 ms"), rows), "",
+            f"A WebSocket caller (`/api/pcm`) costs {results['websocket_cpu_ratio']:.2f} times a gRPC caller."]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,13 +14,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import sphn
 
 from harness.local_mesh import ROOT
@@ -57,8 +55,8 @@ class HeldCall:
 
 
 async def hold(url: str, pcm: Pcm, dialect: Literal["python", "rust"] = "python", *,
-               query: Mapping[str, str] | None = None, packet_ms: int = 0, headers: Mapping[str, str] | None = None
-               ) -> HeldCall:
+               query: Mapping[str, str] | None = None, packet_ms: int = 0, headers: Mapping[str, str] | None = None,
+               quiet_s: float = QUIET_S) -> HeldCall:
     """Hold a call at this HTTP address: speak, listen, hang up. `packet_ms` 0 is the dialect's own.
 
     Raises ProtocolBroken, aiohttp.ClientError.
@@ -71,7 +69,7 @@ async def hold(url: str, pcm: Pcm, dialect: Literal["python", "rust"] = "python"
         ear = Ear(dialect)
         speaking = asyncio.create_task(speak(socket, pcm, packet_ms or PACKET_MS[dialect]))
         try:
-            await _listen(socket, ear, speaking, len(pcm))
+            await _listen(socket, ear, speaking, len(pcm), quiet_s)
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
@@ -90,12 +88,12 @@ async def speak(socket: aiohttp.ClientWebSocketResponse, pcm: Pcm, packet_ms: in
             await socket.send_bytes(bytes([AUDIO]) + page)
 
 
-async def _listen(socket: aiohttp.ClientWebSocketResponse, ear: Ear, speaking: asyncio.Task[None], samples: int
-                  ) -> None:
+async def _listen(socket: aiohttp.ClientWebSocketResponse, ear: Ear, speaking: asyncio.Task[None], samples: int,
+                  quiet_s: float) -> None:
     """Until the server hangs up, or has answered nearly all and says no more."""
     while True:
         try:
-            message = await socket.receive(None if not speaking.done() else QUIET_S)
+            message = await socket.receive(None if not speaking.done() else quiet_s)
         except (asyncio.TimeoutError, TimeoutError):
             return
         if message.type is not aiohttp.WSMsgType.BINARY:
@@ -164,10 +162,10 @@ async def hold_moshi_client(url: str, pcm: Pcm) -> HeldCall:
     Raises RuntimeError when it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        said, heard = Path(folder, "said.wav"), Path(folder, "heard.wav")
-        soundfile.write(said, pcm, RATE, "FLOAT")
+        said, heard = f"{folder}/said.npy", f"{folder}/heard.npy"
+        np.save(said, pcm)
         client = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "harness.moshi_client", str(said), str(heard), "--url", url, cwd=ROOT,
+            sys.executable, "-m", "harness.moshi_client", said, heard, "--url", url, cwd=ROOT,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
         try:
             text, log = await client.communicate()
@@ -175,7 +173,7 @@ async def hold_moshi_client(url: str, pcm: Pcm) -> HeldCall:
             if client.returncode is None:
                 client.kill()
                 await client.wait()
-        if client.returncode or not heard.exists():  # noqa: ASYNC240
+        if client.returncode:
             raise RuntimeError(f"moshi.client failed: {log.decode()[-2000:]}")
-        audio, _ = soundfile.read(heard, dtype="float32")
+        audio = np.load(heard)
     return HeldCall(audio, text.decode(), error="lost" if b"Lost connection" in log else "")

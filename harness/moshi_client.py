@@ -1,9 +1,9 @@
 """Moshi's own client, `python -m moshi.client`, with a stand-in for the sound device.
 
-    python -m harness.moshi_client SAID.wav HEARD.wav [the client's own flags]
+    python -m harness.moshi_client SAID.npy HEARD.npy [the client's own flags]
 
-Its microphone says a recording and then is silent; some seconds later somebody presses Ctrl-C, as a person would. What
-its loudspeaker played is written down. Nothing of the client itself is changed.
+Its microphone says a recording, float32 [samples] at 24 kHz, and then is silent; some seconds later somebody presses
+Ctrl-C, as a person would. What its loudspeaker played is written down. Nothing of the client itself is changed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 SILENCE_S = 3.0  # after the recording, for the rest of the answer
+HANGS_UP_S = 0.3  # from the last audio to Ctrl-C: else the client would report what it could not send any more
 
 Pcm = npt.NDArray[np.float32]
 
@@ -69,8 +69,9 @@ def microphone(said: Pcm) -> type[Stream]:
             self.at += shape[0]
             self.call_back(np.pad(part, (0, shape[0] - len(part)))[:, None])
             if self.at - len(said) > SILENCE_S * shape[0] / self._block_s:
-                os.kill(os.getpid(), signal.SIGINT)
                 self._stopped.set()
+                time.sleep(HANGS_UP_S)
+                os.kill(os.getpid(), signal.SIGINT)
 
     return Microphone
 
@@ -90,14 +91,14 @@ def loudspeaker(heard: list[Pcm]) -> type[Stream]:
 def main() -> None:
     """Run the client until its microphone has said all."""
     said_path, heard_path, *flags = sys.argv[1:]
-    said, rate = soundfile.read(said_path, dtype="float32")
+    said: Pcm = np.load(said_path)
     heard: list[Pcm] = []
     device: Any = ModuleType("sounddevice")
     device.InputStream, device.OutputStream = microphone(said), loudspeaker(heard)
     sys.modules["sounddevice"] = device
     sys.argv = ["moshi.client", *flags]
     runpy.run_module("moshi.client", run_name="__main__")
-    soundfile.write(heard_path, np.concatenate(heard), rate, "FLOAT")
+    np.save(heard_path, np.concatenate(heard))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class NullEngine:
         """Begin a session."""
         self._steps[row] = 0
 
-    def direct(self, row: int, directed: Directed) -> None:
+    def direct(self, row: int, directed: Directed, step: int | None = None) -> None:
         """Its answers stay as they are."""
 
     def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int,
@@ -67,6 +67,9 @@ class NullEngine:
         """Only their number matters; one chunk."""
         self._steps[row] = first_step + len(codes)
         yield
+
+    def copy_row(self, row: int) -> None:
+        """There is nothing to keep."""
 
     def prime(self, row: int, past: np.ndarray) -> Iterator[None]:
         """Forgotten at once; one chunk."""

@@ -38,14 +38,16 @@ def doors_python() -> Path:
     return python
 
 
-async def try_client(name: str, url: str, key: str) -> tuple[bool | str, dict[str, Any]]:
+async def try_client(name: str, url: str, key: str, python: Path | None = None) -> tuple[bool | str, dict[str, Any]]:
     """Let a client hold a conversation with a mesh that runs the talking checkpoint: ask and be answered, talk over an
-    answer, cancel one, ask again. True, or why not; and what the client saw.
+    answer, cancel one, ask again. `python` is of the client's environment, if that is not the one of all of them.
+
+    Returns True, or why not; and what the client saw.
     """
     samples = ROOT / "samples"
     try:
         async with running(name, url, key, "--question", str(samples / "question-1.wav"), "--barge-in",
-                           str(samples / "interrupt.wav")) as client:
+                           str(samples / "interrupt.wav"), python=python) as client:
             facts = await client.facts(LONGEST_S)
     except NotInstalled as error:
         return f"not tried: {error}", {}
@@ -103,9 +105,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(name: str, url: str, key: str, *options: str) -> AsyncIterator[Running]:
+async def running(name: str, url: str, key: str, *options: str, python: Path | None = None
+                  ) -> AsyncIterator[Running]:
     """A client that has called; without options it listens, and says nothing. Raises NotInstalled."""
-    python = doors_python()
+    python = python or doors_python()
     found = await asyncio.create_subprocess_exec(
         python, "-c", f"import importlib.util, sys; sys.exit(importlib.util.find_spec({CLIENTS[name]!r}) is None)",
         stderr=asyncio.subprocess.DEVNULL)

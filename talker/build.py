@@ -18,7 +18,7 @@ os.environ.setdefault("NO_TORCH_COMPILE", "1")  # moshi compiles its norms lazil
 
 import torch
 
-from talker import codec, export, synth, tokenizer, train_decoder, train_encoder, train_joint, train_lm
+from talker import codec, export, speech_table, synth, tokenizer, train_decoder, train_encoder, train_joint, train_lm
 from talker.config import Budget, Work
 
 
@@ -43,6 +43,7 @@ def main() -> None:
         *([("codec", lambda: codec.adopt(args.codec, work))] if args.codec else train_codec),
         ("language model", lambda: train_lm.train(work, budget.lm_steps, budget.dialogues, seed)),
         ("export", lambda: export.write(work, args.out)),
+        ("speech table", lambda: speech_table.build(work, str(args.out), seed)),
     ]
     for name, phase in phases:
         begun = time.monotonic()

@@ -39,22 +39,26 @@ def encoded(engine: EncodeEngine, clip: Clip, seed: int) -> tuple[np.ndarray, np
     return np.concatenate(codes), np.stack(speech), np.stack(clear)
 
 
+def build(work: Work, checkpoint: str, seed: int) -> Path:
+    """Learn the table of a checkpoint's codec from the work folder's training voices, and put it beside its weights."""
+    info = resolve(checkpoint)
+    mimi = load_mimi(info)
+    path: Path = info.mimi_weights.parent / FILE
+    np.save(path, learn(mimi, *encoded(EncodeEngine(mimi, ROWS), Speech(work, "train").random, seed)))
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/talker")
     parser.add_argument("--work", type=Path, default=Path("build/talker"))
     parser.add_argument("--seed", type=int, default=4)
-    parser.add_argument("--minutes", type=float, default=120.0, help="of speech, if the work folder has none yet")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of speech, if the work folder has none yet")
     args = parser.parse_args()
     torch.set_num_threads(1)
     work = Work(args.work)
     synth.build(work, args.minutes, args.seed, splits=("train",))
-    info = resolve(args.checkpoint)
-    mimi = load_mimi(info)
-    codes, speech, clear = encoded(EncodeEngine(mimi, ROWS), Speech(work, "train").random, args.seed)
-    path = info.mimi_weights.parent / FILE
-    np.save(path, learn(mimi, codes, speech, clear))
-    print(f"{path}: learnt from {speech.size} frames, {speech.mean():.0%} of them speech")
+    print(f"learnt {build(work, args.checkpoint, args.seed)}")
 
 
 if __name__ == "__main__":

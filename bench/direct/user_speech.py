@@ -109,7 +109,7 @@ class Ours:
 
     def _batch(self, heard: Sequence[Call]) -> list[Spans]:
         rows = list(range(len(heard)))
-        detectors = [Detector(self._table, ()) for _ in rows]
+        detectors = [Detector(self._table, (), 1) for _ in rows]
         spans: list[Spans] = [[] for _ in rows]
         frames = np.stack([call.pcm.reshape(-1, FRAME) for call in heard], 1)
         for row in rows:

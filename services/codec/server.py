@@ -118,7 +118,8 @@ class CodecServer:
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self._encode.total, encode_slots_free=self._encode.free,
             decode_slots_total=self._decode.total, decode_slots_free=self._decode.free,
-            draining=self._encode.draining, instance_id=self._instance_id, **self._announced)
+            draining=self._encode.draining, instance_id=self._instance_id, silence_codes=self._silence_codes,
+            **self._announced)
 
     async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]
                      ) -> AsyncGenerator[codec_pb2.EncodeResponse, None]:

@@ -24,7 +24,7 @@ def read_speech_table(folder: Path, codebooks: int, entries: int) -> Table | Non
         table: Table = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise BadSpeechTable(f"{path} can't be read ({error}); remove it, or learn it again") from None
     if table.dtype != np.int8 or table.ndim != 2 or table.shape[0] < codebooks or table.shape[1] != entries:
         raise BadSpeechTable(f"{path} must be int8 [{codebooks}, {entries}], got {table.dtype} {list(table.shape)}; "

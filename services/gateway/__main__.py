@@ -8,9 +8,11 @@ import socket
 import time
 
 from services.gateway.calls.callers import CallerLimits
+from services.gateway.calls.defragmentation import Defragmentation
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
+from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.config import GatewayConfig
 from services.gateway.dev_certificate import cache_folder, dev_certificate
@@ -18,6 +20,7 @@ from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web import entry, page, status, tickets
 from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.door import HttpDoor
+from services.gateway.edges.web.live.edge import LiveEdge
 from services.gateway.edges.web.pcm.edge import PcmEdge
 from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
@@ -55,6 +58,7 @@ async def main(config: GatewayConfig) -> None:
         log.warning("%s", message)
     metrics = Metrics.start(config, "gateway")
     began = time.monotonic()
+    voices = Voices(config.voices)
     await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
     codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us)
     lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us)
@@ -65,11 +69,13 @@ async def main(config: GatewayConfig) -> None:
     registry = Registry(store, (codec, lm))
     fleet, recent = Fleet(codec, lm), RecentFrames()
     resources = Resources(fleet, sessions, WaitingLine(store, config.most_waiting),
-                          longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s)
+                          longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s,
+                          voices=voices)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
                 watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
+    defragmentation = Defragmentation(fleet, lambda: desk.conversations) if config.defragment else None
     sockets = Sockets(config.stall_s)
 
     def ready() -> bool:
@@ -78,17 +84,20 @@ async def main(config: GatewayConfig) -> None:
     routes = [
         *tickets.routes(gate),
         *entry.routes(desk, gate),
-        *status.routes(Status(fleet, resources.line, desk, recent), gate),
+        *status.routes(Status(fleet, resources.line, desk, recent).now, gate),
         *page.routes(),
         *PcmEdge(desk, gate, sockets).routes,
         *ChatEdge(desk, gate, sockets).routes,
         *RealtimeEdge(desk, gate, sockets, config.longest_call_s).routes,
+        *LiveEdge(desk, gate, sockets, config.longest_call_s).routes,
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
+    if defragmentation is not None:
+        await defragmentation.close()
     await gate.close()
     await registry.close()
     await store.close()

@@ -50,6 +50,8 @@ class GatewayConfig(ServiceConfig):
     idle_s: float = Field(60.0, gt=0, le=3600, description="end a call whose caller has sent no audio for this long")
     failover_s: float = Field(15.0, ge=0, le=3600, description="how long a call whose codec or lm was lost waits for "
                                                                "another one; about what a restart takes")
+    defragment: bool = Field(False, description="move calls off the emptiest replica of three or more when the others "
+                                               "have room for all, so that it is empty when it is scaled down")
     longest_call_s: float = Field(3600.0, gt=0, description="end a call after this long")
     most_waiting: int = Field(100, ge=0, description="callers that may wait in line for a slot")
     keys_file: str = Field("", description="JSON file of API keys, made by `make key`: only callers with one of them, "
@@ -58,6 +60,8 @@ class GatewayConfig(ServiceConfig):
     jwt_audience: str = Field("moshi-mesh", description="what the JWTs must be for (claim aud)")
     jwks_url: str = Field("", description="where the issuer publishes its keys, https://...; RS256, ES256 and EdDSA")
     jwt_secret_file: str = Field("", description="file with a secret that the issuer shares with this mesh; HS256")
+    voices: str = Field("", description="folder of recordings (WAV, mono, 16 bits, at most 30 s) that conversations "
+                                        "can begin with; a voice has the name of its file")
     calls_per_key: int = Field(0, ge=0, description="calls at once of one key, unless the file of keys says another "
                                                     "number; 0: no limit. This and those below count over all gateways")
     calls_per_minute_per_key: int = Field(0, ge=0, description="new calls in a minute, likewise")

@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +169,7 @@ class Store:
                 pipe.eval(request.script, len(request.keys), *request.keys, *request.arguments)
             began = time.monotonic()
             try:
-                answers = [_answer(answer) for answer in await pipe.execute(raise_on_error=False)]
+                answers = [_answer(answer) for answer in await _apart(pipe.execute(raise_on_error=False))]
             except DataError:
                 raise  # our bug
             except (RedisError, RedisClusterException, OSError) as error:
@@ -249,6 +249,20 @@ def _client(where: RedisUrl) -> Any:
         of_master.pop(name, None)
     sentinel = Sentinel(where.sentinels.nodes, sentinel_kwargs=of_sentinels)
     return sentinel.master_for(where.sentinels.master, **of_master)
+
+
+async def _apart(work: Awaitable[list[Any]]) -> list[Any]:
+    """Wait for work in a task of its own. Before Python 3.12, asyncio.wait_for, which redis uses, loses a cancellation
+    that comes when it is just done: a caller who has left would go on, and keep its slots.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    return task.result()
 
 
 def _answer(answer: Any) -> Any:

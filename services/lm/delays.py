@@ -40,6 +40,16 @@ class DelayLine:
         self.positions[row] = 0
         self._line[row] = UNGENERATED
 
+    def copy_row(self, row: int) -> Ints:
+        """What `restore_row` brings back."""
+        line: Ints = self._line[row].copy()
+        return line
+
+    def restore_row(self, row: int, position: int, line: Ints) -> None:
+        """Bring a row to where another one was."""
+        self.positions[row] = position
+        self._line[row] = line
+
     def feed(self, rows: Ints, codes: Ints) -> Ints:
         """Take the user's codes [n, user_codebooks] of one frame; the model's next input [n, streams]."""
         position, row = self.positions[rows][:, None], rows[:, None]

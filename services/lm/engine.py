@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from services.lm.delays import DelayLine, Ints
 from services.lm.directing import DRAWN, Directed, DirectedAt, ForcedFrames
@@ -47,6 +47,16 @@ class LmFacts:
     def kv_bytes_per_slot(self) -> int:
         """The ring of one slot: it is allocated whole, whatever the length of the call."""
         return self.kv_bytes_per_frame * self.context_frames
+
+
+@dataclass(frozen=True)
+class RowCopy:
+    """What a row knows after its first steps."""
+
+    steps: int
+    rings: Tensor
+    line: Ints
+    texts: Ints
 
 
 class LmEngine:
@@ -135,15 +145,13 @@ class LmEngine:
         self._forced.pop(row, None)
         self._sample(row, sampling)
 
-    def direct(self, row: int, directed: Directed) -> None:
-        """Decide about an open row's tokens from its next step on."""
-        self._direct(row, directed, int(self._line.positions[row]))
-
-    def _direct(self, row: int, directed: Directed, step: int) -> None:
+    def direct(self, row: int, directed: Directed, step: int | None = None) -> None:
+        """Decide about an open row's tokens from its next step on, or as if it had been at an earlier one."""
         if directed.sampling is not None:
             self._sample(row, directed.sampling)
         if directed.tokens is not None:
-            self._forced.setdefault(row, ForcedFrames(self._own_delays)).put(step, directed.tokens)
+            frame = int(self._line.positions[row]) if step is None else step
+            self._forced.setdefault(row, ForcedFrames(self._own_delays)).put(frame, directed.tokens)
 
     def _sample(self, row: int, sampling: Sampling) -> None:
         # Top-k 0 keeps every entry.
@@ -200,10 +208,23 @@ class LmEngine:
         for frame in range(known, len(codes) + 1):
             while waiting and waiting[0].step <= first_step + frame:
                 at = waiting.popleft()
-                self._direct(row, at.directed, at.step)
+                self.direct(row, at.directed, at.step)
             if frame < len(codes):
                 self.step([row], codes[frame : frame + 1])
                 self._line.amend(row, generated[frame])
+
+    def copy_row(self, row: int) -> RowCopy:
+        """What an open row knows, its sampling and what is forced aside; of a row with less than a context's steps."""
+        steps = int(self._line.positions[row])
+        return RowCopy(steps, self._rings[:, :, row, :, :steps].clone(), self._line.copy_row(row),
+                       self._texts[row].copy())
+
+    def restore_row(self, row: int, copy: RowCopy) -> None:
+        """Bring an open row to where another one was."""
+        with torch.inference_mode():
+            self._rings[:, :, row, :, :copy.steps] = copy.rings
+        self._line.restore_row(row, copy.steps, copy.line)
+        self._texts[row] = copy.texts
 
     def _remember(self, row: int, first_step: int, texts: Ints) -> None:
         """Take in the text tokens [frames] of a row's steps from `first_step` on."""

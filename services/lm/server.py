@@ -15,6 +15,7 @@ from moshimesh.lm.v1 import lm_pb2
 from services.lm.controls import ControlReader, sampled
 from services.lm.directing import Directed
 from services.lm.past import Past, read_past
+from services.lm.prompts import KeptRows, Prompt, read_prompt
 from services.lm.sampling import Sampling
 from services.lm.saying import Tokenizer
 from services.lm.text import TextStream
@@ -29,16 +30,17 @@ from services.mesh.timings import answer_context, check_context
 from services.mesh.tunnel import TunnelServer
 
 if TYPE_CHECKING:  # this file speaks gRPC, that one torch
-    from services.lm.engine import LmEngine
+    from services.lm.engine import LmEngine, RowCopy
 
 DESCRIPTOR = lm_pb2.DESCRIPTOR.services_by_name["LmService"]
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How a session draws its tokens, and its past if it comes from another replica."""
+    """How a session draws its tokens, what it begins with, and its past if it comes from another replica."""
 
     sampling: Sampling
+    prompt: Prompt | None
     past: Past | None
 
 
@@ -57,12 +59,24 @@ class LmStepper:
     def __init__(self, engine: LmEngine) -> None:
         self.slots = engine.slots
         self._engine = engine
+        self._kept: KeptRows[RowCopy] = KeptRows(engine.facts.context_frames)  # the memory of one more slot
 
     def open(self, row: int, settings: Opening) -> Iterator[None]:
-        """Clear a row, give it its sampling, and rebuild its past."""
+        """Clear a row, give it its sampling, and rebuild its past, that before its first step included."""
+        prompt, past = settings.prompt, settings.past
         self._engine.open(row, settings.sampling)
-        if (past := settings.past) is not None:
-            yield from self._engine.prefill(row, past.codes, past.tokens, past.first_step, past.controls)
+        if prompt is not None and past is None:
+            if (kept := self._kept.get(prompt)) is not None:
+                self._engine.restore_row(row, kept)
+                self._engine.direct(row, Directed(tokens=prompt.tokens), 0)  # its last codes are yet to be made
+            else:
+                yield from self._rebuild(row, prompt.before(None, self._engine.facts.delay_frames))
+                self._kept.put(prompt, self._engine.copy_row(row))
+        elif past is not None:
+            yield from self._rebuild(row, prompt.before(past, self._engine.facts.delay_frames) if prompt else past)
+
+    def _rebuild(self, row: int, past: Past) -> Iterator[None]:
+        return self._engine.prefill(row, past.codes, past.tokens, past.first_step, past.controls)
 
     def step(self, rows: Sequence[int], items: Sequence[CodesItem]) -> Sequence[tuple[CodesItem, list[int]]]:
         """Each item with its tokens, text first; negative while the delay line fills."""
@@ -127,11 +141,14 @@ class LmServer:
         sampling = read_sampling(config.sampling, self._defaults)
         reader = ControlReader(self.facts, self._tokenizer, sampling)
         past = read_past(config.history, self.facts, reader) if config.HasField("history") else None
+        prompt = read_prompt(config.prompt, self.facts, self._tokenizer)
+        # A step that completes a frame of the prompt answers nothing, as the first steps of all sessions.
+        silent = max(self.facts.delay_frames - (past.first_step + len(past.codes) if past else 0), 0)
         text = TextStream(self._tokenizer, self.facts.silent_text_tokens)
         if past is not None:
             text.recall(past.tokens[:, 0].tolist())
         frames = 0
-        with self._batcher.lease(session_id, Opening(sampling, past)) as slot:
+        with self._batcher.lease(session_id, Opening(sampling, prompt, past)) as slot:
             await slot.opened()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(
                 **self._ids, user_codebooks=self.facts.user_codebooks,
@@ -145,7 +162,7 @@ class LmServer:
                 self._recorder.record(item.context, answer.timing, slot.row, slot.tenant)
                 frame = audio_pb2.CodeFrame(context=answer_context(item.context, audio_pb2.HOP_LM_STEP, answer.timing))
                 step = lm_pb2.StepFrame(frame=frame)
-                if text_token >= 0:
+                if text_token >= 0 and frames > silent:
                     step.frame.codes.extend(codes)
                     step.text_token = text_token
                     step.text = text.say(text_token)

@@ -1,4 +1,5 @@
-"""A real browser in front of a gateway whose model speaks a known voice. Figures go to $MOSHIMESH_PAGE_JSON."""
+"""A real browser in front of a gateway whose model speaks a known voice. Figures go to $MOSHIMESH_PAGE_JSON, and
+from there into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bench import page_section
 from tests.browser.gateway import Gateway
 from tests.conftest import ROOT
 from tests.until import until
@@ -113,6 +115,7 @@ def figures() -> Iterator[dict[str, Any]]:
     if path := os.environ.get("MOSHIMESH_PAGE_JSON"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(measured, indent=2) + "\n")
+        page_section.write(measured)
 
 
 @pytest.fixture(scope="session")
@@ -127,8 +130,14 @@ async def browser() -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    async with Gateway() as gateway:
+def slots() -> int:
+    """Calls that the gateway has room for."""
+    return 4
+
+
+@pytest.fixture
+async def gateway(slots: int) -> AsyncIterator[Gateway]:
+    async with Gateway(slots) as gateway:
         yield gateway
 
 

@@ -79,7 +79,7 @@ class Gateway:
             self.sockets = Sockets(5.0)
             shown = Status(fleet, resources.line, self.desk, recent)
             routes = [*page.routes(), *PcmEdge(self.desk, gate, self.sockets).routes, *tickets.routes(gate),
-                      *entry.routes(self.desk, gate), *status.routes(shown, gate)]
+                      *entry.routes(self.desk, gate), *status.routes(shown.now, gate)]
             self.door = HttpDoor("127.0.0.1", 0, routes, self.sockets, ready=lambda: True)
             await self.door.open()
             opened.push_async_callback(self.door.close)

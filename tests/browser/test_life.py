@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.browser.conftest import Tab, open_tab
@@ -146,3 +147,39 @@ async def test_the_first_load_is_small_and_from_here_alone(context: Any, gateway
     loaded = sum([len(await response.body()) for response in bodies if response.status == 200])
     figures["first_load_kb"] = round(loaded / 1000, 1)  # as they are unpacked; gzip makes a third of that
     assert figures["first_load_kb"] < 150
+
+
+@pytest.mark.parametrize("slots", [1])
+async def test_a_page_waits_in_line_and_may_leave_it(tab: Tab, context: Any, gateway: Gateway) -> None:
+    await tab.talk()
+    second, third = await open_tab(context, gateway.url), await open_tab(context, gateway.url)
+    for waiting, position in ((second, 1), (third, 2)):
+        await waiting.page.click("#start")
+        await waiting.is_("queued")
+
+        async def placed(waiting: Tab = waiting, position: int = position) -> bool:
+            return str(position) in await waiting.page.inner_text("#status")
+        await until(placed)
+    await third.page.click("#end")
+    await third.is_("ended")
+    await tab.end()
+    await second.is_("live")
+    await second.page.click("#end")
+    await second.is_("ended")
+    assert [await one.leaks() for one in (tab, second, third)] == [0, 0, 0]
+    await until(lambda: gateway.leaks == 0)
+
+
+async def test_a_muted_caller_is_silent_and_heard_again(tab: Tab, gateway: Gateway) -> None:
+    def loudest(frames: int) -> float:
+        """Of the last frames that the mesh has heard."""
+        return max([float(np.abs(frame).max()) for frame in gateway.ears.calls[-1][-frames:]], default=1.0)
+
+    await tab.talk()
+    await until(lambda: 0.1 < loudest(3) < 1.0)
+    await tab.page.click("#mute")
+    assert await tab.page.get_attribute("#mute", "aria-pressed") == "true"
+    await until(lambda: loudest(6) == 0)
+    await tab.page.click("#mute")
+    await until(lambda: loudest(1) > 0.05)
+    await tab.end()

@@ -54,7 +54,7 @@ class FakeCodec:
         return codec_pb2.GetInfoResponse(
             encode_slots_total=self.slots, encode_slots_free=self.slots - self.held["encode"],
             decode_slots_total=self.slots, decode_slots_free=self.slots - self.held["decode"],
-            instance_id="one", **FACTS)
+            instance_id="one", silence_codes=SILENCE, **FACTS)
 
     async def encode(self, requests: Incoming[codec_pb2.EncodeRequest]
                      ) -> AsyncGenerator[codec_pb2.EncodeResponse, None]:

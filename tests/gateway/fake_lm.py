@@ -26,9 +26,11 @@ USER, OWN, DELAY, CONTEXT, PADDING = 2, 2, 1, 1000, 3
 class Checksum:
     """The model's state."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: lm_pb2.StepPrompt | None = None) -> None:
         self.steps = 0
         self._state = 17
+        for byte in prompt.SerializeToString(deterministic=True) if prompt else b"":
+            self._state = (self._state * 31 + byte) % 65_521
 
         self._forced: dict[int, list[int]] = {}  # by step
 
@@ -95,7 +97,7 @@ class FakeLm:
             raise NoFreeSlot("full")
         self.held += 1
         try:
-            model, frames = Checksum(), 0
+            model, frames = Checksum(config.prompt if config.HasField("prompt") else None), 0
             codes, past = list(config.history.user_codes), {at.step: at.controls for at in config.history.controls}
             for begin in range(0, len(codes), USER):
                 model.step(codes[begin:begin + USER], past.get(begin // USER))

@@ -17,6 +17,7 @@ from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import Event, Ready, Speech
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
+from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
@@ -36,10 +37,11 @@ class House:
     """`async with` opens it. Several may share a Redis and replicas, as gateways do."""
 
     def __init__(self, redis_url: str, *, codec: FakeCodec | None = None, lm: FakeLm | None = None,
-                 spare_lm: FakeLm | None = None,
+                 spare_lms: Sequence[FakeLm] = (), voices: str = "",
                  calls_per_key: int = 0, idle_s: float = 60.0, longest_call_s: float = 3600.0) -> None:
         self.codec, self.lm = codec or FakeCodec(), lm or FakeLm()
-        self._lms = [self.lm] + ([spare_lm] if spare_lm else [])
+        self._voices = voices
+        self._lms = [self.lm, *spare_lms]
         self.store = Store(redis_url)
         self.observers: list[Heard] = []
         self._calls_per_key, self._idle_s, self._longest_call_s = calls_per_key, idle_s, longest_call_s
@@ -55,7 +57,8 @@ class House:
         self.line = WaitingLine(self.store, most_waiting=1)
         self.desk = Desk(
             Resources(self.fleet, self.sessions, self.line,
-                      longest_call_s=self._longest_call_s, idle_s=self._idle_s, stall_s=5.0),
+                      longest_call_s=self._longest_call_s, idle_s=self._idle_s, stall_s=5.0,
+                      voices=Voices(self._voices)),
             Limits(self.store), self._watch, drain_s=5.0)
         return self
 
@@ -82,11 +85,12 @@ def frame(number: int) -> np.ndarray:
     return np.arange(number, number + FRAME, dtype=np.float32)
 
 
-def expected(frames: int, controls: Mapping[int, lm_pb2.StepControls] = MappingProxyType({})) -> list[list[int]]:
-    """What the model answers to so many frames, with controls at some of them, and to the silence that flushes its
-    delay line.
+def expected(frames: int, controls: Mapping[int, lm_pb2.StepControls] = MappingProxyType({}),
+             prompt: lm_pb2.StepPrompt | None = None) -> list[list[int]]:
+    """What the model answers to so many frames, with controls at some of them and a prompt before them, and to the
+    silence that flushes its delay line.
     """
-    model = Checksum()
+    model = Checksum(prompt)
     said = [model.step(codes_of(frame(number)), controls.get(number)) for number in range(frames)]
     said += [model.step(codes_of(np.zeros(FRAME))) for _ in range(DELAY)]
     return [tokens for tokens in said if tokens is not None]

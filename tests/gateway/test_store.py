@@ -18,12 +18,13 @@ from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.registry import Registry
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import MOST_AT_ONCE, Request, RequestRefused, Store, StoreAway
+from services.gateway.trust.tickets import Tickets
 from services.mesh.errors import PeerLost, ResumeUnavailable
 from tests.gateway.redis_server import RedisServer, certificate_in, redis_with_tls
 from tests.gateway.sessions.gateways import Gateway, new_session, resume, say, written
 from tests.until import until
 
-PROBES = (Sessions.probes, WaitingLine.probes, Limits.probes, Registry.probes)
+PROBES = (Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
 SET = "return redis.call('SET', KEYS[1], ARGV[1])"
 PUSH = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -331,6 +332,19 @@ async def test_a_right_that_is_missing_is_named_by_redis_7_too(tls: tuple[str, P
     assert caught.value.code == "OOM" and store.available
     await store.close()
     server.close()
+
+
+async def test_a_cancellation_is_not_lost(store: Store) -> None:
+    """Whoever leaves while the loop is busy (asleep, here) and Redis has answered has left."""
+    for turns in range(20):
+        task = asyncio.create_task(store.run(Request(SET, ("moshimesh:key",), (1,))))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.005)  # noqa: ASYNC251
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled()
 
 
 async def test_a_cluster() -> None:

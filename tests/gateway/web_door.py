@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import aiohttp
 from aiohttp import web
 
+from services.gateway.edges.web.connection import Connections
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.socket import Sockets
 
@@ -15,10 +16,12 @@ from services.gateway.edges.web.socket import Sockets
 class WebDoor:
     """The HTTP port of a desk, with the routes that a door has there. `async with` opens it."""
 
-    def __init__(self, routes: Callable[[Sockets], Iterable[web.RouteDef]], **bounds: float) -> None:
+    def __init__(self, routes: Callable[[Sockets], Iterable[web.RouteDef]], *, connections: Connections | None = None,
+                 **bounds: float) -> None:
         """`bounds` are those of Sockets."""
         self.sockets = Sockets(**{"stall_s": 5.0, **bounds})  # type: ignore[arg-type]
-        self._door = HttpDoor("127.0.0.1", 0, routes(self.sockets), self.sockets, ready=lambda: True)
+        self._door = HttpDoor("127.0.0.1", 0, routes(self.sockets), self.sockets, ready=lambda: True,
+                              connections=connections)
 
     async def __aenter__(self) -> WebDoor:
         await self._door.open()

@@ -4,6 +4,7 @@ from moshimesh.client import Mesh, connect
 from moshimesh.director import Director
 from moshimesh.events import (
     ConversationEvent,
+    Heard,
     HopTiming,
     MeshError,
     MeshInfo,
@@ -19,6 +20,7 @@ from moshimesh.recording import Recording, Replayed
 __all__ = [
     "ConversationEvent",
     "Director",
+    "Heard",
     "HopTiming",
     "Mesh",
     "MeshError",

@@ -76,6 +76,7 @@ class Mesh:
         Raises MeshError.
         """
         config = conversation_pb2.ReplayConfig(model=model or recording.model_id, audio=audio, past=recording.past(),
+                                               prompt=recording.prompt,
                                                sampling=recording.sampling if sampling is None else sampling)
 
         async def requests() -> AsyncIterator[conversation_pb2.ReplayRequest]:

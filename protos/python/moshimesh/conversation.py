@@ -15,6 +15,7 @@ import grpc
 from moshimesh.director import Director
 from moshimesh.events import (
     Event,
+    Heard,
     MeshError,
     Queued,
     Ready,
@@ -37,11 +38,11 @@ class _Leg:
     """One call of the conversation, at one gateway."""
 
     def __init__(self, stub: conversation_pb2_grpc.ConversationServiceStub, config: conversation_pb2.ConverseConfig,
-                 sent: Sent, director: Director, position: int, unheard: int, metadata: Sequence[tuple[str, str]]
-                 ) -> None:
-        """`position` is where its audio begins, `unheard` where that begins which the mesh has not heard, in bytes."""
-        self._config, self._sent, self._position = config, sent, position
-        self._director, self._unheard = director, unheard
+                 sent: Sent, director: Director, first_sequence: int, unanswered: int, frame_bytes: int,
+                 metadata: Sequence[tuple[str, str]]) -> None:
+        """Its audio begins at the frame `first_sequence`, and `unanswered` is the first one without an answer."""
+        self._config, self._sent, self._position = config, sent, first_sequence * frame_bytes
+        self._director, self._unheard, self._frame_bytes = director, unanswered * frame_bytes, frame_bytes
         self._open = asyncio.Event()
         self._call = stub.Converse(self._requests(), metadata=metadata)
         self._responses = self._call.__aiter__()
@@ -61,6 +62,8 @@ class _Leg:
                 raise self._sent.failure from None
             raise
         if response.HasField("ready"):
+            # A mesh that has lost the latest frames that it answered has lost their controls, too.
+            self._unheard = min(self._unheard, response.ready.next_sequence * self._frame_bytes)
             self._open.set()
         elif response.HasField("ended"):  # the status that follows may be lost
             raise ended_error(response.ended)
@@ -150,6 +153,8 @@ class Conversation:
                     yield self._summary(response.summary)
                 elif kind == "event":
                     yield conversation_event(response.event)
+                elif kind == "heard":
+                    yield Heard(response.heard.sequence, response.heard.text, response.heard.unheard)
                 elif kind == "queued":
                     yield Queued(response.queued.position, response.queued.estimated_wait_ms / 1000)
                 elif kind == "resume_status":
@@ -225,7 +230,7 @@ class Conversation:
 
     def _leg(self) -> _Leg:
         """A call at the gateway whose turn it is."""
-        config, position, unheard = self._config, 0, 0
+        config, first, next_sequence, frame_bytes = self._config, 0, 0, 0
         if self._ready is not None:
             frame_bytes = self._ready.samples_per_frame * self._sample_bytes
             next_sequence = 0 if self._answered is None else self._answered + 1
@@ -237,5 +242,5 @@ class Conversation:
             config.first_sequence = first
             if self._answered is not None:
                 config.answered_sequence = self._answered
-            position, unheard = first * frame_bytes, next_sequence * frame_bytes
-        return _Leg(self._stubs[self._gateway], config, self._sent, self._director, position, unheard, self._metadata)
+        return _Leg(self._stubs[self._gateway], config, self._sent, self._director, first, next_sequence, frame_bytes,
+                    self._metadata)

@@ -23,11 +23,16 @@ class Director:
         self._given = 0
 
     def set_sampling(self, *, text_temperature: float | None = None, text_top_k: int | None = None,
-                     audio_temperature: float | None = None, audio_top_k: int | None = None) -> None:
-        """Draw tokens like this from now on; None leaves a setting as it is, temperature 0 is greedy."""
+                     audio_temperature: float | None = None, audio_top_k: int | None = None,
+                     padding_bonus: float | None = None, repetition_penalty: float | None = None,
+                     repetition_penalty_context: int | None = None) -> None:
+        """Draw tokens like this from now on; None leaves a setting as it is, temperature 0 is greedy. With a
+        padding_bonus above 0 the model says less, with a repetition_penalty above 1 it repeats itself less.
+        """
         self._give(conversation_pb2.Control(sampling=lm_pb2.Sampling(
             text_temperature=text_temperature, text_top_k=text_top_k, audio_temperature=audio_temperature,
-            audio_top_k=audio_top_k)))
+            audio_top_k=audio_top_k, padding_bonus=padding_bonus, repetition_penalty=repetition_penalty,
+            repetition_penalty_context=repetition_penalty_context)))
 
     def interrupt(self, hold_s: float | None = None) -> None:
         """Silence the model for so long, 10 s at the most; None: as long as the mesh thinks right."""

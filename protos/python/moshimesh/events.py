@@ -122,6 +122,17 @@ class ConversationEvent:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What a `played_out` means for the transcript: the last frame that was played, the text that was heard since the
+    last of these, and what was said but not heard so far. After an interruption it never will be.
+    """
+
+    sequence: int
+    text: str
+    unheard: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """The conversation ended well: frames of the caller's audio that were heard, frames of speech that came, frames
     that were skipped to keep time, and bytes of an unfinished sample at the end of the audio, which were left out.
@@ -133,7 +144,7 @@ class Summary:
     bytes_dropped: int = 0
 
 
-Event: TypeAlias = "Queued | Ready | Speech | ConversationEvent | Resumed | ResumeStatus | Summary"
+Event: TypeAlias = "Queued | Ready | Speech | ConversationEvent | Heard | Resumed | ResumeStatus | Summary"
 
 
 def speech_event(speech: conversation_pb2.SpeechFrame, skipped_before: int) -> Speech:

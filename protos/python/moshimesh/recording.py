@@ -52,6 +52,11 @@ class Recording:
         return self._all.sampling
 
     @property
+    def prompt(self) -> lm_pb2.StepPrompt | None:
+        """What came before the conversation's first step."""
+        return self._all.prompt if self._all.HasField("prompt") else None
+
+    @property
     def first_step(self) -> int:
         """Of the conversation; 0 if the recording has its begin."""
         return int(self._all.steps.first_step)

@@ -37,6 +37,8 @@ class Caller:
     limits: CallerLimits = field(default_factory=CallerLimits)
     valid: Callable[[], bool] = lambda: True
     """Whether its credential still holds; asked every few seconds while it calls."""
+    key_hash: str = ""
+    """Of its API key, if that is what lets it in; its tickets end with that key."""
     from_ticket: bool = False
     """Whether it has shown a ticket, which gives it less than a key does."""
 
@@ -70,6 +72,14 @@ class Resumed:
     """Number of the frame at which the audio to come begins."""
     answered_sequence: int | None = None
     """The last frame whose answer has reached the caller; None: continue after the last frame that was heard."""
+
+
+@dataclass(frozen=True)
+class Forked(Resumed):
+    """A copy of a conversation, whose handle the caller holds."""
+
+    sampling: lm_pb2.Sampling = field(default_factory=lm_pb2.Sampling)
+    """How to draw tokens from here on; unset fields as the other one does."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from services.gateway.path.ingest import Ingest
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Reading
 from services.gateway.path.pipeline import Pipeline, Rows, Speech
-from services.gateway.path.turns import turns_so_far
+from services.gateway.path.turns import Turns
+from services.gateway.peers.replicas import Replica
 from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
@@ -48,6 +49,7 @@ class Conversation:
         self._key_id = key_id
         self._resources, self._opening, self._observer = resources, opening, observer
         self._handle, self._call_id = handle, call_id
+        self._ended: MeshError | None = None  # while it was in line, or later
         self._leaving: list[GoAway] = []  # until the caller can hear of it
         self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
 
@@ -68,7 +70,7 @@ class Conversation:
             origin.abandon(reason_of(error))
             raise
         ingest = self._ingest(rows, origin)
-        pipeline = Pipeline(rows, ingest, self._observer, turns_so_far(rows, origin.history))
+        pipeline = Pipeline(rows, ingest, self._observer, Turns(rows.codec_ready, rows.lm_ready, origin.history))
         with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
                 contextlib.closing(pipeline), self._told(session, pipeline):
             yield self._announce(rows, session, ingest)
@@ -95,13 +97,20 @@ class Conversation:
             pipeline.tell(self._leaving[-1])
             session.flush_soon()
 
+    def leave(self, replica: Replica) -> bool:
+        """Let the call's rows at a replica try to move to others. Whether one tries."""
+        return any([pipeline.leave(replica) for _, pipeline in self._speaking])
+
     def end(self, error: MeshError) -> None:
-        """End the call with an error, after the answers that are there."""
+        """End the call with an error, after the answers that are there; one in line leaves it."""
+        self._ended = self._ended or error
         for _, pipeline in self._speaking:
             pipeline.fail(error)
 
     def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | Rows, None]:
         def check() -> None:
+            if self._ended is not None:
+                raise self._ended
             if self._leaving:
                 raise Draining(GATEWAY_STOPS)
 
@@ -134,6 +143,8 @@ class Conversation:
         """Tell the caller what happens to the call from elsewhere."""
         session.listen(Listener(lost=pipeline.fail, resumable=lambda now: pipeline.tell(ResumeStatus(now))))
         self._speaking.append((session, pipeline))
+        if self._ended is not None:
+            pipeline.fail(self._ended)
         for notice in self._leaving:
             pipeline.tell(notice)
         try:

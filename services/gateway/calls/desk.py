@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Caller, Input, Opening, Resumed
+from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resumed
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
@@ -22,6 +22,7 @@ from services.gateway.calls.limits import Limits
 from services.gateway.calls.rates import Rate
 from services.gateway.calls.replay import Begun, Recorded, Replay, Replayed
 from services.gateway.calls.resources import Resources
+from services.gateway.calls.voices import Voice, Voices
 from services.gateway.path.observer import Observer, Unheard
 from services.gateway.peers.models import Model
 from services.gateway.sessions.history import History
@@ -64,7 +65,7 @@ class Desk:
 
     async def hold(self, caller: Caller, opening: Opening, inputs: AsyncIterator[Input]) -> AsyncGenerator[Event, None]:
         """A conversation, new or resumed: the mesh's side of it. Raises MeshError."""
-        _check(opening)
+        _check(opening, self._resources.voices)
         if self._draining:
             raise Draining(GATEWAY_STOPS)
         call_id = secrets.token_hex(16)
@@ -89,8 +90,11 @@ class Desk:
         return record
 
     async def replay(self, caller: Caller, model_id: str, sampling: lm_pb2.Sampling, past: journal_pb2.Chunk,
-                     steps: AsyncIterator[Recorded], *, audio: bool) -> AsyncGenerator[Begun | Replayed, None]:
-        """Step a recording again, after its `past`. Counts as a call of the caller's. Raises MeshError."""
+                     prompt: lm_pb2.StepPrompt | None, steps: AsyncIterator[Recorded], *, audio: bool
+                     ) -> AsyncGenerator[Begun | Replayed, None]:
+        """Step a recording again, after its `past` and what came before that. Counts as a call of the caller's. Raises
+        MeshError.
+        """
         if self._draining:
             raise Draining(GATEWAY_STOPS)
         model = await self._resources.fleet.model(model_id)
@@ -98,6 +102,7 @@ class Desk:
         history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
         try:
             history.extend(past)
+            history.prompt = prompt
         except ValueError as error:
             raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
         name = f"replay-{secrets.token_hex(8)}"
@@ -108,7 +113,10 @@ class Desk:
 
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""
-        return self._known(caller, opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+        if not isinstance(opening.origin, Resumed):
+            return Handle.new()
+        known = self._known(caller, opening.origin.handle)
+        return Handle.new() if isinstance(opening.origin, Forked) else known
 
     def _known(self, caller: Caller, text: str) -> Handle:
         """A handle that a caller has. Raises UnknownSession, TooManyResumes."""
@@ -118,6 +126,11 @@ class Desk:
         if wait_s:
             raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
         return handle
+
+    @property
+    def conversations(self) -> Collection[Conversation]:
+        """Those that are held now, or wait in line."""
+        return self._conversations
 
     @property
     def calls(self) -> int:
@@ -138,6 +151,11 @@ class Desk:
         """All models that conversations can have now, by id. Raises PeerLost, ModelMismatch."""
         await self._resources.fleet.refresh(INFO_AGE_S)
         return [self._info(model) for model in self._resources.fleet.models()]
+
+    @property
+    def voices(self) -> list[Voice]:
+        """The voices that conversations can begin with, by name."""
+        return self._resources.voices.all
 
     def _info(self, model: Model) -> ModelInfo:
         fleet = self._resources.fleet
@@ -161,13 +179,11 @@ class Desk:
         await self._resources.sessions.close()
 
 
-def _check(opening: Opening) -> None:
-    """Refuse numbers that no conversation has. Raises InvalidRequest."""
+def _check(opening: Opening, voices: Voices) -> None:
+    """Refuse voices that are not there, and numbers that no conversation has. Raises InvalidRequest."""
     asked = opening.origin
     if not isinstance(asked, Resumed):
-        if asked.voice or asked.text_prompt:
-            raise InvalidRequest("PROMPTS_UNSUPPORTED", "this mesh knows neither voices nor text prompts",
-                                 field="config.voice" if asked.voice else "config.text_prompt")
+        voices.check(asked)
         return
     for field, sequence in (("first_sequence", asked.first_sequence), ("answered_sequence", asked.answered_sequence)):
         if sequence is not None and sequence > MOST_FRAMES:

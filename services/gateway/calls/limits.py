@@ -35,18 +35,20 @@ return 1
 _LEAVE = "redis.call('ZREM', KEYS[1], ARGV[1])"
 
 # What was used in a window of time that ends now: the present piece of it, and so much of the one before as the window
-# reaches back into it. Adds to it, unless that would be more than there may be (0: no bound). Returns 1 if it has.
+# reaches back into it. Returns 1 if there may be so much more (0: no bound), and adds it; what is spent already
+# (ARGV[4]) is added in any case.
 _USE = """
 local time, window = redis.call('TIME'), tonumber(ARGV[1])
 local piece = math.floor(time[1] / window)
 local into = (time[1] % window) / window
 local before = tonumber(redis.call('HGET', KEYS[1], piece - 1) or '0')
 local used = tonumber(redis.call('HGET', KEYS[1], piece) or '0') + before * (1 - into)
-if tonumber(ARGV[3]) > 0 and used + ARGV[2] > tonumber(ARGV[3]) then return 0 end
+local over = tonumber(ARGV[3]) > 0 and used + ARGV[2] > tonumber(ARGV[3])
+if over and ARGV[4] == '0' then return 0 end
 redis.call('HINCRBYFLOAT', KEYS[1], piece, ARGV[2])
 redis.call('HDEL', KEYS[1], piece - 2)
 redis.call('EXPIRE', KEYS[1], 2 * window)
-return 1
+return over and 0 or 1
 """
 
 
@@ -74,7 +76,7 @@ class Limits:
         """The scripts that count, for Store.connect."""
         one = _name("key", f"probe-{tag}")
         return [Request(_ENTER, (f"{one}:calls",), ("a call", 1, 1000)),
-                Request(_LEAVE, (f"{one}:calls",), ("a call",)), Request(_USE, (f"{one}:new",), (1, 1, 0))]
+                Request(_LEAVE, (f"{one}:calls",), ("a call",)), Request(_USE, (f"{one}:new",), (1, 1, 0, 1))]
 
     @contextlib.asynccontextmanager
     async def admit(self, caller: Caller, conversation: str, end: Callable[[MeshError], None]) -> AsyncIterator[Use]:
@@ -99,7 +101,7 @@ class Limits:
                 refreshing.cancel()
                 for name, limits, _ in groups:
                     if limits.audio_s_per_hour and use.audio_s:
-                        self._store.post(Request(_USE, (f"{name}:audio",), (HOUR_S, use.audio_s, 0)))
+                        self._store.post(Request(_USE, (f"{name}:audio",), (HOUR_S, use.audio_s, 0, 1)))
 
     async def _open(self, name: str, limits: CallerLimits, whose: str) -> None:
         """Count a new call. Raises TooManyCalls, AudioQuotaUsed."""
@@ -138,15 +140,15 @@ class Limits:
                 if limits.calls:
                     await self._enter(f"{name}:calls", conversation, limits.calls)
                 if limits.audio_s_per_hour and not await self._use(f"{name}:audio", HOUR_S, audio_s,
-                                                                   limits.audio_s_per_hour):
+                                                                   limits.audio_s_per_hour, spent=True):
                     end(_quota(whose, limits))
                     return
 
     async def _enter(self, calls: str, conversation: str, most: int) -> bool:
         return await self._run(Request(_ENTER, (calls,), (conversation, most, round(self._gone_s * 1000))))
 
-    async def _use(self, name: str, window_s: int, amount: float, most: int) -> bool:
-        return await self._run(Request(_USE, (name,), (window_s, amount, most)))
+    async def _use(self, name: str, window_s: int, amount: float, most: int, *, spent: bool = False) -> bool:
+        return await self._run(Request(_USE, (name,), (window_s, amount, most, int(spent))))
 
     async def _run(self, request: Request) -> bool:
         try:

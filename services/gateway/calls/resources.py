@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.fleet import Fleet
 from services.gateway.sessions.sessions import Sessions
@@ -21,3 +22,4 @@ class Resources:
     """A caller that sends too little audio for this long loses its slots."""
     stall_s: float
     """So does one that reads the answers this much too late."""
+    voices: Voices = field(default_factory=lambda: Voices(""))

@@ -15,6 +15,7 @@ from services.gateway.calls.callers import (
     Audio,
     Caller,
     Control,
+    Forked,
     Input,
     Interrupt,
     New,
@@ -45,8 +46,8 @@ class GrpcEdge:
 
     def __init__(self, desk: Desk, gate: Gate, stall_s: float) -> None:
         self.services = (Service(DESCRIPTOR, {
-            "GetInfo": self.get_info, "ListModels": self.list_models, "Converse": self.converse,
-            "Export": self.export, "Replay": self.replay}, stall_s),)
+            "GetInfo": self.get_info, "ListModels": self.list_models, "ListVoices": self.list_voices,
+            "Converse": self.converse, "Export": self.export, "Replay": self.replay}, stall_s),)
         self._desk, self._gate = desk, gate
 
     def drain(self) -> None:
@@ -69,6 +70,13 @@ class GrpcEdge:
         await self._caller(sender)
         return conversation_pb2.ListModelsResponse(
             models=[conversation_pb2.Model(**vars(info)) for info in await self._desk.models()])
+
+    async def list_voices(self, request: conversation_pb2.ListVoicesRequest, sender: Sender
+                          ) -> conversation_pb2.ListVoicesResponse:
+        """The voices that conversations can begin with."""
+        await self._caller(sender)
+        return conversation_pb2.ListVoicesResponse(voices=[
+            conversation_pb2.Voice(name=voice.name, duration_ms=voice.duration_ms) for voice in self._desk.voices])
 
     async def converse(self, requests: Incoming[conversation_pb2.ConverseRequest]
                        ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
@@ -124,8 +132,13 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
         raise InvalidRequest("BAD_PACING", f"pacing {config.pacing} is not one that this mesh knows",
                              field="config.pacing")
     answered = config.answered_sequence if config.HasField("answered_sequence") else None
-    if config.resume_handle:
-        origin: New | Resumed = Resumed(config.resume_handle, config.first_sequence, answered)
+    if config.fork_handle:
+        if config.resume_handle:
+            raise InvalidRequest("BAD_FORK", "a conversation is resumed or copied, not both",
+                                 field="config.fork_handle")
+        origin: New | Resumed = Forked(config.fork_handle, config.first_sequence, answered, _sampling(config.sampling))
+    elif config.resume_handle:
+        origin = Resumed(config.resume_handle, config.first_sequence, answered)
     elif config.first_sequence or answered is not None:
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")

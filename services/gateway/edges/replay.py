@@ -31,7 +31,8 @@ async def export(desk: Desk, caller: Caller, request: conversation_pb2.ExportReq
         own_codebooks=history.own_codebooks, delay_frames=history.delay_frames, context_frames=history.context_frames,
         sampling=record.sampling, steps=conversation_pb2.RecordedSteps(
             first_step=chunk.first_step, sequences=_sequences(chunk, history.user_codebooks),
-            user_codes=_numbers(chunk.user_codes), tokens=_numbers(chunk.tokens), controls=chunk.controls))
+            user_codes=_numbers(chunk.user_codes), tokens=_numbers(chunk.tokens), controls=chunk.controls),
+        prompt=history.prompt)
 
 
 async def replay(desk: Desk, caller: Caller, requests: Incoming[conversation_pb2.ReplayRequest]
@@ -39,7 +40,8 @@ async def replay(desk: Desk, caller: Caller, requests: Incoming[conversation_pb2
     """Step a recording again. Raises MeshError."""
     config: conversation_pb2.ReplayConfig = await read_config_message(requests)
     past = _chunk(config.past)
-    held = desk.replay(caller, config.model, config.sampling, past, _recorded(requests), audio=config.audio)
+    prompt = config.prompt if config.HasField("prompt") else None
+    held = desk.replay(caller, config.model, config.sampling, past, prompt, _recorded(requests), audio=config.audio)
     async with contextlib.aclosing(held) as replayed:
         async for event in replayed:
             if isinstance(event, Begun):

@@ -119,7 +119,7 @@ class LmMemory:
 
     def opening(self) -> list[lm_pb2.StepRequest]:
         """See Memory."""
-        config = lm_pb2.StepConfig(session_id=self._session_id, sampling=self._sampling)
+        config = lm_pb2.StepConfig(session_id=self._session_id, sampling=self._sampling, prompt=self.history.prompt)
         if self.history.steps:
             config.history.CopyFrom(self.history.to_proto())
         return [lm_pb2.StepRequest(config=config)]

@@ -26,11 +26,11 @@ from services.gateway.path.lease import Lease, Leaser
 from services.gateway.path.memory import DecoderMemory, EncoderMemory, LmMemory
 from services.gateway.path.observer import Observer
 from services.gateway.path.stage import Next, Stage
+from services.gateway.path.turns import Turns
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.models import Model
-from services.gateway.peers.replicas import DECODE, ENCODE, STEP
+from services.gateway.peers.replicas import DECODE, ENCODE, STEP, Replica
 from services.gateway.sessions.history import History
-from services.gateway.turns.detector import Detector
 from services.gateway.turns.events import EventKind, Happening
 from services.mesh.clock import now_unix_nanos
 
@@ -127,14 +127,13 @@ class Rows:
 class Pipeline:
     """One call's three stages."""
 
-    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer, turns: Detector) -> None:
-        """`turns` knows the steps before this call."""
+    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer, turns: Turns) -> None:
         self._ingest, self._observer, self._turns = ingest, observer, turns
         self._frame_ms = ingest.audio.frame_nanos / 1_000_000
         self._directed: dict[int, lm_pb2.StepControls] = {}  # while their frames are being encoded, by sequence
-        # Codes that are being stepped, and steps whose audio is being decoded, each with what has become certain with
-        # it; bounded as the next one is.
-        self._heard: deque[Sequence[int]] = deque()
+        # Codes and controls that are being stepped, and steps whose audio is being decoded, each with what has become
+        # certain with it; bounded as the next one is.
+        self._heard: deque[tuple[Sequence[int], lm_pb2.StepControls | None]] = deque()
         self._said: deque[tuple[lm_pb2.StepFrame, list[Happening]]] = deque()
         self._happened: list[Happening] = []  # with steps that had no answer; the delay line is short
         # Bounded by ingest's frames in flight, one failure of each source, and a notice for each thing that changes.
@@ -185,17 +184,19 @@ class Pipeline:
         if frame.context.sequence >= self._ingest.next_sequence:
             request = lm_pb2.StepRequest()
             request.step.frame.CopyFrom(frame)
-            if self._directed and (controls := self._directed.pop(frame.context.sequence, None)):
+            controls = self._directed.pop(frame.context.sequence, None) if self._directed else None
+            if controls is not None:
                 request.step.controls.CopyFrom(controls)
-            self._heard.append(frame.codes)
+            self._heard.append((frame.codes, controls))
             self._step.send(request)
         else:  # the model has heard it before the call was cut: only the codec had to hear it again
             self._left(frame.context)
 
     def _stepped(self, step: lm_pb2.StepFrame) -> None:
         answered = step.HasField("text_token")
-        self._happened += self._turns.step(step.frame.context.sequence, self._heard.popleft(),
-                                           [step.text_token, *step.frame.codes] if answered else None)
+        heard, controls = self._heard.popleft()
+        self._happened += self._turns.step(step.frame.context.sequence, heard,
+                                           [step.text_token, *step.frame.codes] if answered else None, controls)
         if answered:
             self._said.append((step, self._happened))
             self._happened = []
@@ -231,6 +232,10 @@ class Pipeline:
     def tell(self, notice: Notice) -> None:
         """Let `converse` yield a notice soon, whether there is speech or not."""
         self._out.put_nowait(notice)
+
+    def leave(self, replica: Replica) -> bool:
+        """Let the stages that are at a replica try to move. Whether one tries."""
+        return any([stage.leave(replica) for stage in (self._encode, self._step, self._decode)])
 
     def close(self) -> None:
         """End what is still open; the services take their slots back."""

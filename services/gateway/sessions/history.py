@@ -26,6 +26,7 @@ class History:
         self.steps = 0  # since the start of the session
         self.rewinds = 0  # how often steps were forgotten: a journal that was written before has them still
         self.controls = Controls()
+        self.prompt: lm_pb2.StepPrompt | None = None  # what came before step 0
         self._most = context_frames + delay_frames  # that a model takes
         self._user = array("H")
         self._tokens = array("H")  # a row for each kept step that had an answer
@@ -103,13 +104,15 @@ class History:
         start = max(step - self.first_step, 0) * width
         return [self._user[row:row + width].tolist() for row in range(start, len(self._user), width)]
 
-    def kept_steps(self) -> Iterator[tuple[int, list[int], list[int] | None]]:
-        """The caller's number, the user's codes and the tokens (None while the delay line filled) of each kept step."""
-        heard, said = self.user_codebooks, self.own_codebooks + 1
+    def kept_steps(self) -> Iterator[tuple[int, list[int], list[int] | None, lm_pb2.StepControls | None]]:
+        """The caller's number, the user's codes, the tokens (None while the delay line filled), and the controls, if
+        there were any, of each kept step.
+        """
+        heard, said, controls = self.user_codebooks, self.own_codebooks + 1, self.controls.by_step()
         for kept, sequence in enumerate(self._sequences):
             step, row = self.first_step + kept, self._token_row(self.first_step + kept)
             yield (sequence, self._user[kept * heard:(kept + 1) * heard].tolist(),
-                   None if step < self.delay_frames else self._tokens[row:row + said].tolist())
+                   None if step < self.delay_frames else self._tokens[row:row + said].tolist(), controls.get(step))
 
     def chunk(self, first_step: int) -> journal_pb2.Chunk:
         """The steps from first_step on, as far as they are kept, for a journal. The caller adds version and age."""

@@ -50,9 +50,11 @@ def seal_facts(handle: Handle, record: Record) -> bytes:
     """The part of a record that does not change with each step."""
     history = record.history
     facts = journal_pb2.Facts(
-        format_version=PLAIN_VERSION, session_id=record.session_id, model_id=record.model_id, codec_id=record.codec_id,
-        user_codebooks=history.user_codebooks, own_codebooks=history.own_codebooks, delay_frames=history.delay_frames,
-        context_frames=history.context_frames, sampling=record.sampling)
+        # Who skips the prompt goes on with other tokens.
+        format_version=FORMAT_VERSION if history.prompt else PLAIN_VERSION, session_id=record.session_id,
+        model_id=record.model_id, codec_id=record.codec_id, user_codebooks=history.user_codebooks,
+        own_codebooks=history.own_codebooks, delay_frames=history.delay_frames, context_frames=history.context_frames,
+        sampling=record.sampling, prompt=history.prompt)
     return handle.seal(facts.SerializeToString(), _FACTS)
 
 
@@ -76,6 +78,7 @@ def open_record(handle: Handle, facts: bytes, chunks: Sequence[bytes]) -> Record
     if not (read.user_codebooks and read.own_codebooks and read.context_frames):
         raise ValueError("a session without codebooks or context")
     history = History(read.user_codebooks, read.own_codebooks, read.delay_frames, read.context_frames)
+    history.prompt = read.prompt if read.HasField("prompt") else None
     record = Record(read.session_id, read.model_id, read.codec_id, read.sampling, history)
     for sealed in chunks:
         chunk = _parse(journal_pb2.Chunk(), handle.open(sealed, _CHUNK))

@@ -46,15 +46,15 @@ class OpenGate:
     async def caller(self, credential: str, address: str, edge: str) -> Caller:
         """See Gate."""
         if credential.startswith(PREFIX) and self._tickets is not None:
-            name, limits = await self._tickets.redeem(credential)
-            return Caller(name, address, edge, limits)
+            found = await self._tickets.redeem(credential)
+            return Caller(found.name, address, edge, found.limits)
         return Caller.with_key(credential, address, edge, self._limits)
 
     async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
         """See Gate."""
         if self._tickets is None:
             raise TicketsUnavailable("this gateway has no tickets")
-        return await self._tickets.issue(caller.key_id, caller.limits, lives_s, single_use=single_use)
+        return await self._tickets.issue(caller, lives_s, single_use=single_use)
 
     async def close(self) -> None:
         """See Gate."""

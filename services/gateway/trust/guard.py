@@ -33,29 +33,37 @@ class Guard:
 
     async def caller(self, credential: str, address: str, edge: str) -> Caller:
         """See Gate."""
-        if wait_s := self._refused.left(address):
-            raise TooManyRefused("too many credentials that don't hold came from this address; wait", wait_s)
+        # Only where looking costs Redis something: keys and tokens that hold must get in, whoever shares their proxy.
+        if credential.startswith(TICKET_PREFIX):
+            self._check_refused(address)
         try:
             return await self._find(credential, address, edge)
         except MeshError as error:
             if isinstance(error, Unauthenticated | PermissionDenied):
+                self._check_refused(address)
                 self._refused.take(address)
             raise
+
+    def _check_refused(self, address: str) -> None:
+        if wait_s := self._refused.left(address):
+            raise TooManyRefused("too many credentials that don't hold came from this address; wait", wait_s) from None
 
     async def _find(self, credential: str, address: str, edge: str) -> Caller:
         if not credential:
             raise Unauthenticated("NO_CREDENTIAL", "this mesh asks who calls: send an API key or a token as "
                                   "`authorization: Bearer ...`, or a ticket from a browser")
         if credential.startswith(TICKET_PREFIX):
-            name, limits = await self._tickets.redeem(credential)
-            if not self._holds(name):
+            ticket = await self._tickets.redeem(credential)
+            if not self._holds(ticket.key_hash):
                 raise Unauthenticated("KEY_REVOKED", "the key that this ticket was issued for was revoked")
-            return Caller(name, address, edge, limits, lambda: self._holds(name), from_ticket=True)
+            return Caller(ticket.name, address, edge, ticket.limits, lambda: self._holds(ticket.key_hash),
+                          from_ticket=True)
         if credential.startswith(KEY_PREFIX) or self._tokens is None:
             record = self._keys.find(credential) if self._keys is not None else None
             if record is None:
                 raise Unauthenticated("UNKNOWN_KEY", "this mesh does not know this API key, or it was revoked")
-            return Caller(record.name, address, edge, record.limits(self._defaults), lambda: self._holds(record.name))
+            return Caller(record.name, address, edge, record.limits(self._defaults), lambda: self._holds(record.sha256),
+                          record.sha256)
         name = await self._tokens.check(credential)
         return Caller(name, address, edge, self._defaults)
 
@@ -63,13 +71,13 @@ class Guard:
         """See Gate."""
         if caller.from_ticket:  # else one that leaks would live for ever
             raise PermissionDenied("TICKET_OF_TICKET", "a ticket gives no other ticket; ask with the key")
-        return await self._tickets.issue(caller.key_id, caller.limits, lives_s, single_use=single_use)
+        return await self._tickets.issue(caller, lives_s, single_use=single_use)
 
     async def close(self) -> None:
         """Give back what it holds."""
         if self._tokens is not None:
             await self._tokens.close()
 
-    def _holds(self, name: str) -> bool:
-        """Whether a key of this name is still there; names of tokens are nobody's key."""
-        return name.startswith("jwt-") or (self._keys is not None and self._keys.holds(name))
+    def _holds(self, key_hash: str) -> bool:
+        """Whether the key with this hash is still there; a token's caller has none."""
+        return not key_hash or (self._keys is not None and self._keys.holds(key_hash))

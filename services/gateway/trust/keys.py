@@ -56,8 +56,8 @@ def new_key() -> str:
 
 
 def hash_of(key: str) -> str:
-    """What the file has of a key."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    """What the file has of a key. A header may have any bytes, which aiohttp hands on as surrogates."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 def read_keys(path: Path) -> list[KeyRecord]:
@@ -92,10 +92,10 @@ class KeyFile:
         self._look()
         return self._by_hash.get(hash_of(key))
 
-    def holds(self, name: str) -> bool:
-        """Whether there still is a key of this name."""
+    def holds(self, sha256: str) -> bool:
+        """Whether the key with this hash is still there. Not by name: a key that leaked is replaced under its name."""
         self._look()
-        return name in self._by_name
+        return sha256 in self._by_hash
 
     def named(self, name: str) -> KeyRecord | None:
         """The record of a name, if there is one."""

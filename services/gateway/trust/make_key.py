@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from services.gateway.trust.keys import KeyRecord, hash_of, new_key, read_keys
 
 
@@ -26,8 +28,11 @@ def main() -> None:
         add(options.file, KeyRecord(name=options.name, sha256=hash_of(key), calls=options.calls,
                                     calls_per_minute=options.calls_per_minute,
                                     audio_s_per_hour=options.audio_s_per_hour))
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        sys.exit(f"make_key: {first['loc'][0]}: {first['msg']}; write NAME=... with letters, digits and .-_")
     except (ValueError, OSError) as error:
-        sys.exit(f"make_key: {str(error).splitlines()[0]}")
+        sys.exit(f"make_key: {error}")
     print(f"the key of {options.name}, which is not shown again:", file=sys.stderr)
     print(key)
 

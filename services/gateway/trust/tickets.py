@@ -13,8 +13,9 @@ import hashlib
 import json
 import secrets
 import time
+from dataclasses import dataclass
 
-from services.gateway.calls.callers import CallerLimits
+from services.gateway.calls.callers import Caller, CallerLimits
 from services.gateway.store import Request, Store, StoreError
 from services.mesh.errors import TicketsUnavailable, Unauthenticated
 
@@ -31,6 +32,17 @@ return found
 """
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """What is known of one."""
+
+    name: str
+    """As whose its callers count."""
+    key_hash: str
+    """Of the API key that it was issued for; empty if that was none."""
+    limits: CallerLimits
+
+
 class Tickets:
     """The tickets of a mesh."""
 
@@ -43,33 +55,33 @@ class Tickets:
         key = _key_of(f"probe-{tag}")
         return [Request(_ISSUE, (key,), ("0", 1000)), Request(_REDEEM, (key,))]
 
-    async def issue(self, name: str, limits: CallerLimits, lives_s: float = LIVES_S, *, single_use: bool = True
-                    ) -> tuple[str, float]:
-        """A ticket for callers that count as `name`, and when it expires, in seconds since the Unix epoch.
+    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
+        """A ticket for callers that count as this one, and when it expires, in seconds since the Unix epoch.
 
         Raises TicketsUnavailable.
         """
         lives_s = min(max(lives_s, 1.0), LONGEST_S)
         ticket = PREFIX + secrets.token_urlsafe(32)
-        known = f"{int(single_use)}{json.dumps([name, *vars(limits).values()])}"
+        known = f"{int(single_use)}{json.dumps([caller.key_id, caller.key_hash, *vars(caller.limits).values()])}"
         try:
             await self._store.run(Request(_ISSUE, (_key_of(ticket),), (known, round(lives_s * 1000))))
         except StoreError:
             raise TicketsUnavailable("tickets are kept in Redis, which does not answer; retry") from None
         return ticket, time.time() + lives_s
 
-    async def redeem(self, ticket: str) -> tuple[str, CallerLimits]:
-        """Whose it is, and what they may do. Raises Unauthenticated, TicketsUnavailable."""
+    async def redeem(self, ticket: str) -> Ticket:
+        """What is known of it. Raises Unauthenticated, TicketsUnavailable."""
         try:
             known = await self._store.run(Request(_REDEEM, (_key_of(ticket),)))
         except StoreError:
             raise TicketsUnavailable("tickets are kept in Redis, which does not answer; retry") from None
         if known is None:
             raise Unauthenticated("BAD_TICKET", "this ticket has expired, or was used before; get another one")
-        name, *limits = json.loads(known[1:])
-        return name, CallerLimits(*limits)
+        name, key_hash, *limits = json.loads(known[1:])
+        return Ticket(name, key_hash, CallerLimits(*limits))
 
 
 def _key_of(ticket: str) -> str:
     """The Redis key. Redis does not learn the ticket."""
-    return f"moshimesh:{{ticket:{hashlib.sha256(ticket.encode()).hexdigest()}}}"
+    digest = hashlib.sha256(ticket.encode(errors="surrogateescape")).hexdigest()  # see hash_of a key
+    return f"moshimesh:{{ticket:{digest}}}"

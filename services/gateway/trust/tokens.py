@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import jwt
 
+from services.mesh import logs
 from services.mesh.errors import IssuerUnavailable, MeshError, PermissionDenied, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class KeySet:
         self._url, self._now = url, now
         self._keys: dict[str | None, Key] = {}
         self._fetched_at: float | None = None  # when these came
-        self._asked_at: float | None = None  # when the issuer was asked last, with or without success
+        self._asked_at: float | None = None  # when the issuer had been asked last, with or without success
         self._asking: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -83,9 +84,11 @@ class KeySet:
         age_s = self._now() - self._fetched_at if self._fetched_at is not None else None
         known = key_id in self._keys or (key_id is None and len(self._keys) == 1)
         if age_s is None or age_s > STALE_S:
-            await self._ask(ANSWER_S)
-        elif age_s > FRESH_S or not known:
-            await self._ask(UNKNOWN_S)
+            await self._asked(ANSWER_S)
+        elif not known:
+            await self._asked(UNKNOWN_S)
+        elif age_s > FRESH_S:  # nobody waits for what is only getting old
+            self._ask(UNKNOWN_S)
         if self._fetched_at is None or self._now() - self._fetched_at > STALE_S:
             raise IssuerUnavailable("the keys of who signs tokens can't be fetched now; retry")
         if key_id is None and len(self._keys) == 1:
@@ -100,18 +103,16 @@ class KeySet:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, every_s: float) -> None:
-        """Fetch the keys, unless that was tried less than `every_s` ago. All who wait share one fetch."""
-        if self._asking is None:
-            if self._asked_at is not None and self._now() - self._asked_at < every_s:
-                return
-            self._asked_at = self._now()
-            self._asking = asyncio.create_task(self._fetch())
-            self._asking.add_done_callback(self._asked)
-        await asyncio.wait((self._asking,))
+    def _ask(self, every_s: float) -> None:
+        """Begin to fetch the keys, unless that is going on, or was tried less than `every_s` ago."""
+        if self._asking is None and (self._asked_at is None or self._now() - self._asked_at >= every_s):
+            self._asking = logs.unbound().run(asyncio.create_task, self._fetch())  # for all calls, not for this one
 
-    def _asked(self, _: object) -> None:
-        self._asking = None
+    async def _asked(self, every_s: float) -> None:
+        """Fetch the keys likewise, and wait for them. All who wait share one fetch."""
+        self._ask(every_s)
+        if self._asking is not None:
+            await asyncio.wait((self._asking,))
 
     async def _fetch(self) -> None:
         try:
@@ -130,6 +131,9 @@ class KeySet:
             self._fetched_at = self._now()
         except (aiohttp.ClientError, asyncio.TimeoutError, TimeoutError, OSError, ValueError) as error:
             log.error("the keys of who signs tokens can't be fetched: %s", str(error) or type(error).__name__)
+        finally:
+            # From its end: one that took all its time is not asked again at once.
+            self._asked_at, self._asking = self._now(), None
 
 
 def read_key_set(data: bytes) -> dict[str | None, Key]:

@@ -39,12 +39,13 @@ class Activity:
         """The caller's number of the first of the last frames that were alike in that."""
         rules = self._rules = hysteresis
         # Of sums, not of means.
-        self._start, self._slack, self._stop_at = (
+        self.start_sum, self._slack, self._stop_at = (
             rules.mean_frames * number for number in (rules.start_sum, rules.slack, rules.stop_at))
         self._odds = deque([-rules.most] * rules.mean_frames, rules.mean_frames)
         self._sequences: deque[int] = deque(maxlen=1 + rules.mean_frames // 2)  # of the frames not judged yet
         self._loud = False
-        self._evidence = 0  # of the last frames, for speech
+        self.evidence = 0
+        """What the last frames in a row make up, for speech."""
 
     def hear(self, sequence: int, log_odds: int) -> bool:
         """Take the next frame, and judge an earlier one. Whether the state has changed."""
@@ -56,8 +57,8 @@ class Activity:
         if loud != self._loud:
             self._loud, self.run_since = loud, self._sequences[0]
         self.quiet_frames = 0 if loud else self.quiet_frames + 1
-        self._evidence = max(self._evidence + total - self._slack, 0) if loud else 0
-        changed = self.quiet_frames == rules.stop_frames if self.speaking else self._evidence >= self._start
+        self.evidence = max(self.evidence + total - self._slack, 0) if loud else 0
+        changed = self.quiet_frames == rules.stop_frames if self.speaking else self.evidence >= self.start_sum
         if changed:
             self.turn()
         return changed

@@ -15,7 +15,7 @@ class SpeechTable:
         """`values`: EncodeReady.speech_table, of codebooks with so many entries. Empty: nothing is known."""
         # Lists of small integers: a few look-ups cost less than one call of numpy.
         numbers = memoryview(values).cast("b").tolist()
-        self._rows = [numbers[start:start + entries] for start in range(0, len(numbers), entries)]
+        self._rows = [numbers[start:start + entries] for start in range(0, len(numbers), entries or 1)]
 
     def __bool__(self) -> bool:
         return bool(self._rows)

@@ -95,8 +95,6 @@ test('stalls of 200 ms every 5 s are concealed without a click, and soon covered
   assert.ok(playout.concealedMs / playout.playedMs < 0.02, `${playout.concealedMs}`);
   assert.ok(playout.delayMs < 250, `${playout.delayMs}`);
   assert.ok(steepest(out) < SMOOTH, `${steepest(out)}`);
-  console.log({target: playout.targetMs, delay: playout.delayMs, concealed: playout.concealedMs, underruns: playout.underruns,
-    late: playout.late, dropped: playout.droppedMs, stretched: playout.stretchedMs});
 });
 
 test('frames that the mesh has skipped are joined without a click and counted', () => {

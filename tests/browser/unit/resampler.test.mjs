@@ -20,7 +20,8 @@ function decibels(error, signal) {
   return 10 * Math.log10(error / signal);
 }
 
-for (const [from, to] of [[48000, 24000], [44100, 24000], [16000, 24000], [24000, 44100], [24000, 48000], [96000, 24000]]) {
+for (const [from, to] of [[48000, 24000], [44100, 24000], [16000, 24000], [24000, 44100], [24000, 48000],
+  [96000, 24000]]) {
   test(`a tone of 1 kHz at ${from} Hz is the same tone at ${to} Hz`, () => {
     const out = resampled(tone(1000, from, from), from, to), expected = tone(1000, to, out.length);
     let error = 0, signal = 0;

@@ -24,8 +24,8 @@ WANTED = [(STARTED, 4, 320, 6), (STOPPED, 10, 800, 15), (STARTED, 20, 1600, 22)]
 
 def table() -> bytes:
     """A frame of ones is speech, all others are not."""
-    entries = np.full((CODEBOOKS, 64), -100, np.int8)
-    entries[0], entries[1, SPEECH] = 0, 100
+    entries = np.full((CODEBOOKS, 64), -120, np.int8)
+    entries[0], entries[1, SPEECH] = 0, 120
     return entries.tobytes()
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.path.audio import AudioFormat
@@ -14,10 +15,9 @@ from services.gateway.path.ingest import Ingest
 from services.gateway.path.lease import Lease, Leaser
 from services.gateway.path.memory import LmMemory
 from services.gateway.path.pipeline import Notice, Pipeline, Rows
+from services.gateway.path.turns import Turns
 from services.gateway.peers.replicas import STEP, Replicas, lm_facts
 from services.gateway.sessions.history import History
-from services.gateway.turns.detector import Detector
-from services.gateway.turns.table import SpeechTable
 from services.mesh.errors import CallTooLong
 from tests.gateway.fake_lm import CONTEXT, DELAY, OWN, USER, FakeLm
 from tests.gateway.fake_observer import Heard
@@ -35,7 +35,7 @@ async def test_a_failure_while_a_row_is_lost_ends_the_call_after_a_notice() -> N
     # What the other two stages speak does not matter here.
     observer, rows = Heard(), Rows(await row(), await row(), await row())
     pipeline = Pipeline(rows, Ingest(AudioFormat(24_000, 1920), observer, live=True, delay_frames=1), observer,
-                        Detector(SpeechTable(b"", 1), ()))
+                        Turns(codec_pb2.EncodeReady(), lm_pb2.StepReady(), History(USER, OWN, DELAY, CONTEXT)))
     try:
         conversing = pipeline.converse()
         notice = Notice()

@@ -14,10 +14,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from harness.issuer import AUDIENCE, ISSUER, KEYS, RSA_KEY, Issuer, published, token
 from services.gateway.trust import tokens
 from services.gateway.trust.tokens import KeySet, SharedSecret, Tokens, read_key_set
 from services.mesh.errors import IssuerUnavailable, PermissionDenied, Unauthenticated
-from tests.gateway.trust.issuer import AUDIENCE, ISSUER, KEYS, RSA_KEY, Issuer, published, token
 
 SECRET = b"a secret of thirty-two bytes or more"
 

@@ -17,7 +17,7 @@ def told(user: str, model: str, numbers: list[int] | None = None) -> list[tuple[
     """Events as (kind, frame at which it began, frame at which it was certain). `#` is a frame of speech, `_` one with
     text and no sound; the caller's numbers of the frames are 0, 1, 2.. unless they are given.
     """
-    detector = Detector(TABLE, (PAD, 0))
+    detector = Detector(TABLE, (PAD, 0), 1)
     return [(one.kind, one.sequence, sequence)
             for sequence, heard, said in zip(numbers or range(len(user)), user, model, strict=True)
             for one in detector.step(sequence, [heard == "#"], [WORD if said == "_" else PAD, said == "#"])]
@@ -50,7 +50,7 @@ def test_the_model_s_speech_starts_with_two_frames_and_stops_with_five() -> None
 
 def test_the_model_s_text_outweighs_a_quiet_frame_of_its_sound_only_if_that_is_not_silence() -> None:
     doubtful = SpeechTable(bytes([0xE0, 0x7F]), 2)  # entry 0: -2
-    detector = Detector(doubtful, (PAD, 0))
+    detector = Detector(doubtful, (PAD, 0), 1)
     assert [one for at in range(4) for one in detector.step(at, [0], [WORD, 0])] == [Happening(MODEL_STARTED, 0)]
     assert told("." * 10, "__________") == []
 
@@ -65,13 +65,19 @@ def test_an_interrupted_model_has_yielded_with_two_quiet_frames() -> None:
 def test_a_model_that_yields_before_the_user_is_certain_is_interrupted_at_that_frame() -> None:
     assert told(".....###########",
                 "..####..........")[1:] == [
-        (USER_STARTED, 5, 7), (MODEL_STOPPED, 6, 7), (EventKind.INTERRUPTED, 6, 7)]
+        (USER_STARTED, 5, 7), (BEGUN, 5, 7), (MODEL_STOPPED, 6, 7), (EventKind.INTERRUPTED, 6, 7), (ENDED, 6, 7)]
 
 
 def test_a_model_that_has_ended_before_the_user_began_was_not_interrupted() -> None:
-    assert told(".......#########",
+    assert told("........########",
                 "..####..........") == [
-        (MODEL_STARTED, 2, 3), (USER_STARTED, 7, 9), (BEGUN, 7, 9), (MODEL_STOPPED, 6, 10), (ENDED, 6, 10)]
+        (MODEL_STARTED, 2, 3), (USER_STARTED, 8, 10), (MODEL_STOPPED, 6, 10)]
+
+
+def test_a_model_that_answers_right_after_the_user_s_last_word_does_not_overlap() -> None:
+    assert told("..#######...........",
+                "...........#########") == [
+        (USER_STARTED, 2, 4), (MODEL_STARTED, 11, 12), (USER_STOPPED, 9, 14)]
 
 
 def test_a_user_who_has_fallen_silent_interrupts_nobody() -> None:
@@ -81,9 +87,9 @@ def test_a_user_who_has_fallen_silent_interrupts_nobody() -> None:
 
 
 def test_a_model_that_an_interrupt_holds_silent_was_interrupted_at_its_first_frame() -> None:
-    detector, found = Detector(TABLE, (PAD, 0)), []
+    detector, found = Detector(TABLE, (PAD, 0), 1), []
     for at in range(12):
-        if at == 6:
+        if at == 5:  # the answer to that frame is on its way
             detector.hold(3)
         found += [(one, at) for one in detector.step(at, [0], [WORD, 1])]
     assert found == [
@@ -119,6 +125,6 @@ def test_a_call_that_skips_while_a_run_begins_names_the_frame_that_was_heard() -
 
 
 def test_a_codec_without_a_table_leaves_the_model_s_text() -> None:
-    detector = Detector(SpeechTable(b"", 2), (PAD, 0))
+    detector = Detector(SpeechTable(b"", 2), (PAD, 0), 1)
     assert [one for at in range(9) for one in detector.step(at, [1], [WORD if at > 3 else PAD, 1])] == [
         Happening(MODEL_STARTED, 4)]

@@ -9,6 +9,7 @@ from typing import Any
 from moshimesh.events import (
     ConversationEvent,
     Event,
+    Heard,
     Queued,
     Ready,
     Resumed,
@@ -72,5 +73,5 @@ def _fields(event: Event) -> dict[str, Any]:
                                        "batch_size": hop.batch_size} for hop in event.hops}}
         case Ready():
             return {"event": name, **{key: value for key, value in vars(event).items() if key != "resume_handle"}}
-        case Queued() | Resumed() | ResumeStatus() | ConversationEvent() | Summary():
+        case Queued() | Resumed() | ResumeStatus() | ConversationEvent() | Heard() | Summary():
             return {"event": name, **vars(event)}

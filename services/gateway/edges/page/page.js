@@ -61,6 +61,7 @@ function listen(call) {
     latency.figures(figures);
     watchNetwork(figures);
   });
+  on('audible', () => show(call, call.state));
   on('echo', () => tell(ui.hint, 'hints.echo'));
   on('microphone', ({replaced}) => {
     tell(ui.hint, replaced ? 'hints.microphoneReplaced' : 'hints.microphoneLost');
@@ -83,7 +84,6 @@ function opened(call, ready) {
   document.body.dataset.session = ready.session_id;
   listDevices(call.microphoneId);
   stayAwake();
-  if (!call.audible) show(call, call.state);
 }
 
 function show(call, state) {

@@ -1,6 +1,7 @@
 """What stands between a TCP connection of the HTTP port and aiohttp: bounds that aiohttp does not have.
 
-aiohttp looks at a message's length when all of it is in memory, and waits without end for a request's last byte.
+Some versions of aiohttp look at a message's length when all of it is in memory, and all wait without end for a
+request's last byte.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ REQUEST_S = 10.0
 # What may come of a WebSocket before the first message of it is read, besides the longest message: what aiohttp reads
 # ahead, and the pieces in which the kernel hands out bytes.
 READ_AHEAD_BYTES = 1 << 20
-LINGER_S = 2.0  # for the peer to read why; it may be in the middle of a gigabyte
-
-_TOO_LONG = 1009
 
 
 class Connections:
@@ -35,8 +33,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, handler: asyncio.Protocol, all: Connections) -> None:
         self._handler, self._all = handler, all
         self._handles = False  # whether aiohttp knows of the connection
+        self.flooded = False
+        """Whether a message was too long: nothing more is read, and the call ends."""
         self._unread_bytes = 0
         self._most_unread_bytes: int | None = None  # None: no WebSocket yet
+        self._call: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -50,8 +51,9 @@ class Connection(asyncio.Protocol):
         self._wait(self._all.request_s)
 
     def upgraded(self, most_bytes: int) -> None:
-        """It is a WebSocket now, with messages of so many bytes at the most."""
+        """It is a WebSocket now, with messages of so many bytes at the most; this task holds its call."""
         self._stop_waiting()
+        self._call = asyncio.current_task()
         self._most_unread_bytes = most_bytes + READ_AHEAD_BYTES
 
     def read(self) -> None:
@@ -75,12 +77,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if not self._handles:
+        if not self._handles or self.flooded:
             return
         if self._most_unread_bytes is not None:
             self._unread_bytes += len(data)
             if self._unread_bytes > self._most_unread_bytes:
-                self._too_long()
+                self.flooded = True
+                assert self._call is not None
+                self._call.cancel()
                 return
         self._handler.data_received(data)
 
@@ -102,15 +106,6 @@ class Connection(asyncio.Protocol):
         self._all.by_address[self._address] -= 1
         if not self._all.by_address[self._address]:
             del self._all.by_address[self._address]
-        self._let_go(error)
-
-    def _too_long(self) -> None:
-        reason = b"the message is too long"
-        self._transport.write(bytes((0x88, 2 + len(reason))) + _TOO_LONG.to_bytes(2, "big") + reason)
-        self._let_go(None)  # the call ends at once
-        self._wait(LINGER_S)
-
-    def _let_go(self, error: Exception | None) -> None:
         if self._handles:
             self._handles = False
             self._handler.connection_lost(error)

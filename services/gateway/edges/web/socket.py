@@ -43,9 +43,10 @@ class Closed(Exception):
 class Socket:
     """One WebSocket, open."""
 
-    def __init__(self, response: web.WebSocketResponse, request: web.Request, connection: Connection, stall_s: float
-                 ) -> None:
+    def __init__(self, response: web.WebSocketResponse, request: web.Request, connection: Connection, stall_s: float,
+                 most_bytes: int) -> None:
         self.response, self._connection, self._stall_s = response, connection, stall_s
+        self._most_bytes = most_bytes
         """What the request's handler returns."""
         self.request = request
         self.address = request.remote or ""
@@ -75,6 +76,9 @@ class Socket:
                 if now - self._probed_at > PROBE_S and not self._probing:
                     await self._probe(now)
                 data: bytes | str = message.data
+                if len(data) > self._most_bytes:
+                    self._connection.flooded = True
+                    raise Closed
                 return data
             if message.type is WSMsgType.PING:
                 with contextlib.suppress(ConnectionError):  # the next read says so
@@ -151,18 +155,20 @@ class Sockets:
                                           headers={"Retry-After": "5"})
         self._by_address[address] += 1
         try:
+            # aiohttp's own bound is off: some versions only look when they have the whole message, others hang up
+            # without a word that the peer could read.
             response = web.WebSocketResponse(protocols=protocols, heartbeat=PING_S, compress=False,
-                                             autoping=False, max_msg_size=most_bytes, timeout=CLOSE_S)
+                                             autoping=False, max_msg_size=0, timeout=CLOSE_S)
             await response.prepare(request)
             connection = Connection.of(request)
             if connection is None:  # lost meanwhile
                 raise asyncio.CancelledError
             connection.upgraded(most_bytes)
-            socket = Socket(response, request, connection, self._stall_s)
+            socket = Socket(response, request, connection, self._stall_s, most_bytes)
             try:
                 yield socket
             finally:
-                await socket.close()
+                await (socket.close(1009, "the message is too long") if connection.flooded else socket.close())
         finally:
             self._by_address[address] -= 1
             if not self._by_address[address]:

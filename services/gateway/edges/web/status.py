@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from aiohttp import web
 
 from services.gateway.edges.web.answers import refusal
 from services.gateway.edges.web.credentials import credential_of
 from services.gateway.trust.gate import Gate
-from services.gateway.watching.status import Status
 from services.mesh.errors import MeshError, PermissionDenied
 
 
-def routes(status: Status, gate: Gate) -> Sequence[web.RouteDef]:
-    """The route."""
+def routes(status: Callable[[], Awaitable[Mapping[str, Any]]], gate: Gate) -> Sequence[web.RouteDef]:
+    """The route. `status` says how it is now."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -23,6 +23,6 @@ def routes(status: Status, gate: Gate) -> Sequence[web.RouteDef]:
                 raise PermissionDenied("KEY_NEEDED", "the status is shown for a key, not for a ticket")
         except MeshError as error:
             return refusal(error)
-        return web.json_response(await status.now(), headers={"Cache-Control": "no-store"})
+        return web.json_response(await status(), headers={"Cache-Control": "no-store"})
 
     return [web.get("/api/status", answer)]

@@ -50,9 +50,10 @@ def pages(said: np.ndarray, packet_ms: int = 80) -> list[bytes]:
     return [b"\x01" + writer.append_pcm(said[at:at + size]) for at in range(0, len(said) - size + 1, size)]
 
 
-async def heard(socket: aiohttp.ClientWebSocketResponse, samples: int, dialect: str = "python") -> Any:
-    """What the server says, until so many samples have come or it closes."""
-    ear = Ear(dialect)
+async def heard(socket: aiohttp.ClientWebSocketResponse, samples: int, *, open: bool = False) -> Any:
+    """What the server says, until so many samples have come or it closes; `open`: after the handshake."""
+    ear = Ear("python")
+    ear.open = open
     while ear.samples < samples:
         message = await socket.receive(5)
         if message.type is not aiohttp.WSMsgType.BINARY:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moshimesh.audio.v1 import audio_pb2 as moshimesh_dot_audio_dot_v1_dot_audio__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emoshimesh/codec/v1/codec.proto\x12\x12moshimesh.codec.v1\x1a\x1emoshimesh/audio/v1/audio.proto\"\x10\n\x0eGetInfoRequest\"\xae\x02\n\x0fGetInfoResponse\x12\x10\n\x08\x63odec_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x05 \x01(\r\x12\x1a\n\x12\x65ncode_slots_total\x18\x06 \x01(\r\x12\x19\n\x11\x65ncode_slots_free\x18\x07 \x01(\r\x12\x1a\n\x12\x64\x65\x63ode_slots_total\x18\x08 \x01(\r\x12\x19\n\x11\x64\x65\x63ode_slots_free\x18\t \x01(\r\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x16\n\x0epriming_frames\x18\x0b \x01(\r\x12\x13\n\x0binstance_id\x18\x0c \x01(\t\"k\n\x0c\x45ncodeConfig\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1f\n\x17reset_after_first_frame\x18\x02 \x01(\x08\x12\x13\n\x0bpast_frames\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\"N\n\nEncodePast\x12\x33\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32!.moshimesh.audio.v1.AudioEncoding\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\"\xad\x01\n\rEncodeRequest\x12\x32\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .moshimesh.codec.v1.EncodeConfigH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.moshimesh.audio.v1.PcmFrameH\x00\x12.\n\x04past\x18\x03 \x01(\x0b\x32\x1e.moshimesh.codec.v1.EncodePastH\x00\x42\t\n\x07request\"\xda\x01\n\x0b\x45ncodeReady\x12\x10\n\x08\x63odec_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x05 \x01(\r\x12\x16\n\x0epriming_frames\x18\x06 \x01(\r\x12\x16\n\x0e\x66rame_phase_us\x18\x07 \x01(\r\x12\x14\n\x0cspeech_table\x18\x08 \x01(\x0c\x12\x15\n\rsilence_codes\x18\t \x03(\r\"\x1f\n\rEncodeSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xb4\x01\n\x0e\x45ncodeResponse\x12\x30\n\x05ready\x18\x01 \x01(\x0b\x32\x1f.moshimesh.codec.v1.EncodeReadyH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrameH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.moshimesh.codec.v1.EncodeSummaryH\x00\x42\n\n\x08response\"L\n\x0c\x44\x65\x63odeConfig\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rpriming_codes\x18\x02 \x03(\r\x12\x11\n\tcodebooks\x18\x03 \x01(\r\"~\n\rDecodeRequest\x12\x32\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .moshimesh.codec.v1.DecodeConfigH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrameH\x00\x42\t\n\x07request\"\x95\x01\n\x0b\x44\x65\x63odeReady\x12\x10\n\x08\x63odec_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x05 \x01(\r\x12\x16\n\x0epriming_frames\x18\x06 \x01(\r\"\x1f\n\rDecodeSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xb3\x01\n\x0e\x44\x65\x63odeResponse\x12\x30\n\x05ready\x18\x01 \x01(\x0b\x32\x1f.moshimesh.codec.v1.DecodeReadyH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.moshimesh.audio.v1.PcmFrameH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.moshimesh.codec.v1.DecodeSummaryH\x00\x42\n\n\x08response2\x8c\x02\n\x0c\x43odecService\x12R\n\x07GetInfo\x12\".moshimesh.codec.v1.GetInfoRequest\x1a#.moshimesh.codec.v1.GetInfoResponse\x12S\n\x06\x45ncode\x12!.moshimesh.codec.v1.EncodeRequest\x1a\".moshimesh.codec.v1.EncodeResponse(\x01\x30\x01\x12S\n\x06\x44\x65\x63ode\x12!.moshimesh.codec.v1.DecodeRequest\x1a\".moshimesh.codec.v1.DecodeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emoshimesh/codec/v1/codec.proto\x12\x12moshimesh.codec.v1\x1a\x1emoshimesh/audio/v1/audio.proto\"\x10\n\x0eGetInfoRequest\"\xc5\x02\n\x0fGetInfoResponse\x12\x10\n\x08\x63odec_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x05 \x01(\r\x12\x1a\n\x12\x65ncode_slots_total\x18\x06 \x01(\r\x12\x19\n\x11\x65ncode_slots_free\x18\x07 \x01(\r\x12\x1a\n\x12\x64\x65\x63ode_slots_total\x18\x08 \x01(\r\x12\x19\n\x11\x64\x65\x63ode_slots_free\x18\t \x01(\r\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x16\n\x0epriming_frames\x18\x0b \x01(\r\x12\x13\n\x0binstance_id\x18\x0c \x01(\t\x12\x15\n\rsilence_codes\x18\r \x03(\r\"k\n\x0c\x45ncodeConfig\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1f\n\x17reset_after_first_frame\x18\x02 \x01(\x08\x12\x13\n\x0bpast_frames\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\"N\n\nEncodePast\x12\x33\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32!.moshimesh.audio.v1.AudioEncoding\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\"\xad\x01\n\rEncodeRequest\x12\x32\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .moshimesh.codec.v1.EncodeConfigH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.moshimesh.audio.v1.PcmFrameH\x00\x12.\n\x04past\x18\x03 \x01(\x0b\x32\x1e.moshimesh.codec.v1.EncodePastH\x00\x42\t\n\x07request\"\xda\x01\n\x0b\x45ncodeReady\x12\x10\n\x08\x63odec_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x05 \x01(\r\x12\x16\n\x0epriming_frames\x18\x06 \x01(\r\x12\x16\n\x0e\x66rame_phase_us\x18\x07 \x01(\r\x12\x14\n\x0cspeech_table\x18\x08 \x01(\x0c\x12\x15\n\rsilence_codes\x18\t \x03(\r\"\x1f\n\rEncodeSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xb4\x01\n\x0e\x45ncodeResponse\x12\x30\n\x05ready\x18\x01 \x01(\x0b\x32\x1f.moshimesh.codec.v1.EncodeReadyH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrameH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.moshimesh.codec.v1.EncodeSummaryH\x00\x42\n\n\x08response\"L\n\x0c\x44\x65\x63odeConfig\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rpriming_codes\x18\x02 \x03(\r\x12\x11\n\tcodebooks\x18\x03 \x01(\r\"~\n\rDecodeRequest\x12\x32\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .moshimesh.codec.v1.DecodeConfigH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrameH\x00\x42\t\n\x07request\"\x95\x01\n\x0b\x44\x65\x63odeReady\x12\x10\n\x08\x63odec_id\x18\x01 \x01(\t\x12\x19\n\x11sample_rate_hertz\x18\x02 \x01(\r\x12\x19\n\x11samples_per_frame\x18\x03 \x01(\r\x12\x11\n\tcodebooks\x18\x04 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x05 \x01(\r\x12\x16\n\x0epriming_frames\x18\x06 \x01(\r\"\x1f\n\rDecodeSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xb3\x01\n\x0e\x44\x65\x63odeResponse\x12\x30\n\x05ready\x18\x01 \x01(\x0b\x32\x1f.moshimesh.codec.v1.DecodeReadyH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.moshimesh.audio.v1.PcmFrameH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.moshimesh.codec.v1.DecodeSummaryH\x00\x42\n\n\x08response2\x8c\x02\n\x0c\x43odecService\x12R\n\x07GetInfo\x12\".moshimesh.codec.v1.GetInfoRequest\x1a#.moshimesh.codec.v1.GetInfoResponse\x12S\n\x06\x45ncode\x12!.moshimesh.codec.v1.EncodeRequest\x1a\".moshimesh.codec.v1.EncodeResponse(\x01\x30\x01\x12S\n\x06\x44\x65\x63ode\x12!.moshimesh.codec.v1.DecodeRequest\x1a\".moshimesh.codec.v1.DecodeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINFOREQUEST']._serialized_start=86
   _globals['_GETINFOREQUEST']._serialized_end=102
   _globals['_GETINFORESPONSE']._serialized_start=105
-  _globals['_GETINFORESPONSE']._serialized_end=407
-  _globals['_ENCODECONFIG']._serialized_start=409
-  _globals['_ENCODECONFIG']._serialized_end=516
-  _globals['_ENCODEPAST']._serialized_start=518
-  _globals['_ENCODEPAST']._serialized_end=596
-  _globals['_ENCODEREQUEST']._serialized_start=599
-  _globals['_ENCODEREQUEST']._serialized_end=772
-  _globals['_ENCODEREADY']._serialized_start=775
-  _globals['_ENCODEREADY']._serialized_end=993
-  _globals['_ENCODESUMMARY']._serialized_start=995
-  _globals['_ENCODESUMMARY']._serialized_end=1026
-  _globals['_ENCODERESPONSE']._serialized_start=1029
-  _globals['_ENCODERESPONSE']._serialized_end=1209
-  _globals['_DECODECONFIG']._serialized_start=1211
-  _globals['_DECODECONFIG']._serialized_end=1287
-  _globals['_DECODEREQUEST']._serialized_start=1289
-  _globals['_DECODEREQUEST']._serialized_end=1415
-  _globals['_DECODEREADY']._serialized_start=1418
-  _globals['_DECODEREADY']._serialized_end=1567
-  _globals['_DECODESUMMARY']._serialized_start=1569
-  _globals['_DECODESUMMARY']._serialized_end=1600
-  _globals['_DECODERESPONSE']._serialized_start=1603
-  _globals['_DECODERESPONSE']._serialized_end=1782
-  _globals['_CODECSERVICE']._serialized_start=1785
-  _globals['_CODECSERVICE']._serialized_end=2053
+  _globals['_GETINFORESPONSE']._serialized_end=430
+  _globals['_ENCODECONFIG']._serialized_start=432
+  _globals['_ENCODECONFIG']._serialized_end=539
+  _globals['_ENCODEPAST']._serialized_start=541
+  _globals['_ENCODEPAST']._serialized_end=619
+  _globals['_ENCODEREQUEST']._serialized_start=622
+  _globals['_ENCODEREQUEST']._serialized_end=795
+  _globals['_ENCODEREADY']._serialized_start=798
+  _globals['_ENCODEREADY']._serialized_end=1016
+  _globals['_ENCODESUMMARY']._serialized_start=1018
+  _globals['_ENCODESUMMARY']._serialized_end=1049
+  _globals['_ENCODERESPONSE']._serialized_start=1052
+  _globals['_ENCODERESPONSE']._serialized_end=1232
+  _globals['_DECODECONFIG']._serialized_start=1234
+  _globals['_DECODECONFIG']._serialized_end=1310
+  _globals['_DECODEREQUEST']._serialized_start=1312
+  _globals['_DECODEREQUEST']._serialized_end=1438
+  _globals['_DECODEREADY']._serialized_start=1441
+  _globals['_DECODEREADY']._serialized_end=1590
+  _globals['_DECODESUMMARY']._serialized_start=1592
+  _globals['_DECODESUMMARY']._serialized_end=1623
+  _globals['_DECODERESPONSE']._serialized_start=1626
+  _globals['_DECODERESPONSE']._serialized_end=1805
+  _globals['_CODECSERVICE']._serialized_start=1808
+  _globals['_CODECSERVICE']._serialized_end=2076
 # @@protoc_insertion_point(module_scope)

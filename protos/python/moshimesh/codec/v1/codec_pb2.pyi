@@ -12,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames", "instance_id")
+    __slots__ = ("codec_id", "sample_rate_hertz", "samples_per_frame", "codebooks", "cardinality", "encode_slots_total", "encode_slots_free", "decode_slots_total", "decode_slots_free", "draining", "priming_frames", "instance_id", "silence_codes")
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class GetInfoResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PRIMING_FRAMES_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    SILENCE_CODES_FIELD_NUMBER: _ClassVar[int]
     codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
@@ -37,7 +38,8 @@ class GetInfoResponse(_message.Message):
     draining: bool
     priming_frames: int
     instance_id: str
-    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ..., instance_id: _Optional[str] = ...) -> None: ...
+    silence_codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., encode_slots_total: _Optional[int] = ..., encode_slots_free: _Optional[int] = ..., decode_slots_total: _Optional[int] = ..., decode_slots_free: _Optional[int] = ..., draining: bool = ..., priming_frames: _Optional[int] = ..., instance_id: _Optional[str] = ..., silence_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EncodeConfig(_message.Message):
     __slots__ = ("session_id", "reset_after_first_frame", "past_frames", "codebooks")

@@ -62,7 +62,7 @@ class RecordedSteps(_message.Message):
     def __init__(self, first_step: _Optional[int] = ..., sequences: _Optional[_Iterable[int]] = ..., user_codes: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ..., controls: _Optional[_Iterable[_Union[_lm_pb2.StepControlsAt, _Mapping]]] = ...) -> None: ...
 
 class ExportResponse(_message.Message):
-    __slots__ = ("model_id", "codec_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling", "steps")
+    __slots__ = ("model_id", "codec_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling", "steps", "prompt")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class ExportResponse(_message.Message):
     CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     codec_id: str
     user_codebooks: int
@@ -79,19 +80,22 @@ class ExportResponse(_message.Message):
     context_frames: int
     sampling: _lm_pb2.Sampling
     steps: RecordedSteps
-    def __init__(self, model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., steps: _Optional[_Union[RecordedSteps, _Mapping]] = ...) -> None: ...
+    prompt: _lm_pb2.StepPrompt
+    def __init__(self, model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., steps: _Optional[_Union[RecordedSteps, _Mapping]] = ..., prompt: _Optional[_Union[_lm_pb2.StepPrompt, _Mapping]] = ...) -> None: ...
 
 class ReplayConfig(_message.Message):
-    __slots__ = ("model", "sampling", "past", "audio")
+    __slots__ = ("model", "sampling", "past", "audio", "prompt")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PAST_FIELD_NUMBER: _ClassVar[int]
     AUDIO_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     model: str
     sampling: _lm_pb2.Sampling
     past: RecordedSteps
     audio: bool
-    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., past: _Optional[_Union[RecordedSteps, _Mapping]] = ..., audio: bool = ...) -> None: ...
+    prompt: _lm_pb2.StepPrompt
+    def __init__(self, model: _Optional[str] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., past: _Optional[_Union[RecordedSteps, _Mapping]] = ..., audio: bool = ..., prompt: _Optional[_Union[_lm_pb2.StepPrompt, _Mapping]] = ...) -> None: ...
 
 class ReplayRequest(_message.Message):
     __slots__ = ("config", "steps")
@@ -181,8 +185,26 @@ class ListModelsResponse(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[Model]
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
+class ListVoicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Voice(_message.Message):
+    __slots__ = ("name", "duration_ms")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    duration_ms: int
+    def __init__(self, name: _Optional[str] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+
+class ListVoicesResponse(_message.Message):
+    __slots__ = ("voices",)
+    VOICES_FIELD_NUMBER: _ClassVar[int]
+    voices: _containers.RepeatedCompositeFieldContainer[Voice]
+    def __init__(self, voices: _Optional[_Iterable[_Union[Voice, _Mapping]]] = ...) -> None: ...
+
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model", "voice", "text_prompt")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model", "voice", "text_prompt", "fork_handle")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +216,7 @@ class ConverseConfig(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOICE_FIELD_NUMBER: _ClassVar[int]
     TEXT_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    FORK_HANDLE_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
@@ -205,7 +228,8 @@ class ConverseConfig(_message.Message):
     model: str
     voice: str
     text_prompt: str
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ..., voice: _Optional[str] = ..., text_prompt: _Optional[str] = ...) -> None: ...
+    fork_handle: str
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ..., voice: _Optional[str] = ..., text_prompt: _Optional[str] = ..., fork_handle: _Optional[str] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)

@@ -45,6 +45,11 @@ class ConversationServiceStub(object):
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.ListVoices = channel.unary_unary(
+                '/moshimesh.gateway.v1.ConversationService/ListVoices',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListVoicesRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListVoicesResponse.FromString,
+                _registered_method=True)
         self.Converse = channel.stream_stream(
                 '/moshimesh.gateway.v1.ConversationService/Converse',
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ConverseRequest.SerializeToString,
@@ -75,6 +80,13 @@ class ConversationServiceServicer(object):
 
     def ListModels(self, request, context):
         """All models that a conversation can have, with their room.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVoices(self, request, context):
+        """The voices that a conversation can begin with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +130,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsRequest.FromString,
                     response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ListVoices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVoices,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListVoicesRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListVoicesResponse.SerializeToString,
             ),
             'Converse': grpc.stream_stream_rpc_method_handler(
                     servicer.Converse,
@@ -190,6 +207,33 @@ class ConversationService(object):
             '/moshimesh.gateway.v1.ConversationService/ListModels',
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsRequest.SerializeToString,
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVoices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/ListVoices',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListVoicesRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListVoicesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moshimesh.lm.v1 import lm_pb2 as moshimesh_dot_lm_dot_v1_dot_lm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"moshimesh/journal/v1/journal.proto\x12\x14moshimesh.journal.v1\x1a\x18moshimesh/lm/v1/lm.proto\"\xe1\x01\n\x05\x46\x61\x63ts\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x16\n\x0euser_codebooks\x18\x04 \x01(\r\x12\x15\n\rown_codebooks\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_frames\x18\x07 \x01(\r\x12+\n\x08sampling\x18\x08 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x10\n\x08\x63odec_id\x18\t \x01(\t\"\xe8\x01\n\x05\x43hunk\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x04\x12\x12\n\nfirst_step\x18\x03 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x04\x12\x12\n\nuser_codes\x18\x05 \x01(\x0c\x12\x0e\n\x06tokens\x18\x06 \x01(\x0c\x12\x34\n\x07skipped\x18\x07 \x03(\x0b\x32#.moshimesh.journal.v1.SkippedFrames\x12\x31\n\x08\x63ontrols\x18\x08 \x03(\x0b\x32\x1f.moshimesh.lm.v1.StepControlsAt\"-\n\rSkippedFrames\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06\x66rames\x18\x02 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"moshimesh/journal/v1/journal.proto\x12\x14moshimesh.journal.v1\x1a\x18moshimesh/lm/v1/lm.proto\"\x8e\x02\n\x05\x46\x61\x63ts\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x16\n\x0euser_codebooks\x18\x04 \x01(\r\x12\x15\n\rown_codebooks\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_frames\x18\x07 \x01(\r\x12+\n\x08sampling\x18\x08 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x10\n\x08\x63odec_id\x18\t \x01(\t\x12+\n\x06prompt\x18\n \x01(\x0b\x32\x1b.moshimesh.lm.v1.StepPrompt\"\xe8\x01\n\x05\x43hunk\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x04\x12\x12\n\nfirst_step\x18\x03 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x04\x12\x12\n\nuser_codes\x18\x05 \x01(\x0c\x12\x0e\n\x06tokens\x18\x06 \x01(\x0c\x12\x34\n\x07skipped\x18\x07 \x03(\x0b\x32#.moshimesh.journal.v1.SkippedFrames\x12\x31\n\x08\x63ontrols\x18\x08 \x03(\x0b\x32\x1f.moshimesh.lm.v1.StepControlsAt\"-\n\rSkippedFrames\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06\x66rames\x18\x02 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moshimesh.journal.v1.journa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FACTS']._serialized_start=87
-  _globals['_FACTS']._serialized_end=312
-  _globals['_CHUNK']._serialized_start=315
-  _globals['_CHUNK']._serialized_end=547
-  _globals['_SKIPPEDFRAMES']._serialized_start=549
-  _globals['_SKIPPEDFRAMES']._serialized_end=594
+  _globals['_FACTS']._serialized_end=357
+  _globals['_CHUNK']._serialized_start=360
+  _globals['_CHUNK']._serialized_end=592
+  _globals['_SKIPPEDFRAMES']._serialized_start=594
+  _globals['_SKIPPEDFRAMES']._serialized_end=639
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Facts(_message.Message):
-    __slots__ = ("format_version", "session_id", "model_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling", "codec_id")
+    __slots__ = ("format_version", "session_id", "model_id", "user_codebooks", "own_codebooks", "delay_frames", "context_frames", "sampling", "codec_id", "prompt")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Facts(_message.Message):
     CONTEXT_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     session_id: str
     model_id: str
@@ -27,7 +28,8 @@ class Facts(_message.Message):
     context_frames: int
     sampling: _lm_pb2.Sampling
     codec_id: str
-    def __init__(self, format_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., codec_id: _Optional[str] = ...) -> None: ...
+    prompt: _lm_pb2.StepPrompt
+    def __init__(self, format_version: _Optional[int] = ..., session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., codec_id: _Optional[str] = ..., prompt: _Optional[_Union[_lm_pb2.StepPrompt, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("format_version", "age_ms", "first_step", "first_sequence", "user_codes", "tokens", "skipped", "controls")

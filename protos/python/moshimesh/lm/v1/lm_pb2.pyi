@@ -64,14 +64,26 @@ class Sampling(_message.Message):
     def __init__(self, text_temperature: _Optional[float] = ..., text_top_k: _Optional[int] = ..., audio_temperature: _Optional[float] = ..., audio_top_k: _Optional[int] = ..., seed: _Optional[int] = ..., padding_bonus: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., repetition_penalty_context: _Optional[int] = ...) -> None: ...
 
 class StepConfig(_message.Message):
-    __slots__ = ("session_id", "sampling", "history")
+    __slots__ = ("session_id", "sampling", "history", "prompt")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     sampling: Sampling
     history: StepHistory
-    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., history: _Optional[_Union[StepHistory, _Mapping]] = ...) -> None: ...
+    prompt: StepPrompt
+    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., history: _Optional[_Union[StepHistory, _Mapping]] = ..., prompt: _Optional[_Union[StepPrompt, _Mapping]] = ...) -> None: ...
+
+class StepPrompt(_message.Message):
+    __slots__ = ("text", "voice_codes", "silence_codes")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    VOICE_CODES_FIELD_NUMBER: _ClassVar[int]
+    SILENCE_CODES_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    voice_codes: _containers.RepeatedScalarFieldContainer[int]
+    silence_codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, text: _Optional[str] = ..., voice_codes: _Optional[_Iterable[int]] = ..., silence_codes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepHistory(_message.Message):
     __slots__ = ("first_step", "user_codes", "tokens", "controls")

@@ -1,5 +1,5 @@
-/** A conversation with a moshi-mesh: the microphone goes there, Moshi's voice is played, and a call that is cut off goes
- * on by itself. See README.md beside this file.
+/** A conversation with a moshi-mesh: the microphone goes there, Moshi's voice is played, and a call that is cut off
+ * goes on by itself. See README.md beside this file.
  */
 
 import {EchoDetector} from './echo.js';
@@ -16,10 +16,10 @@ const FIRST_RETRY_MS = 50, LONGEST_RETRY_MS = 1000;
 const PLAYED_EVERY_MS = 250; // what the mesh is told about the loudspeaker
 const FAREWELL_MS = 4000; // for the answers that are owed after `end`
 const STORED = 'moshimesh.call';
+const HANDED_ON = {queued: 'queued', event: 'event', resume_status: 'resumable'}; // from the mesh, as events
 
 /** @typedef {'idle' | 'starting' | 'connecting' | 'queued' | 'live' | 'resuming' | 'ending' | 'ended'} State */
-
-/** @typedef {object} Sampling temperature, top_k, text_temperature, text_top_k, seed: absent ones are the model's own */
+/** @typedef {object} Sampling temperature, top_k, text_temperature, text_top_k, seed; absent: as the model has it */
 
 /** Events, each a CustomEvent with a `detail`:
  * - `state` {state, previous}
@@ -32,6 +32,7 @@ const STORED = 'moshimesh.call';
  * - `resumable` {available}
  * - `echo` {} the microphone hears the loudspeaker
  * - `microphone` {lost, id, replaced}
+ * - `audible` {audible} whether the browser lets sound flow; if not, call `unlock` in a tap
  * - `error` {code, reason, message, retry_after_ms}, before `ended`
  * - `ended` {summary, error}, last
  */
@@ -43,7 +44,6 @@ export class Call extends EventTarget {
   #leg = null; // the connection in use
   #opening = null; // the one that is not ready yet
   #resuming = false;
-  #resumed; // what an earlier page has left
   #ready = null;
   #answered = -1; // number of the last frame whose answer came
   #heard = new Heard(text => this.#tell('text', text));
@@ -53,7 +53,8 @@ export class Call extends EventTarget {
   #echo;
   #echoTold = false;
   #recording = null;
-  #skipped = 0;
+  #skipped = 0; // by the mesh, on this leg
+  #skippedBefore = 0;
   #summary = null;
   #wake = () => {};
   #listening = new AbortController();
@@ -70,15 +71,15 @@ export class Call extends EventTarget {
    */
   constructor(options = {}) {
     super();
-    const {url = location.href, processing = {echoCancellation: true, noiseSuppression: true, autoGainControl: true},
-      storage = globalThis.sessionStorage ?? null} = options;
-    const address = new URL('/api/pcm', url);
+    const address = new URL('/api/pcm', options.url ?? location.href);
     address.protocol = address.protocol.replace('http', 'ws');
-    this.#options = {settings: {}, record: false, ...options, url: address.href, processing, storage};
+    this.#options = {
+      settings: {}, record: false, resume: null, storage: globalThis.sessionStorage ?? null,
+      processing: {echoCancellation: true, noiseSuppression: true, autoGainControl: true},
+      ...options, url: address.href};
     this.#format = format(options.format ?? 's16le');
     this.#echo = new EchoDetector(this.#format.rate);
-    this.#resumed = options.resume ?? null;
-    if (this.#resumed) this.#answered = this.#resumed.answered;
+    if (options.resume) this.#answered = options.resume.answered;
     /** @type {State} */
     this.state = 'idle';
     this.muted = false;
@@ -109,6 +110,7 @@ export class Call extends EventTarget {
       return this.#finish({code: 'MICROPHONE', reason: error.name, message: error.message});
     }
     if (this.state === 'ended') return undefined;
+    this.#sound.mute(this.muted);
     this.#enter('connecting');
     try {
       this.#adopt(await this.#connect());
@@ -155,7 +157,7 @@ export class Call extends EventTarget {
     return this.#sound.setMicrophone(id);
   }
 
-  /** @param {string} id '' is the default. Rejects when there is no such device. */
+  /** @param {string} id likewise */
   setSpeaker(id) {
     return this.#sound.setSpeaker(id);
   }
@@ -169,7 +171,6 @@ export class Call extends EventTarget {
     return this.#sound?.microphoneId ?? '';
   }
 
-  /** Whether the browser lets sound flow; if not, call `unlock` in a tap. */
   get audible() {
     return this.#sound?.running ?? false;
   }
@@ -180,7 +181,7 @@ export class Call extends EventTarget {
 
   /** Say goodbye: the mesh answers what it still owes, then `ended` comes. */
   end() {
-    if (this.state === 'ended' || this.state === 'ending') return;
+    if (this.state === 'ending') return;
     if (this.state !== 'live' || !this.#leg) {
       this.#finish(null);
       return;
@@ -213,7 +214,7 @@ export class Call extends EventTarget {
 
   /** What the mesh must know of a call that was cut off. */
   #resumption() {
-    const handle = this.#ready?.resume_handle ?? this.#resumed?.handle;
+    const handle = this.#ready?.resume_handle ?? this.#options.resume?.handle;
     if (!handle) return null;
     const next = this.#answered + 1;
     const first = this.#outgoing ? Math.max(next - this.#ready.priming_frames, this.#outgoing.earliest, 0) : next;
@@ -235,6 +236,7 @@ export class Call extends EventTarget {
       this.#sound.play({type: 'restart'});
       for (const audio of this.#outgoing.from(leg.first)) leg.say(audio);
     }
+    this.#skippedBefore += this.#skipped;
     this.#skipped = 0;
     this.#enter('live');
     this.#tell('ready', ready);
@@ -245,7 +247,8 @@ export class Call extends EventTarget {
     this.#leg = null;
     if (this.#summary) return; // the rest is still played
     if (this.#resuming) this.#enter('resuming');
-    else if (this.state === 'ending' || !isCut(error)) this.#finish(error);
+    else if (this.state === 'ending' && isCut(error)) this.#finish(null);
+    else if (!isCut(error)) this.#finish(error);
     else this.#resume();
   }
 
@@ -259,12 +262,9 @@ export class Call extends EventTarget {
         this.#adopt(await this.#connect());
         break;
       } catch (error) {
-        if (this.state === 'ended') return;
+        if (this.state === 'ended') return undefined;
         const again = isCut(error) || error.code === 'RESOURCE_EXHAUSTED';
-        if (!again || performance.now() > deadline) {
-          this.#finish(error);
-          return;
-        }
+        if (!again || performance.now() > deadline) return this.#finish(error);
         await new Promise(resolve => {
           this.#wake = resolve;
           setTimeout(resolve, Math.max(waitMs, error.retry_after_ms ?? 0));
@@ -272,28 +272,22 @@ export class Call extends EventTarget {
       }
     }
     this.#resuming = false;
+    return undefined;
   }
 
   // What comes from the mesh
 
   #told(message) {
     const {type} = message;
-    if (type === 'queued') {
-      if (this.state === 'connecting') this.#enter('queued');
-      this.#tell('queued', message);
-    } else if (type === 'event') {
-      this.#tell('event', message);
-    } else if (type === 'resume_status') {
-      this.#tell('resumable', message);
-    } else if (type === 'go_away') {
-      if (!this.#resuming) this.#resume();
-    } else if (type === 'pong') {
-      this.#heartbeat.pong(message);
-    } else if (type === 'summary') {
+    if (type === 'queued' && this.state === 'connecting') this.#enter('queued');
+    if (type === 'go_away' && !this.#resuming) this.#resume();
+    if (type === 'pong') this.#heartbeat.pong(message);
+    if (type === 'summary') {
       this.#summary = message;
       this.#sound.play({type: 'end'});
       setTimeout(() => this.#finish(null), FAREWELL_MS);
     }
+    if (HANDED_ON[type]) this.#tell(HANDED_ON[type], message);
   }
 
   #came(frame) {
@@ -313,6 +307,7 @@ export class Call extends EventTarget {
     on('played', detail => this.#heard.played(detail));
     on('report', detail => this.#reported(detail));
     on('microphone', detail => this.#microphoneLost(detail));
+    on('audible', detail => this.#tell('audible', detail));
     globalThis.addEventListener('pagehide', () => this.#save(), {signal});
     globalThis.addEventListener('online', () => this.#wake(), {signal});
     navigator.connection?.addEventListener?.('change', () => this.#heartbeat.suspect(), {signal});
@@ -341,10 +336,8 @@ export class Call extends EventTarget {
     this.#echo.played(samples);
     this.#recording?.add('right', samples, time);
     this.#tellPlayed(false);
-    if (this.#summary && statistics.drained) {
-      this.#finish(null);
-      return;
-    }
+    if (this.#summary && statistics.drained) this.#finish(null);
+    if (this.state === 'ended') return;
     const leg = this.#leg, ping = this.#heartbeat.ping();
     if (leg && this.#heartbeat.isDead(leg.lastHeardMs)) {
       leg.close();
@@ -353,8 +346,8 @@ export class Call extends EventTarget {
     if (!ping) return;
     this.#leg?.send(ping);
     this.#tell('statistics', this.#figures.of(statistics, {
-      roundTripMs: this.#heartbeat.roundTripMs, latencyMs: this.#sound.clock.latency * 1000, skipped: this.#skipped,
-      waitingBytes: leg?.waiting ?? 0}));
+      roundTripMs: this.#heartbeat.roundTripMs, latencyMs: this.#sound.clock.latency * 1000,
+      skipped: this.#skippedBefore + this.#skipped, waitingBytes: leg?.waiting ?? 0}));
     if (!this.#echoTold && this.#echo.echoes) {
       this.#echoTold = true;
       this.#tell('echo', {});

@@ -33,11 +33,11 @@ export class Connection {
       if (message.type === 'error') this.#error = message;
       else handlers.message(message);
     };
-    socket.onclose = ({code, reason}) => {
+    socket.onclose = ({reason}) => {
       this.#forget();
-      handlers.closed(this.#error ?? {code: 'UNAVAILABLE', reason: 'UNREACHABLE', message: reason, close_code: code});
+      handlers.closed(this.#error ?? {code: 'UNAVAILABLE', reason: 'UNREACHABLE', message: reason});
     };
-    this.#timer = setTimeout(() => socket.onclose?.({code: 1006, reason: 'no answer'}), OPEN_WITHIN_MS);
+    this.#timer = setTimeout(() => socket.onclose?.({reason: 'no answer'}), OPEN_WITHIN_MS);
   }
 
   /** @param {object} message dropped when the socket is not open */

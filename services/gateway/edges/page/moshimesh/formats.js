@@ -96,7 +96,8 @@ class Opus {
 
   decode(sequence, data) {
     this.#sequences.set(this.#decodedUs, sequence);
-    this.#decoder.decode(new EncodedAudioChunk({type: 'key', timestamp: this.#decodedUs, duration: OPUS_PACKET_US, data}));
+    this.#decoder.decode(new EncodedAudioChunk(
+      {type: 'key', timestamp: this.#decodedUs, duration: OPUS_PACKET_US, data}));
     this.#decodedUs += OPUS_PACKET_US;
   }
 

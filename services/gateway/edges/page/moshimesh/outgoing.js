@@ -1,4 +1,4 @@
-/** The caller's audio as the mesh counts it: cut into frames, numbered, the last ones kept for a call that is resumed. */
+/** The caller's audio as the mesh counts it: in numbered frames, the last ones kept for a call that is resumed. */
 
 export class Outgoing {
   #samples; // of a frame

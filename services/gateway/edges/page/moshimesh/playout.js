@@ -1,8 +1,8 @@
 /** The jitter buffer: frames in, whenever they come; an unbroken stream of samples out.
  *
  * Its delay follows the measured jitter (arrivals.js). It grows and shrinks by stretching and dropping silence, and by
- * repeating or leaving out periods of a voice when that is not enough. A frame that is late is replaced by what the voice would go
- * on with, dying away; each join is a cross-fade. Knows nothing of the browser: time is an argument.
+ * repeating or leaving out periods of a voice when that is not enough. A frame that is late is replaced by what the
+ * voice would go on with, dying away; each join is a cross-fade. Knows nothing of the browser: time is an argument.
  */
 
 import {Arrivals} from './arrivals.js';
@@ -178,8 +178,8 @@ export class Playout {
     this.#dry = 0;
     this.state = 'continuing';
     this.#continuation = new Continuation(joinedTo(this.#past, rest), {
-      shortest: this.#samples(SHORTEST_LAG_MS), longest: this.#samples(LONGEST_LAG_MS), join: Math.min(join, rest.length),
-      full: this.#samples(CONTINUE_FULL_MS), end: this.#samples(CONTINUE_MS),
+      shortest: this.#samples(SHORTEST_LAG_MS), longest: this.#samples(LONGEST_LAG_MS),
+      join: Math.min(join, rest.length), full: this.#samples(CONTINUE_FULL_MS), end: this.#samples(CONTINUE_MS),
     });
     return this.#continuation.seam;
   }

@@ -18,10 +18,6 @@ export class Recording {
     if (into.length < MOST_S * this.#rate) into.add(samples);
   }
 
-  get seconds() {
-    return Math.max(this.#sides.left.length, this.#sides.right.length) / this.#rate;
-  }
-
   /** @returns {Blob} 16 bit, stereo */
   wav() {
     const {left, right} = this.#sides, begin = Math.min(left.begin ?? Infinity, right.begin ?? Infinity);
@@ -41,7 +37,7 @@ class Side {
   #pieces = [];
 
   add(samples) {
-    this.#pieces.push(Int16Array.from(samples, sample => Math.max(-32768, Math.min(32767, Math.round(sample * 32768)))));
+    this.#pieces.push(Int16Array.from(samples, one => Math.max(-32768, Math.min(32767, Math.round(one * 32768)))));
     this.length += samples.length;
   }
 

@@ -25,7 +25,8 @@ export async function devices() {
 }
 
 /** Events: 'piece' {piece: Float32Array, time}, 'begun' and 'played' {sequence, time}, 'report' (see playback-worklet),
- * 'microphone' {lost: true, id} when the device is gone. Times are the context's, in seconds.
+ * 'microphone' {lost: true, id} when the device is gone, 'audible' {audible} when the context starts or stops. Times are
+ * the context's, in seconds.
  */
 export class Sound extends EventTarget {
   #context;
@@ -47,7 +48,8 @@ export class Sound extends EventTarget {
     this.#rate = rate;
     this.#processing = processing;
     this.#context = new AudioContext({latencyHint: 'interactive'});
-    this.#context.resume(); // no await: it may wait for a tap, see `running`
+    this.#context.resume().catch(() => {}); // no await: it may wait for a tap, see `running`
+    this.#context.onstatechange = () => this.#flowing();
     this.#gain = this.#context.createGain();
     this.#gain.connect(this.#context.destination);
     /** For meters and pictures. */
@@ -150,6 +152,14 @@ export class Sound extends EventTarget {
     this.#release();
     if (this.#element) this.#element.srcObject = null;
     if (this.#context.state !== 'closed') await this.#context.close();
+  }
+
+  /** A phone call, or a headset that leaves, may stop the context. */
+  #flowing() {
+    const {state} = this.#context;
+    if (state === 'closed') return;
+    if (state !== 'running') this.#context.resume().catch(() => {});
+    this.#tell('audible', {audible: state === 'running'});
   }
 
   #release() {

@@ -12,12 +12,15 @@ from services.gateway.calls.rates import Rate
 from services.gateway.edges.web.realtime.dialects import Dialect
 from services.gateway.edges.web.realtime.ids import Ids
 from services.gateway.edges.web.realtime.session import Session
-from services.gateway.edges.web.socket import Closed, Socket
+from services.gateway.edges.web.socket import MESSAGES_BURST, MESSAGES_PER_S, Closed, Socket
 from services.mesh.errors import MeshError
 from services.mesh.serving import internal_error
 
-# Messages of a client, at once and per second: sound in pieces of 5 ms is 200. More are read later.
-MESSAGES = (1000, 400.0)
+# Messages of a client, at once and per second: sound in pieces of 5 ms is 200. Scripts send a file in small pieces as
+# fast as they can: they are read no faster than the socket takes for a flood (edges/web/socket.py).
+MESSAGES = (MESSAGES_BURST // 2, MESSAGES_PER_S * 0.8)
+# A large message counts as several: parsing 1 MiB takes 4 ms, in which no other call of this gateway gets on.
+MESSAGE_CHARACTERS = 1 << 14
 
 
 class Connection:
@@ -50,11 +53,12 @@ class Connection:
 
     async def _listen(self) -> None:
         while True:
-            self._session.asked(await self._socket.receive())
+            message = await self._socket.receive()
+            self._session.asked(message)
             await self._send()
             if await self._over():
                 return
-            if wait_s := self._rate.take(""):
+            if wait_s := max(self._rate.take("") for _ in range(1 + len(message) // MESSAGE_CHARACTERS)):
                 await asyncio.sleep(wait_s)
 
     async def _send(self) -> None:

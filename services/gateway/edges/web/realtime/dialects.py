@@ -76,8 +76,13 @@ def _item(item: Message) -> Message:
     content = item.get("content")
     if not isinstance(content, list):
         return item
-    return {**item, "content": [{**part, "type": _BETA_PARTS.get(part.get("type"), part.get("type"))}
-                                for part in content]}
+    return {**item, "content": [_part(part) for part in content]}
+
+
+def _part(part: Any) -> Any:
+    """A part of an item that the client has made may be anything."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    return {**part, "type": _BETA_PARTS[kind]} if isinstance(kind, str) and kind in _BETA_PARTS else part
 
 
 def _response(response: Message) -> Message:

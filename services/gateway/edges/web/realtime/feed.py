@@ -19,9 +19,11 @@ from services.gateway.path.audio import LONGEST_PIECE_MS, Pcm
 # 24 kHz, 9 minutes of G.711.
 MOST_WAITING_BYTES = 1 << 22
 SHORTEST_MS = 20  # of what is handed on: some browsers send 5 ms at a time, and each piece costs the same
-# A message that brings more than this is a recording: it is handed on at the speed of speech. Smaller ones are handed
-# on at once, and when they come late, a live call skips to the present.
-RECORDING_MS = 1000
+# A microphone's sound is handed on at once, and when it comes late, a live call skips to the present. Whoever is this
+# much faster than speech (Pipecat's bursts are 0.5 s) sends a recording, which is handed on a little faster than it was
+# spoken, so that a microphone that was taken for one catches up. A network may have kept this much back before.
+BURST_S, KEPT_BACK_S = 0.75, 1.0
+RECORDING_SPEED = 1.25
 AHEAD_S = 0.24  # of a recording; a live call has room for about three frames
 # A client that has sent nothing for this long is taken for muted. One that sends in bursts (Pipecat: every 0.5 s) shows
 # by its first pauses how long it must be waited for.
@@ -51,6 +53,7 @@ class Feed:
         self._ear = ear(self._format)
         self._waiting = bytearray()
         self._recording = False
+        self._surplus_s = 0.0  # sound, less the time since it came
         self._patience_s = PATIENCE_S
         self._began = False
         self._came_at = now()  # when the last sound came, or this was made
@@ -71,10 +74,12 @@ class Feed:
         pause_s = now - self._came_at
         if self._began and pause_s <= MOST_PAUSE_S:
             self._patience_s = max(self._patience_s, 1.25 * pause_s)
+        if self._began:
+            self._surplus_s = max(self._surplus_s - pause_s, -KEPT_BACK_S)
+        self._surplus_s += len(data) / self._bytes(1000)
         self._began, self._came_at = True, now
         self._waiting += data
-        if len(data) > self._bytes(RECORDING_MS):
-            self._recording = True
+        self._recording = self._recording or self._surplus_s > BURST_S
         return True
 
     def clear(self) -> None:
@@ -102,9 +107,10 @@ class Feed:
         size = min(len(self._waiting) - len(self._waiting) % self._format.sample_bytes, self._bytes(longest_ms))
         data = bytes(self._waiting[:size])
         del self._waiting[:size]
+        speed = RECORDING_SPEED if self._recording else 1.0
+        self._lasts_until = max(self._lasts_until, now) + size / self._bytes(1000) / speed
         if len(self._waiting) < self._bytes(SHORTEST_MS):
             self._recording = False
-        self._lasts_until = max(self._lasts_until, now) + size / self._bytes(1000)
         piece = self._ear.decode(data)
         return piece if len(piece) else 0.0
 

@@ -20,6 +20,7 @@ class Inbox:
         self._feed = feed
         self._controls: deque[Control] = deque(maxlen=MOST_CONTROLS)
         self._changed = asyncio.Event()
+        self._ended = False
 
     def take(self, data: bytes, format: Format) -> bool:
         """Sound from the client; see Feed."""
@@ -35,10 +36,15 @@ class Inbox:
         self._controls.append(control)
         self._changed.set()
 
+    def end(self) -> None:
+        """The client says no more."""
+        self._ended = True
+        self._changed.set()
+
     async def inputs(self) -> AsyncIterator[Input]:
-        """What is due, as it is due, from the moment when the mesh begins to listen."""
+        """What is due, as it is due, from the moment when the mesh begins to listen until `end`."""
         self._feed.start()
-        while True:
+        while not self._ended:
             self._changed.clear()
             while self._controls:
                 yield self._controls.popleft()

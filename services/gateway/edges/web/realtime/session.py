@@ -171,7 +171,7 @@ class Session:
     def _truncate_item(self, message: Message) -> None:
         """What the user has heard of an item; what the model remembers of it stays as it is."""
         item_id, asked_ms = _id(message), message.get("audio_end_ms")
-        if isinstance(asked_ms, bool) or not isinstance(asked_ms, int | float) or asked_ms != asked_ms:
+        if isinstance(asked_ms, bool) or not isinstance(asked_ms, int | float):
             raise ClientFault("invalid_value", "audio_end_ms must be a number", "audio_end_ms")
         item, heard_ms = self._items.get(item_id), 0
         if item is not None:
@@ -205,12 +205,17 @@ def _parsed(text: str | bytes) -> Message:
         raise ClientFault("event_too_large", f"an event of more than {LARGE_CHARACTERS} characters may have "
                           f"{MOST_PARTS_OF_LARGE} values")
     try:
-        message = json.loads(text)
+        message = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise ClientFault("invalid_json", "a message must be JSON") from None
     if not isinstance(message, dict):
         raise ClientFault("invalid_event", "a message must be a JSON object", "type")
     return message
+
+
+def _no_number(name: str) -> None:
+    """Python reads NaN and Infinity, which are no JSON: clients that get them back can't."""
+    raise ValueError(name)
 
 
 def _object(message: Message, name: str) -> Message:

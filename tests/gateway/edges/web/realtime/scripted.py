@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from services.gateway.calls.callers import Audio, Caller, Input, Opening
@@ -14,7 +14,6 @@ from services.gateway.calls.events import ConversationEvent, Event, EventKind
 from services.gateway.edges.web.door import HttpDoor
 from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.edges.web.socket import Sockets
-from services.gateway.trust.gate import Gate
 from services.mesh.errors import PermissionDenied, Unauthenticated
 from tests.gateway.edges.web.realtime.told import FRAME, FRAME_MS, RATE, READY, frame
 
@@ -119,26 +118,36 @@ class KeyGate:
         return ticket, time.time() + lives_s
 
 
-class Stage:
-    """The edge on a port, over a scripted desk."""
-
-    def __init__(self, gate: Gate | None = None, stall_s: float = 5.0) -> None:
-        self.desk: Any = ScriptedDesk()
-        self.sockets = Sockets(stall_s)
-        self.edge = RealtimeEdge(self.desk, gate or KeyGate(), self.sockets, longest_call_s=3600.0)
-        self.door = HttpDoor("127.0.0.1", 0, self.edge.routes, self.sockets, ready=lambda: True)
-
-    async def __aenter__(self) -> Stage:
-        await self.door.open()
-        self.http = f"http://127.0.0.1:{self.door.port}"
-        self.url = f"ws://127.0.0.1:{self.door.port}/v1/realtime?model=gpt-realtime"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        closing = asyncio.ensure_future(self.door.close())
+@contextlib.asynccontextmanager
+async def listening(make: Callable[[Sockets], RealtimeEdge], stall_s: float = 5.0) -> AsyncIterator[str]:
+    """An edge on a port: the URL of the port. Calls that are open at the end are cut off."""
+    sockets = Sockets(stall_s)
+    door = HttpDoor("127.0.0.1", 0, make(sockets).routes, sockets, ready=lambda: True)
+    await door.open()
+    try:
+        yield f"http://127.0.0.1:{door.port}"
+    finally:
+        closing = asyncio.ensure_future(door.close())
         await asyncio.sleep(0)
         closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
+
+
+class Stage:
+    """The edge on a port, over a scripted desk."""
+
+    def __init__(self, gate: KeyGate | None = None, stall_s: float = 5.0) -> None:
+        self.desk: Any = ScriptedDesk()
+        self.gate = gate or KeyGate()
+        self._listening = listening(lambda sockets: RealtimeEdge(self.desk, self.gate, sockets, 3600.0), stall_s)
+
+    async def __aenter__(self) -> Stage:
+        self.http = await self._listening.__aenter__()
+        self.url = f"{self.http.replace('http', 'ws')}/v1/realtime?model=gpt-realtime"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._listening.__aexit__(None, None, None)
 
     @property
     def call(self) -> Call:

@@ -30,7 +30,7 @@ async def test_a_client_secret(guarded: Stage, asked: Any, lives_s: float) -> No
     assert status == 200 and secret["value"].startswith("ek_")
     assert secret["expires_at"] == pytest.approx(time.time() + lives_s, abs=5)
     assert secret["session"]["type"] == "realtime" and secret["session"]["object"] == "realtime.session"
-    assert guarded.edge._gate.tickets == {secret["value"]: (lives_s, False)}  # type: ignore[attr-defined]
+    assert guarded.gate.tickets == {secret["value"]: (lives_s, False)}
 
 
 async def test_a_browser_calls_with_its_secret_more_than_once(guarded: Stage) -> None:
@@ -54,7 +54,7 @@ async def test_a_beta_session(guarded: Stage) -> None:
 async def test_a_secret_that_is_refused(guarded: Stage, key: str, asked: Any, status: int, code: str) -> None:
     answered, body = await post(guarded, "client_secrets", asked, key)
     assert (answered, body["error"]["code"]) == (status, code)
-    assert not guarded.edge._gate.tickets  # type: ignore[attr-defined]
+    assert not guarded.gate.tickets
 
 
 async def test_openai_s_client_makes_secrets(guarded: Stage) -> None:

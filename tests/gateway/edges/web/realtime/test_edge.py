@@ -14,6 +14,7 @@ import pytest
 
 from services.gateway.calls.callers import Caller, Interrupt
 from services.gateway.calls.events import EventKind, GoAway, Queued, Summary
+from services.gateway.edges.web.socket import MESSAGES_BURST
 from services.mesh.errors import (
     AudioQuotaUsed,
     Draining,
@@ -226,6 +227,15 @@ async def test_a_message_that_is_far_too_large(stage: Stage) -> None:
             await client.socket.send_str("x" * (8 << 20))
         assert await client.end() == 1009
     await until(lambda: stage.call.over)
+
+
+async def test_a_file_in_small_pieces_is_no_flood(stage: Stage) -> None:
+    async with Client(stage.url) as client:
+        piece = base64.b64encode(bytes(96)).decode()  # 2 ms
+        for _ in range(MESSAGES_BURST + 300):
+            await client.ask("input_audio_buffer.append", audio=piece)
+        await client.ask("input_audio_buffer.commit")
+        await client.hear("input_audio_buffer.committed")
 
 
 async def test_a_client_that_does_not_read() -> None:

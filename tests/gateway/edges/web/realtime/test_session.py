@@ -125,7 +125,7 @@ def test_a_session_of_another_type_is_refused() -> None:
     ('{"type": "conversation.item.delete"}', "invalid_value"),
     ('{"type": "conversation.item.delete", "item_id": ""}', "invalid_value"),
     ('{"type": "conversation.item.truncate", "item_id": "x"}', "invalid_value"),
-    ('{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": NaN}', "invalid_value"),
+    ('{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": NaN}', "invalid_json"),
     ('{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": true}', "invalid_value")])
 def test_faults(text: str, code: str) -> None:
     talk = Talk()

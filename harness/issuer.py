@@ -39,14 +39,18 @@ class Issuer:
 
     def __init__(self) -> None:
         self.answer: Any = published("RS256", "ES256", "EdDSA")
-        self.status, self.body, self.location = 200, b"", ""
-        self.waits_s = 0.0
         self.asked = 0
+        self.behave()
+
+    def behave(self, *, status: int = 200, body: bytes = b"", location: str = "", waits_s: float = 0.0) -> None:
+        """How to answer from now on; a `body` stands in the place of the keys."""
+        self.status, self.body, self.location, self.waits_s = status, body, location, waits_s
 
     async def __aenter__(self) -> Issuer:
         app = web.Application()
         app.add_routes([web.get("/keys", self._keys)])
-        self._runner = web.AppRunner(app)
+        # What waits is not waited for at the end.
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/keys"

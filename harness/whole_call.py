@@ -1,0 +1,78 @@
+"""Whole calls through real processes that log all they can, and whether a secret of them is left anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import aiohttp
+import moshimesh
+import numpy as np
+import redis
+
+from harness.intruders import Intruders
+from harness.issuer import token
+from harness.local_mesh import LocalMesh
+from harness.receiver import Receiver, receiving
+from harness.secrets_scan import of_processes, of_redis, secrets_found
+
+SAID = np.zeros(24_000 * 2, np.int16)
+SPANS_S = 30.0  # until the last session's span must have come
+
+
+async def leaks(folder: Path) -> list[str]:
+    """Where a key, a token, a ticket or a handle of three calls is found: logs at debug, spans, metrics, Redis, ps.
+
+    Raises AssertionError when one of these places says nothing of the calls: then finding nothing proves nothing.
+    """
+    lines: list[str] = []
+    async with Intruders(folder) as ours, receiving() as receiver:
+        environment = {"MOSHIMESH_LOG_LEVEL": "debug", "MOSHIMESH_LOG_FORMAT": "json",
+                       "MOSHIMESH_OTLP_ENDPOINT": receiver.endpoint, "MOSHIMESH_TRACE_ONE_IN": "1"}
+        flags = [*ours.flags, "--calls-per-key", "5", "--audio-s-per-hour-per-key", "600"]
+        async with LocalMesh(environment=environment, gateway_flags=flags, metrics=True,
+                             on_line=lambda name, line: lines.append(line)) as mesh:
+            shown = await _calls(mesh, ours)
+            async with aiohttp.ClientSession() as http, http.get(
+                    f"http://localhost:{mesh.metrics_ports['gateway']}/metrics") as answer:
+                metrics = await answer.text()
+            with redis.Redis.from_url(mesh.redis_url) as store:
+                kept = await asyncio.to_thread(of_redis, store)
+            pids = [process.child.pid for process in mesh.processes.values() if process.child is not None]
+            arguments = of_processes(pids)
+            await _sessions_traced(receiver, 3)
+        spans = "\n".join(map(repr, receiver.spans))
+    log = "\n".join(lines)
+    places = {"the log": log, "spans": spans, "metrics": metrics, "Redis": kept, "ps": arguments}
+    assert '"level": "debug"' in log and "'moshimesh.key_id': 'shop'" in spans and b"shop" in kept
+    assert all(places.values()) and len(shown) == 7
+    return secrets_found(shown, places)
+
+
+async def _calls(mesh: LocalMesh, ours: Intruders) -> dict[str, str]:
+    """Calls with each kind of credential; everything secret in them, by name."""
+    shown = {"the key": ours.key, "the token": token(), "a wrong key": ours.key[:-4] + "AAAA"}
+    async with aiohttp.ClientSession() as http, moshimesh.connect(mesh.target) as client:
+        async with http.post(f"{mesh.url}/api/tickets", headers={"X-Api-Key": ours.key}) as answer:
+            shown["the ticket"] = (await answer.json())["ticket"]
+        try:
+            await client.info(api_key=shown["a wrong key"])
+        except moshimesh.MeshError as error:
+            assert error.code.name == "UNAUTHENTICATED", error
+        for name in ("the key", "the token", "the ticket"):
+            answers = 0
+            async for event in client.converse(SAID, pacing="offline", api_key=shown[name]):
+                if isinstance(event, moshimesh.Ready):
+                    shown[f"the handle of {name}"] = event.resume_handle
+                answers += isinstance(event, moshimesh.Speech)
+            assert answers
+    return shown
+
+
+async def _sessions_traced(receiver: Receiver, sessions: int) -> None:
+    deadline = time.monotonic() + SPANS_S
+    while sum(span.name == "session" for span in receiver.spans) < sessions:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the sessions' spans did not come")
+        await asyncio.sleep(0.1)
