@@ -142,7 +142,7 @@ async def test_a_page_learns_whether_it_needs_a_key_and_which_models_there_are(h
 async def test_without_a_key_a_page_learns_only_that_it_needs_one(house: House, guard: Guard, key: str) -> None:
     desk = Desk(house, guard)
     async with WebDoor(desk.routes) as door:
-        assert await get(door, "/api/entry") == (200, {"keys": True, "models": []})
+        assert await get(door, "/api/entry") == (200, {"keys": True, "models": [], "voices": []})
         code, told = await get(door, "/api/entry", key)
         assert (code, told["keys"], len(told["models"])) == (200, True, 1)
         assert (await get(door, "/api/entry", "mm_other"))[0] == 401
