@@ -237,7 +237,8 @@ async def each_look(tab: Tab) -> AsyncIterator[tuple[str, str]]:
             await tab.page.select_option("#theme", theme)
             await size(tab, device)
             await tab.page.evaluate("""() => Promise.all(document.getAnimations()
-                .filter(one => one instanceof CSSTransition).map(one => one.finished))""")
+                .filter(one => one instanceof CSSTransition && one.effect.target.checkVisibility())
+                .map(one => one.finished))""")
             yield device, f"{language}-{theme}"
 
 

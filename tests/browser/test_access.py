@@ -163,8 +163,14 @@ async def test_a_key_opens_a_call_and_goes_nowhere_else(world: World) -> None:
 async def test_a_change_of_temperature_reaches_the_mesh_in_mid_call(tab: Tab) -> None:
     await tab.talk()
     sent: list[str] = []
-    await tab.page.evaluate("""() => { const send = WebSocket.prototype.send; window.sent = [];
-        WebSocket.prototype.send = function(data) { if (typeof data === 'string') sent.push(data); send.call(this, data); }; }""")
+    await tab.page.evaluate("""() => {
+        const {send} = WebSocket.prototype;
+        window.sent = [];
+        WebSocket.prototype.send = function(data) {
+          if (typeof data === 'string') sent.push(data);
+          send.call(this, data);
+        };
+    }""")
     await tab.page.click("#settings summary")
     await tab.page.fill("[name=temperature]", "0.4")
     await tab.page.keyboard.press("Tab")

@@ -54,8 +54,9 @@ class House:
             await pool.connect(time.monotonic() + 5)
         self.fleet = Fleet(*pools)
         self.sessions = Sessions(self.store, f"gateway {id(self)}", grace_s=60)
+        self.line = WaitingLine(self.store, most_waiting=1)
         self.desk = Desk(
-            Resources(self.fleet, self.sessions, WaitingLine(self.store, most_waiting=1),
+            Resources(self.fleet, self.sessions, self.line,
                       longest_call_s=self._longest_call_s, idle_s=self._idle_s, stall_s=5.0,
                       voices=Voices(self._voices)),
             Limits(self.store), self._watch, drain_s=5.0)

@@ -20,8 +20,15 @@ export async function ask() {
   }
   keys = entry.keys;
   $('key-form').hidden = !keys;
-  const {model} = form.elements, chosen = model.value;
-  model.replaceChildren(model.options[0], ...entry.models.map(name => new Option(name, name, false, name === chosen)));
+  offer(form.elements.model, entry.models);
+  offer(form.elements.voice, entry.voices);
+  $('voice-label').hidden = entry.voices.length === 0;
+}
+
+/** After the first option, which is no choice. */
+function offer(select, names) {
+  const chosen = select.value;
+  select.replaceChildren(select.options[0], ...names.map(name => new Option(name, name, false, name === chosen)));
 }
 
 function addOpus() {
@@ -42,11 +49,11 @@ export async function ticket() {
   return (await answer.json()).ticket;
 }
 
-/** @returns {{format: string, model: string, sampling: object}} without what was left empty */
+/** @returns {{format: string, model: string, voice: string, sampling: object}} without what was left empty */
 export function settings() {
-  const {format, model, ...rest} = Object.fromEntries(new FormData(form));
+  const {format, model, voice, ...rest} = Object.fromEntries(new FormData(form));
   const given = Object.entries(rest).filter(([name, value]) => value !== '' && form.elements[name].checkValidity());
-  return {format, model: model ?? '', sampling: Object.fromEntries(given.map(([name, value]) => [name, Number(value)]))};
+  return {format, model, voice, sampling: Object.fromEntries(given.map(([name, value]) => [name, Number(value)]))};
 }
 
 /** What the call really has, for the fields that were left empty. */
