@@ -16,6 +16,7 @@ QUICK ?=
 MINUTES ?= 30
 TARGET ?=
 FRAME ?=
+URL ?= http://localhost:8000
 
 # In quotes for the shell, whatever is in it: a name of a file may have spaces.
 quoted = '$(subst ','\'',$(1))'
@@ -29,8 +30,8 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
-        bench-gpu soak chaos trace profile bench-recorder stubs clean
+.PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval direct-check page-check doors \
+        bench bench-gpu soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -70,6 +71,9 @@ run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all
 		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS)) \
 		--host $(call quoted,$(HOST)) $(if $(TLS),--dev-tls)
 
+top: env ## show a gateway's replicas, calls and frames in this terminal, until Ctrl-C (URL)
+	@$(PY) -m moshimesh.cli top --url $(call quoted,$(URL))
+
 key: env ## make an API key, print it once, and add its hash to the file KEYS of --keys-file (NAME, KEYS)
 	@$(PY) -m services.gateway.trust.make_key $(call quoted,$(KEYS)) $(call quoted,$(NAME))
 
@@ -79,8 +83,8 @@ demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; re
 test: dev ## run the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-slow: dev ## run the slow tests: whole meshes, faults under load, installing
-	$(PY) -m pytest -m slow
+test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)
+	$(PY) -m pytest -m slow --ignore tests/browser
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
 	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py

@@ -10,6 +10,7 @@ COPY protos/python protos/python
 COPY services/__init__.py services/
 COPY services/mesh services/mesh
 COPY services/gateway services/gateway
+COPY services/scaledown services/scaledown
 
 ENV PYTHONPATH=/app:/app/protos/python \
     PYTHONUNBUFFERED=1 \

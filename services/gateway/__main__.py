@@ -8,6 +8,7 @@ import socket
 import time
 
 from services.gateway.calls.callers import CallerLimits
+from services.gateway.calls.defragmentation import Defragmentation
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
@@ -74,6 +75,7 @@ async def main(config: GatewayConfig) -> None:
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
                 watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
+    defragmentation = Defragmentation(fleet, lambda: desk.conversations) if config.defragment else None
     sockets = Sockets(config.stall_s)
 
     def ready() -> bool:
@@ -94,6 +96,8 @@ async def main(config: GatewayConfig) -> None:
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
+    if defragmentation is not None:
+        await defragmentation.close()
     await gate.close()
     await registry.close()
     await store.close()

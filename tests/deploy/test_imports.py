@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.check_manifests import CONFIGS, IMAGES, ROOT, copies
+from scripts.check_manifests import CONFIGS, CONTROLLERS, IMAGES, ROOT, copies
 
 SERVICES = ROOT / "services"
 
@@ -37,7 +37,7 @@ def _importers(module: str, folder: Path = SERVICES) -> set[str]:
             if any(name == module or name.startswith(f"{module}.") for name in _imports(path))}
 
 
-@pytest.mark.parametrize("service", [*CONFIGS, "mesh"])
+@pytest.mark.parametrize("service", [*CONFIGS, *CONTROLLERS, "mesh"])
 def test_services_never_import_each_other(service: str) -> None:
     foreign = {path for path in _importers(f"services.{service}") if not path.startswith(f"{service}/")}
     if service == "mesh":

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Caller, Input, Opening, Resumed
+from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resumed
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
@@ -113,7 +113,10 @@ class Desk:
 
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""
-        return self._known(caller, opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+        if not isinstance(opening.origin, Resumed):
+            return Handle.new()
+        known = self._known(caller, opening.origin.handle)
+        return Handle.new() if isinstance(opening.origin, Forked) else known
 
     def _known(self, caller: Caller, text: str) -> Handle:
         """A handle that a caller has. Raises UnknownSession, TooManyResumes."""
@@ -123,6 +126,11 @@ class Desk:
         if wait_s:
             raise TooManyResumes("this conversation is resumed too often; wait before you do it again", wait_s)
         return handle
+
+    @property
+    def conversations(self) -> Collection[Conversation]:
+        """Those that are held now, or wait in line."""
+        return self._conversations
 
     @property
     def calls(self) -> int:

@@ -118,6 +118,8 @@ class Replicas:
         self._targets = [target.strip() for target in targets.split(",") if target.strip()]
         self._ask = ask
         self._tls = tls
+        self.emptying: Collection[Replica] = ()
+        """Those that get no session while others have room (see packing.py)."""
         self._replicas: dict[str, Replica] = {}
         self._successors: dict[str, Replica] = {}  # by address: with the new certificate, not used before they answer
         self._leaving: set[asyncio.Task[None]] = set()
@@ -199,6 +201,7 @@ class Replicas:
             candidates = [replica for replica in self.answering
                           if replica not in passed_over and replica.free(method, weights_id)]
             if candidates:
+                candidates = [replica for replica in candidates if replica not in self.emptying] or candidates
                 chosen = max(random.sample(candidates, min(2, len(candidates))),
                              key=lambda replica: replica.free(method, weights_id))
                 assert chosen.facts is not None

@@ -201,7 +201,8 @@ class Tokens:
                                    ) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("BAD_TOKEN", "this is no token that its issuer has signed for this mesh") from None
-        return "jwt-" + hashlib.sha256(f"{self._issuer}\n{claims['sub']}".encode()).hexdigest()[:16]
+        return "jwt-" + hashlib.sha256(
+            f"{self._issuer}\n{claims['sub']}".encode(errors="surrogatepass")).hexdigest()[:16]
 
     async def close(self) -> None:
         """Give back what it holds."""

@@ -37,11 +37,11 @@ function begin() {
     ui.key.focus();
     return;
   }
-  let model, sampling;
-  ({format, model, sampling} = settings.settings());
+  const {format: asked, ...rest} = settings.settings();
+  format = asked;
   const call = page.call = new Call({
     format, record: ui.record.checked, processing: processing(), resume: saved, ticket: settings.ticket,
-    settings: {model, sampling},
+    settings: rest,
   });
   if (!saved) captions.clear();
   saved = null;
