@@ -60,8 +60,10 @@ async def main(config: GatewayConfig) -> None:
     began = time.monotonic()
     voices = Voices(config.voices)
     await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
-    codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us)
-    lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us)
+    place = f"{socket.gethostname()}:{config.port}"
+    codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us,
+                     most=config.most_replicas, gateway=place)
+    lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us, most=config.most_replicas, gateway=place)
     await codec.connect(began + config.peers_wait_s)
     await lm.connect(began + config.peers_wait_s)
     models = ", ".join(model.model_id for model in served_models(codec, lm))
