@@ -75,7 +75,9 @@ async def main(config: GatewayConfig) -> None:
                           voices=voices)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
-    desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
+    per_address = CallerLimits(config.calls_per_address, config.calls_per_minute_per_address,
+                               config.audio_s_per_hour_per_address)
+    desk = Desk(resources, Limits(store, per_address),
                 watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
     defragmentation = Defragmentation(fleet, lambda: desk.conversations) if config.defragment else None
     sockets = Sockets(config.stall_s)

@@ -70,6 +70,7 @@ class GatewayConfig(ServiceConfig):
     audio_s_per_hour_per_key: int = Field(0, ge=0, description="seconds of callers' audio in an hour, likewise")
     calls_per_address: int = Field(0, ge=0, description="calls at once from one address; a proxy is one address")
     calls_per_minute_per_address: int = Field(0, ge=0, description="new calls in a minute, likewise")
+    audio_s_per_hour_per_address: int = Field(0, ge=0, description="seconds of callers' audio in an hour, likewise")
     trace_one_in: int = Field(100, ge=1, description="with an OTLP endpoint, trace one in this many frames, besides "
                                                       "those that are late or near an event of their call")
 
