@@ -24,8 +24,8 @@ TLS_HANDSHAKE_S = 10.0
 
 
 class _NoRequest(logging.Filter):
-    """aiohttp logs bytes that are no HTTP as errors, with them and a traceback. Any stranger can send some, and they may
-    have a secret in them: this leaves a line now and then, without them.
+    """aiohttp logs bytes that are no HTTP as errors, with them and a traceback. Any stranger can send some, and they
+    may have a secret in them: this leaves a line now and then, without them.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class HttpDoor:
         self._sockets, self._ready, self._tls = sockets, ready, tls
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
-        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's, not an item's
+        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's
         self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
         self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handler_cancellation=True,
