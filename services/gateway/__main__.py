@@ -39,6 +39,7 @@ from services.gateway.watching.recent import RecentFrames
 from services.gateway.watching.status import Status
 from services.gateway.watching.watcher import watcher
 from services.mesh.config import read_config
+from services.mesh.invariants import Invariants
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -97,11 +98,13 @@ async def main(config: GatewayConfig) -> None:
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
+    invariants = Invariants(metrics, [desk.disagreements])
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
     if defragmentation is not None:
         await defragmentation.close()
+    await invariants.close()
     await gate.close()
     await registry.close()
     await store.close()

@@ -11,6 +11,7 @@ from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
+from services.mesh.invariants import Invariants, of_slots
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -45,6 +46,7 @@ async def main(config: LmConfig) -> None:
     service = LmServer(engine, tokenizer, _defaults(checkpoint), model, codec_id(checkpoint), tracer,
                        config.stall_s, BatchingOptions(config.idle_s, config.yield_cpu))
     watch(metrics, service.batchers, device_memory(config.device))
+    invariants = Invariants(metrics, [of_slots(service.batchers)])
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
@@ -52,6 +54,7 @@ async def main(config: LmConfig) -> None:
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
              config.device, engine.slots)
     await server.run_until_signal()
+    await invariants.close()
     metrics.close()
 
 

@@ -24,8 +24,8 @@ TLS_HANDSHAKE_S = 10.0
 
 
 class _NoRequest(logging.Filter):
-    """aiohttp logs bytes that are no HTTP as errors, with them and a traceback. Any stranger can send some, and they
-    may have a secret in them: this leaves a line now and then, without them.
+    """aiohttp logs bytes that are no HTTP as errors, with them and a traceback. Any stranger can send some, and a
+    secret may be in them: this leaves a line now and then, without them.
     """
 
     def __init__(self) -> None:
