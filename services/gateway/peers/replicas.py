@@ -112,8 +112,8 @@ class Replicas:
                  failover_s: float = 15.0, tls: Identity | None = None, *, most: int = 0, gateway: str = "") -> None:
         """`targets`: host:port of each, separated by commas; a name with several addresses stands for all of them, as
         a headless service of Kubernetes does. A session whose replica was lost looks for another one for `failover_s`.
-        `tls` is who we are; without it they are spoken to in plain text. Of more than `most` replicas (0: no limit) only
-        those are known that fall to this `gateway` (see subset.py).
+        `tls` is who we are; without it they are spoken to in plain text. Of more than `most` replicas (0: no limit)
+        only those are known that fall to this `gateway` (see subset.py).
         """
         self.role = role
         self.failover_s = failover_s

@@ -1,9 +1,9 @@
 """Which replicas of a large fleet a gateway knows.
 
-Each gateway has a tunnel to every replica that it knows, and asks it every second: with 1500 gateways and 10 000 replicas
-that would be 15 million tunnels. By rendezvous hashing every gateway takes the replicas that rank highest for it. Nobody
-has to agree with anybody, and a replica that comes or goes changes one place of the few gateways that have it.
-https://en.wikipedia.org/wiki/Rendezvous_hashing
+Each gateway has a tunnel to every replica that it knows, and asks it every second: with 1500 gateways and 10 000
+replicas that would be 15 million tunnels. By rendezvous hashing every gateway takes the replicas that rank highest for
+it. Nobody has to agree with anybody, and a replica that comes or goes changes one place of the few gateways that have
+it. https://en.wikipedia.org/wiki/Rendezvous_hashing
 """
 
 from __future__ import annotations
