@@ -51,7 +51,7 @@ class GatewayConfig(ServiceConfig):
     failover_s: float = Field(15.0, ge=0, le=3600, description="how long a call whose codec or lm was lost waits for "
                                                                "another one; about what a restart takes")
     most_replicas: int = Field(0, ge=0, description="how many replicas of codec, and of lm, this gateway keeps "
-                                                    "connections to; 0: all. 32 in a fleet of hundreds, 64 of thousands")
+                                                    "connections to; 0: all. 32 of hundreds, 64 of thousands")
     defragment: CliImplicitFlag[bool] = Field(False, description="move calls off the emptiest of three or more "
                                               "replicas while the others have room, so that it is empty when it is "
                                               "scaled down")
