@@ -257,4 +257,5 @@ def _image_variables(service: str) -> dict[str, str]:
     if not path.exists():
         return {}
     pairs = (pair.split("=", 1) for line in instructions(path).get("ENV", ()) for pair in line.split())
-    return {key: value.replace("/app", str(ROOT)) for key, value in pairs if "/cache" not in value}
+    return {key: value.replace("/app", str(ROOT)) for key, value in pairs
+            if key != "PATH" and "/cache" not in value}

@@ -51,9 +51,10 @@ class GatewayConfig(ServiceConfig):
     failover_s: float = Field(15.0, ge=0, le=3600, description="how long a call whose codec or lm was lost waits for "
                                                                "another one; about what a restart takes")
     most_replicas: int = Field(0, ge=0, description="how many replicas of codec, and of lm, this gateway keeps "
-                                                    "connections to, at most; 0: all. In a fleet of hundreds, 32")
-    defragment: bool = Field(False, description="move calls off the emptiest replica of three or more when the others "
-                                               "have room for all, so that it is empty when it is scaled down")
+                                                    "connections to; 0: all. 32 of hundreds, 64 of thousands")
+    defragment: CliImplicitFlag[bool] = Field(False, description="move calls off the emptiest of three or more "
+                                              "replicas while the others have room, so that it is empty when it is "
+                                              "scaled down")
     longest_call_s: float = Field(3600.0, gt=0, description="end a call after this long")
     most_waiting: int = Field(100, ge=0, description="callers that may wait in line for a slot")
     keys_file: str = Field("", description="JSON file of API keys, made by `make key`: only callers with one of them, "
