@@ -15,6 +15,7 @@ TLS ?=
 QUICK ?=
 MINUTES ?= 30
 TARGET ?=
+PLAN ?=
 FRAME ?=
 
 # In quotes for the shell, whatever is in it: a name of a file may have spaces.
@@ -30,7 +31,7 @@ $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
 .PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
-        bench-gpu soak chaos trace profile bench-recorder stubs clean
+        bench-gpu plan soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -134,6 +135,9 @@ bench-gpu: DEVICE = cuda
 bench-gpu: dev ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
 	$(PY) -m bench --only checkpoint,gateway,capacity --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		--out out/bench-gpu.json $(if $(QUICK),--quick)
+
+plan: env ## say how many slots each GPU has room for and the least a step can take, by precision and context (PLAN=CHECKPOINT)
+	@$(PY) -m scripts.plan $(if $(PLAN),--checkpoint $(call quoted,$(PLAN)))
 
 soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
 	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m)
