@@ -15,6 +15,7 @@ TLS ?=
 QUICK ?=
 MINUTES ?= 30
 TARGET ?=
+PLAN ?=
 FRAME ?=
 URL ?= http://localhost:8000
 
@@ -34,6 +35,7 @@ endif
         bench bench-gpu soak chaos trace profile bench-recorder stubs clean
 .PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
         bench-gpu soak chaos fleet-check trace profile bench-recorder stubs clean
+        bench-gpu plan soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -141,6 +143,9 @@ bench-gpu: DEVICE = cuda
 bench-gpu: dev ## the same with the real weights on a CUDA machine (CHECKPOINT, DEVICE; also runs on a CPU)
 	$(PY) -m bench --only checkpoint,gateway,capacity --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		--out out/bench-gpu.json $(if $(QUICK),--quick)
+
+plan: env ## say how many slots each GPU has room for and the least a step can take, by precision and context (PLAN=CHECKPOINT)
+	@$(PY) -m scripts.plan $(if $(PLAN),--checkpoint $(call quoted,$(PLAN)))
 
 soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
 	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m)

@@ -64,7 +64,7 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
 
     from services.lm.engine import LmEngine
     from services.lm.linear import Packing
-    from services.lm.sizing import slots_that_fit, usual_kv_precision, usual_precision
+    from services.lm.sizing import size_of, usual_kv_precision, usual_precision
     from services.mesh.checkpoint import load_lm
 
     torch.set_num_threads(config.threads)
@@ -81,8 +81,10 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
     else:
         free_bytes = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda"
                       else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        slots = min(MOST_SLOTS, slots_that_fit(lm, free_bytes, precision, kv_precision))
-        log.info("%.1f GB are free on %s: %d slots", free_bytes / 1e9, device, slots)
+        size = size_of(lm, precision, kv_precision)
+        slots = min(MOST_SLOTS, size.slots_in(free_bytes, on_gpu=device.type == "cuda"))
+        log.info("%.1f GB are free on %s: %d slots with %s weights and %s keys and values", free_bytes / 1e9, device,
+                 slots, precision, kv_precision)
     return LmEngine(lm, slots, device=config.device, precision=precision, kv_precision=kv_precision)
 
 
