@@ -63,6 +63,13 @@ def state(reach: State) -> State:
     return reach
 
 
+async def french_too(tab: Tab) -> None:
+    """Load what the page says in French while there is a network."""
+    for language in ("fr", "en"):
+        await tab.page.select_option("#language", language)
+        await tab.page.wait_for_selector(f"html[lang={language}]")
+
+
 async def shows(tab: Tab, text: str, where: str = "main") -> None:
     """Wait for a text."""
     async def there() -> bool:
@@ -142,6 +149,7 @@ async def reconnecting(world: World) -> Tab:
     tab = await world.tab(network.url)
     await tab.talk()
     await tab.figures_of(2)
+    await french_too(tab)
     network.down()
     await tab.is_("resuming")
     return tab
@@ -151,6 +159,7 @@ async def reconnecting(world: World) -> Tab:
 async def gone(world: World) -> Tab:
     network = await world.network(await world.gateway())
     tab = await world.tab(network.url)
+    await french_too(tab)
     network.down()
     await tab.page.click("#start")
     await shows(tab, "can't be reached")
@@ -236,7 +245,7 @@ async def each_look(tab: Tab) -> AsyncIterator[tuple[str, str]]:
                 ("light", "desktop"), ("dark", "phone")):
             await tab.page.select_option("#theme", theme)
             await size(tab, device)
-            await tab.page.evaluate("""() => Promise.all(document.getAnimations()
+            await tab.page.evaluate("""() => Promise.allSettled(document.getAnimations()
                 .filter(one => one instanceof CSSTransition && one.effect.target.checkVisibility())
                 .map(one => one.finished))""")
             yield device, f"{language}-{theme}"

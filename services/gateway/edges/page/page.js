@@ -39,6 +39,7 @@ function begin() {
   }
   const {format: asked, ...rest} = settings.settings();
   format = asked;
+  delete document.body.dataset.session; // none yet, or none of this page's
   const call = page.call = new Call({
     format, record: ui.record.checked, processing: processing(), resume: saved, ticket: settings.ticket,
     settings: rest,
@@ -67,7 +68,13 @@ function listen(call) {
     tell(ui.hint, replaced ? 'hints.microphoneReplaced' : 'hints.microphoneLost');
     listDevices(call.microphoneId);
   });
-  on('error', error => explain(error));
+  on('error', error => {
+    if (!document.body.dataset.session) {
+      tell(ui.status, 'states.failed');
+      tell(ui.advice, '');
+    }
+    explain(error);
+  });
   on('ended', () => {
     for (const picture of Object.values(pictures)) picture.show(null);
     ui.wav.hidden = !call.recording();
@@ -124,11 +131,12 @@ function watchNetwork(figures) {
 async function explain(error) {
   tellProblem(error);
   if (error.reason === 'NO_TICKET') ui.key.focus();
-  if (error.reason === 'UNREACHABLE') {
-    // A socket does not say why it was refused; a request that comes through says that the mesh is there.
-    const there = await fetch('/healthz').then(answer => answer.ok, () => false);
-    if (there) tellProblem({reason: 'REFUSED'});
-  }
+  if (PROBLEM_KEYS.has(error.reason) && error.reason !== 'UNREACHABLE') return;
+  // A socket does not say why it was refused, nor a module why it was not loaded; a request that comes through says
+  // that the mesh is there.
+  const there = await fetch('/healthz').then(answer => answer.ok, () => false);
+  if (!there) tellProblem({reason: 'UNREACHABLE'});
+  else if (error.reason === 'UNREACHABLE') tellProblem({reason: 'REFUSED'});
 }
 
 /** Names a problem and what to do; none hides it. */
@@ -204,7 +212,9 @@ async function arrive() {
     ui.start.hidden = true;
     return;
   }
-  await Promise.all([settings.ask(), listDevices()]);
+  settings.offerOpus();
+  listDevices();
+  await settings.ask();
   ui.start.disabled = false;
   if (!saved) return;
   captions.recall();

@@ -5,14 +5,15 @@ import {word} from './words.js';
 
 const $ = id => document.getElementById(id);
 const form = $('sampling'), key = $('key');
+const ANSWER_MS = 1500; // without an answer the button works all the same
 let keys = false; // whether the mesh asks who calls
 
 /** Ask the mesh what a caller needs, and may choose. */
 export async function ask() {
-  if (form.elements.format.options.length === 1 && await hasOpus()) addOpus();
   let entry;
   try {
-    const answer = await fetch('/api/entry', {headers: key.value ? {'X-Api-Key': key.value} : {}});
+    const answer = await fetch('/api/entry', {
+      headers: key.value ? {'X-Api-Key': key.value} : {}, signal: AbortSignal.timeout(ANSWER_MS)});
     if (!answer.ok) return;
     entry = await answer.json();
   } catch {
@@ -31,7 +32,9 @@ function offer(select, names) {
   select.replaceChildren(select.options[0], ...names.map(name => new Option(name, name, false, name === chosen)));
 }
 
-function addOpus() {
+/** Offer Opus where the browser has it. */
+export async function offerOpus() {
+  if (!await hasOpus()) return;
   const option = new Option(word('settings.opus'), 'opus');
   option.dataset.say = 'settings.opus';
   form.elements.format.add(option);

@@ -13,7 +13,7 @@ export default {
   states: {
     idle: 'Talk with Moshi', starting: 'Opening the microphone', connecting: 'Connecting', queued: 'Waiting in line',
     live: 'Moshi listens', resuming: 'Reconnecting', ending: 'Saying goodbye', ended: 'The call has ended',
-    lacking: 'No call from here',
+    lacking: 'No call from here', failed: 'The call could not begin',
   },
   advice: {
     idle: 'It listens and speaks at the same time, so interrupt it whenever you like. Headphones help.',

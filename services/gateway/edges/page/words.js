@@ -66,6 +66,8 @@ export async function speakWith(select) {
     try {
       localStorage.setItem(STORED, select.value);
     } catch { /* until the page is loaded again */ }
-    speak(select.value);
+    speak(select.value).catch(() => { // the network is gone
+      select.value = document.documentElement.lang;
+    });
   });
 }
