@@ -28,6 +28,7 @@ from harness import pcm_load
 from harness.load import FRAME_S, load, read_speech
 from harness.null_mesh import NullMesh
 from harness.recordings import FRAME_BYTES
+from services.mesh.samples import from_s16
 
 DOORS = ("grpc", "pcm", "chat", "realtime")
 CALLERS = 24  # what the load generator can code in Opus beside them, on the other core
@@ -52,7 +53,7 @@ async def _chat(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[in
 
     async def one(session: aiohttp.ClientSession, number: int) -> tuple[int, list[float]]:
         writer = sphn.OpusStreamWriter(24_000)
-        pcm = np.frombuffer(speech[number % len(speech)], "<i2").astype(np.float32) / 32768
+        pcm = from_s16(speech[number % len(speech)])
         pages = [bytes([1]) + writer.append_pcm(pcm[at % (len(pcm) - 1920):][:1920]) for at in range(
             0, frames * 1920, 1920)]
         sent: list[float] = []
