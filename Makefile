@@ -15,6 +15,7 @@ TLS ?=
 QUICK ?=
 MINUTES ?= 30
 TARGET ?=
+PLAN ?=
 FRAME ?=
 URL ?= http://localhost:8000
 
@@ -32,6 +33,9 @@ endif
 
 .PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval direct-check page-check doors \
         bench bench-gpu soak chaos trace profile bench-recorder stubs clean
+.PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
+        bench-gpu soak chaos fleet-check trace profile bench-recorder stubs clean
+        bench-gpu plan soak chaos trace profile bench-recorder stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -89,12 +93,13 @@ test-slow: dev ## run the slow tests: whole meshes, faults under load, installin
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
 	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
 
-lint: dev ## ruff, mypy, protos, stubs, manifests
+lint: dev ## ruff, mypy, protos, stubs, manifests, docs/configuration.md
 	$(VENV)/bin/ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/buf lint protos
 	$(PY) -m scripts.stubs --check
 	$(PY) -m scripts.check_manifests
+	$(PY) -m scripts.configuration --check
 
 # Apart from `dev`: needed for training and evaluation alone.
 $(VENV)/.talker: requirements/talker.txt $(VENV)/.dev
@@ -139,11 +144,17 @@ bench-gpu: dev ## the same with the real weights on a CUDA machine (CHECKPOINT, 
 	$(PY) -m bench --only checkpoint,gateway,capacity --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		--out out/bench-gpu.json $(if $(QUICK),--quick)
 
+plan: env ## say how many slots each GPU has room for and the least a step can take, by precision and context (PLAN=CHECKPOINT)
+	@$(PY) -m scripts.plan $(if $(PLAN),--checkpoint $(call quoted,$(PLAN)))
+
 soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
 	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m)
 
 chaos: dev ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
 	$(PY) -m bench.chaos $(if $(QUICK),--quick)
+
+fleet-check: dev ## run the manifests' pods as processes, and take some away under live calls; writes out/fleet.json
+	$(PY) -m bench.fleet
 
 trace: dev ## make a call and show where its slowest frame's time went, also out/trace.png (WAV, CHECKPOINT, TARGET, FRAME)
 	@$(PY) -m bench.trace --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def write(figures: Mapping[str, Any], path: Path = BENCHMARKS) -> None:
     """Put these figures into the page, in place of those before."""
     rows = [f"| {what} | **{figures[name]}** | {goal} |" for name, (what, goal) in _ROWS.items() if name in figures]
     section = [HEADING, "", "Written by `make page-check`: headless Chromium with a microphone that says "
-               "`samples/demo.wav`, and a gateway whose model speaks a tone, on the same cores.", "",
+               "`samples/demo.wav`, and a gateway whose model speaks a tone, on the same cores. The machine's load was "
+               f"{figures['load']:.0f} on {os.cpu_count()} cores; more than one each makes frames late by itself.", "",
                "| what | measured | goal |", "| --- | --- | --- |", *rows]
     before = path.read_text().partition(HEADING)[0].rstrip()
     path.write_text("\n".join([before, "", *section, ""]))

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.nodes import Node
 from harness.local_mesh import ROOT, MeshDown
 from harness.redis_server import redis_executable
 from scripts.check_manifests import IMAGES, Container, containers_of, instructions
@@ -146,13 +147,14 @@ class Pod:
 class Cluster:
     """The pods of one rendering. Start with `async with`; each Deployment has `replicas` pods, Redis one."""
 
-    def __init__(self, documents: Sequence[Mapping[str, Any]], replicas: int, settings: Mapping[str, str] | None = None
-                 ) -> None:
-        """`settings` are variables beside the manifests', for what is measured."""
-        self._documents, self._settings = documents, settings or {}
+    def __init__(self, documents: Sequence[Mapping[str, Any]], replicas: int | Mapping[str, int],
+                 nodes: Sequence[Node] = ()) -> None:
+        """`replicas`: of every Deployment, or of each by its name. `nodes` have one pod each of a service."""
+        self._documents, self._nodes = documents, nodes
         self.containers = {container.workload.removeprefix("Deployment/"): container
                            for container in containers_of(documents)}
-        self.replicas = {name: 1 if name == "redis" else replicas for name in self.containers}
+        self.replicas = ({name: 1 if name == "redis" else replicas for name in self.containers}
+                         if isinstance(replicas, int) else dict(replicas))
         self.pods: dict[str, list[Pod]] = {name: [] for name in self.containers}
         self._net = f"127.{10 + os.getpid() % 240}"  # two clusters on one machine keep apart
 
@@ -188,14 +190,18 @@ class Cluster:
     def addresses(self, workload: str) -> list[str]:
         """All that pods of a workload may have."""
         number = ORDER.index(workload) + 1
+        if self._nodes:
+            return [node.address(number) for node in self._nodes[:self.replicas[workload]]]
         return [f"{self._net}.{number}.{pod}" for pod in range(1, self.replicas[workload] + SPARE + 1)]
 
     async def start(self, workload: str) -> Pod:
         """Start one more pod of a workload."""
         taken = {pod.address for pod in self.pods[workload]}
         address = next(address for address in self.addresses(workload) if address not in taken)
-        name = f"{workload}-{address.rpartition('.')[2]}"
-        pod = Pod(name, address, self.containers[workload], self.environment(workload, name, address))
+        number = ORDER.index(workload) + 1
+        name = f"{workload}-{self.addresses(workload).index(address) + 1}"
+        launcher = next((node.launcher for node in self._nodes if node.address(number) == address), ())
+        pod = Pod(name, address, self.containers[workload], self.environment(workload, name, address), launcher)
         self.pods[workload].append(pod)
         await pod.start()
         return pod
@@ -223,7 +229,7 @@ class Cluster:
     def environment(self, workload: str, name: str, address: str) -> dict[str, str]:
         """A container's variables: the image's, then the manifest's."""
         container = self.containers[workload]
-        variables = {"PATH": os.environ["PATH"], **_image_variables(workload), **self._settings}
+        variables = {"PATH": os.environ["PATH"], **_image_variables(workload)}
         fields = {"metadata.name": name, "metadata.namespace": "default", "spec.nodeName": "this-machine"}
         for entry in container.spec.get("env", ()):
             if path := entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath"):
@@ -251,4 +257,5 @@ def _image_variables(service: str) -> dict[str, str]:
     if not path.exists():
         return {}
     pairs = (pair.split("=", 1) for line in instructions(path).get("ENV", ()) for pair in line.split())
-    return {key: value.replace("/app", str(ROOT)) for key, value in pairs if "/cache" not in value}
+    return {key: value.replace("/app", str(ROOT)) for key, value in pairs
+            if key != "PATH" and "/cache" not in value}

@@ -180,8 +180,7 @@ def instructions(path: Path) -> dict[str, list[str]]:
 
 def copies(path: Path) -> list[tuple[list[str], str]]:
     """A Dockerfile's COPY instructions: sources in the repository, and the destination in the image."""
-    words = [[word for word in rest.split() if not word.startswith("--")]
-             for rest in instructions(path).get("COPY", [])]
+    words = [rest.split() for rest in instructions(path).get("COPY", []) if not rest.startswith("--from=")]
     return [(sources, destination) for *sources, destination in words]
 
 

@@ -1,6 +1,6 @@
 """`make direct-check`: how conversations can be directed and followed; writes out/direct.json.
 
-    python -m bench.direct [--only user,calls,cost,replay] [--checkpoint checkpoints/talker]
+    python -m bench.direct [--only user,calls,controls,cost,replay] [--checkpoint checkpoints/talker]
 
 Each part adds its keys and keeps those of the others. The voices and sentences are held out (talker/synth.py), the
 noise is of kinds that nothing was learnt from.
@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from bench.direct import cost, interruptions, replay, user_speech
+from bench.direct import controls, cost, interruptions, replay, user_speech
 from talker import synth
 from talker.config import Work
 
-PARTS = ("user", "calls", "cost", "replay")
+PARTS = ("user", "calls", "controls", "cost", "replay")
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     runs = {"user": lambda: user_speech.run(options.checkpoint, options.work, options.seed),
             "calls": lambda: interruptions.run(options.checkpoint, options.work, options.seed),
+            "controls": lambda: asyncio.run(controls.run(options.checkpoint)),
             "cost": lambda: asyncio.run(cost.run(options.wav)),
             "replay": lambda: asyncio.run(replay.run(options.replay_s, options.checkpoint))}
     for part in parts:

@@ -11,6 +11,7 @@ from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
+from services.mesh.invariants import Invariants, of_slots
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -45,6 +46,7 @@ async def main(config: LmConfig) -> None:
     service = LmServer(engine, tokenizer, _defaults(checkpoint), model, codec_id(checkpoint), tracer,
                        config.stall_s, BatchingOptions(config.idle_s, config.yield_cpu))
     watch(metrics, service.batchers, device_memory(config.device))
+    invariants = Invariants(metrics, [of_slots(service.batchers)])
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
@@ -52,6 +54,7 @@ async def main(config: LmConfig) -> None:
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, model,
              config.device, engine.slots)
     await server.run_until_signal()
+    await invariants.close()
     metrics.close()
 
 
@@ -61,7 +64,7 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
 
     from services.lm.engine import LmEngine
     from services.lm.linear import Packing
-    from services.lm.sizing import slots_that_fit, usual_kv_precision, usual_precision
+    from services.lm.sizing import size_of, usual_kv_precision, usual_precision
     from services.mesh.checkpoint import load_lm
 
     torch.set_num_threads(config.threads)
@@ -78,8 +81,10 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
     else:
         free_bytes = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda"
                       else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        slots = min(MOST_SLOTS, slots_that_fit(lm, free_bytes, precision, kv_precision))
-        log.info("%.1f GB are free on %s: %d slots", free_bytes / 1e9, device, slots)
+        size = size_of(lm, precision, kv_precision)
+        slots = min(MOST_SLOTS, size.slots_in(free_bytes, on_gpu=device.type == "cuda"))
+        log.info("%.1f GB are free on %s: %d slots with %s weights and %s keys and values", free_bytes / 1e9, device,
+                 slots, precision, kv_precision)
     return LmEngine(lm, slots, device=config.device, precision=precision, kv_precision=kv_precision)
 
 

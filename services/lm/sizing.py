@@ -1,18 +1,22 @@
 """What a model takes of a device's memory, known before any of it is taken."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from services.lm.linear import Packing, Precision
+from services.lm.linear import Linear, Packing, Precision
 from services.lm.network import Network
 
 KvPrecision = Literal["fp32", "bf16", "int8"]
 KV_TYPES: dict[KvPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 SPARE_PERCENT = 10
-"""Of free memory, left for activations, graphs and the allocator's own waste."""
+"""Of a CPU's free memory, left for activations, the allocator's own waste, and the rest of the machine."""
+GPU_SPARE_BYTES = 1_500_000_000
+"""Of a GPU's free memory, for activations, graphs, libraries' workspaces and the allocator's own waste. Reckoned from
+shapes (a prefill's scores and its unpacked layer are the most, 0.3 GB of the 7 B model), and not measured yet."""
 
 
 def usual_precision(device: torch.device) -> Precision:
@@ -44,21 +48,48 @@ def weights_bytes(network: nn.Module) -> int:
     return sum(buffer.nbytes for buffer in network.buffers())
 
 
-def slots_that_fit(lm: Any, free_bytes: int, precision: Precision, kv_precision: KvPrecision) -> int:
-    """How many slots an engine may have in `free_bytes`, which its weights have to share with the slots' rings.
+def streamed_bytes(network: nn.Module) -> int:
+    """What every step reads of a packed network: the matrices, but not the tables, of which it looks up single rows."""
+    return sum(buffer.nbytes for module in network.modules() if isinstance(module, Linear)
+               for buffer in module.buffers(recurse=False))
 
-    Nothing is allocated: the `moshi.models.LMModel` is packed on torch's meta device, which has shapes and no data.
-    Raises ValueError if there is not even room for one.
+
+@dataclass(frozen=True)
+class Size:
+    """What a model takes in one precision of its weights and one of its keys and values."""
+
+    weights_bytes: int
+    streamed_bytes: int
+    slot_bytes: int
+
+    def slots_in(self, free_bytes: int, on_gpu: bool) -> int:
+        """How many slots fit beside the weights. Raises ValueError if there is not even room for one."""
+        # Of a GPU the spare is what a step needs, not a share: the rows' activations are some megabytes however large
+        # the memory is. The rows kept of prompts take the memory of one slot more.
+        room = (free_bytes - GPU_SPARE_BYTES - self.slot_bytes if on_gpu
+                else free_bytes * (100 - SPARE_PERCENT) // 100)
+        least = self.weights_bytes + self.slot_bytes
+        if room < least:
+            needed = (least + GPU_SPARE_BYTES + self.slot_bytes if on_gpu
+                      else -(-least * 100 // (100 - SPARE_PERCENT)))
+            spare = f"{GPU_SPARE_BYTES + self.slot_bytes} bytes" if on_gpu else f"{SPARE_PERCENT} %"
+            raise ValueError(f"one slot needs {needed} bytes ({self.weights_bytes} of weights, {self.slot_bytes} of "
+                             f"keys and values, and {spare} to spare), but {free_bytes} are free")
+        return (room - self.weights_bytes) // self.slot_bytes
+
+    def floor_s(self, rows: int, bytes_per_s: float) -> float:
+        """No step of so many rows with full windows can be faster: what it reads, at the memory's peak bandwidth."""
+        return (self.streamed_bytes + rows * self.slot_bytes) / bytes_per_s
+
+
+def size_of(lm: Any, precision: Precision, kv_precision: KvPrecision) -> Size:
+    """The size of a `moshi.models.LMModel`.
+
+    Nothing is allocated: it is packed on torch's meta device, which has shapes and no data.
     """
     nowhere = torch.device("meta")
     shapes = {id(tensor): nn.Parameter(tensor.to(nowhere), requires_grad=False)
               for tensor in (*lm.parameters(), *lm.buffers())}
     with torch.no_grad():
-        weights = weights_bytes(Network(copy.deepcopy(lm, shapes), Packing(nowhere, precision)))
-    slot = new_rings(lm, 1, nowhere, kv_precision).nbytes
-    room = free_bytes * (100 - SPARE_PERCENT) // 100
-    if room < weights + slot:
-        needed = -(-(weights + slot) * 100 // (100 - SPARE_PERCENT))
-        raise ValueError(f"one slot needs {needed} bytes ({weights} of weights, {slot} of keys and values, and "
-                         f"{SPARE_PERCENT} % to spare), but {free_bytes} are free")
-    return (room - weights) // slot
+        network = Network(copy.deepcopy(lm, shapes), Packing(nowhere, precision))
+    return Size(weights_bytes(network), streamed_bytes(network), new_rings(lm, 1, nowhere, kv_precision).nbytes)

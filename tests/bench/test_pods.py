@@ -11,6 +11,7 @@ import pytest
 from bench.chaos import FRAME_BYTES, Caller
 from bench.pods import ROOT, Cluster, Pod
 from harness.load import read_speech
+from scripts.check_compose import documents
 from scripts.check_manifests import K8S, render
 from tests.deploy.observability import autoscaler_metrics
 from tests.e2e.metrics import samples_at
@@ -61,6 +62,20 @@ async def test_autoscalers_find_their_metrics(cluster: Cluster) -> None:
             emitted |= (await samples_at(f"{pod.address}:{pod.container.ports['metrics']}")).keys()
     used = autoscaler_metrics()
     assert len(used) >= 4 and used <= emitted
+
+
+async def test_a_call_completes_with_what_compose_says() -> None:
+    async with Cluster(documents("cpu"), replicas=1) as cluster:
+        for pod in cluster.all:
+            for port in pod.container.ports.values():
+                with socket.create_connection((pod.address, port), timeout=5):
+                    pass
+        caller, until_then = Caller(FRAMES), asyncio.Event()
+        call = asyncio.create_task(caller.call(cluster.target, until_then))
+        await until(lambda: len(caller.answers) > 20, within_s=60)
+        until_then.set()
+        await call
+        assert caller.error == "" and _unhealthy(cluster) == {}
 
 
 def _unhealthy(cluster: Cluster) -> dict[str, list[str]]:

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 # A machine that others keep busy lets frames come late now and then; then it is tried again.
 ATTEMPTS = 3
-# The stalls alone are 0.04 of the time. Where frames come later than the network made them, there is more to conceal.
-MOST_CONCEALED, MOST_CONCEALED_LATE = 0.02, 0.05
+MOST_CONCEALED = 0.02  # the stalls alone are 0.04 of the time
 LONGEST_GAP_MS = 80 + 200 + 2 * 30 + 20  # between two frames: a frame, a stall, jitter both ways, and the machine
 LATE_MS = 80 + 15  # between two frames; the buffer's target is no less than these 15
 
@@ -75,12 +74,17 @@ async def test_a_bad_network_costs_delay_and_few_holes(
         figures["discontinuities_jitter"] = discontinuities(right)
         assert figures["discontinuities_jitter"] == 0
         assert words[0] == 0 and consecutive(words)
-        in_time = np.diff(arrivals).max() < LONGEST_GAP_MS
+        gaps_ms = np.diff(arrivals)[9 * 25 // 2:]
+        in_time = gaps_ms.max() < LONGEST_GAP_MS
         if figures["concealed_share_jitter"] < MOST_CONCEALED:
             break
-    assert figures["concealed_share_jitter"] < (MOST_CONCEALED if in_time else MOST_CONCEALED_LATE)
-    assert figures["underruns_jitter"] <= 12  # two for each stall
-    assert figures["added_delay_ms_jitter"] < 300
+    if in_time:
+        assert figures["concealed_share_jitter"] < MOST_CONCEALED
+        assert figures["underruns_jitter"] <= 12  # two for each stall
+        assert figures["added_delay_ms_jitter"] < 300
+    else:  # the machine was later than the network: less than half of what a player without a buffer would conceal
+        assert last["concealedMs"] - begin["concealedMs"] < np.maximum(gaps_ms - 80, 0).sum() / 2
+        assert figures["added_delay_ms_jitter"] < 460  # the longest that the buffer gets, and how far off it may be
 
 
 async def test_after_a_cut_of_three_seconds_the_call_goes_on_and_nothing_is_missing(

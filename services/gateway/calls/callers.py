@@ -45,7 +45,8 @@ class Caller:
     @classmethod
     def with_key(cls, key: str, address: str, edge: str, limits: CallerLimits | None = None) -> Caller:
         """A caller whose key nobody checks; it may be empty. The key itself goes no further."""
-        return cls(hashlib.sha256(key.encode()).hexdigest()[:32], address, edge, limits or CallerLimits())
+        named = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]  # a header may have any bytes
+        return cls(named, address, edge, limits or CallerLimits())
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import grpc
 import moshimesh
 import numpy as np
 import pytest
+from moshimesh.gateway.v1 import conversation_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.edges.grpc import GrpcEdge
@@ -139,6 +140,14 @@ async def test_a_recording_that_is_wrong_is_refused(live: Held, codes: list[int]
             pass
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_RECORDING")
     await until(lambda: house.lm.held == 1)
+
+
+async def test_a_past_that_no_export_gives_is_refused_before_it_is_read(live: Held) -> None:
+    past = conversation_pb2.RecordedSteps(controls=[lm_pb2.StepControlsAt(step=step) for step in range(1000)])
+    call = live[0]._stubs[0].Replay()
+    await call.write(conversation_pb2.ReplayRequest(config=conversation_pb2.ReplayConfig(past=past)))
+    with pytest.raises(grpc.aio.AioRpcError, match="a past may have"):
+        await call.read()
 
 
 async def test_a_replay_that_is_given_up_gives_its_slot_back(live: Held) -> None:
