@@ -1,4 +1,4 @@
-"""`python -m tests.browser.pictures SHOTS`: docs/img/page-states.png of what test_access.py left in SHOTS."""
+"""`python -m tests.browser.pictures SHOTS`: docs/img/page-states.jpg of what test_access.py left in SHOTS."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
         row, column = divmod(index, COLUMNS)
         look = ("en-light", "en-dark", "fr-light", "fr-dark")[(row + column) % 4]
         sheet.paste(phone(shots, name, look), (GAP + column * (WIDTH + GAP), GAP + row * (HEIGHT + GAP)))
-    sheet.save(OUT / "page-states.png", optimize=True)
+    sheet.save(OUT / "page-states.jpg", quality=80)
 
 
 if __name__ == "__main__":

@@ -105,9 +105,11 @@ function show(call, state) {
   settings.freeze(runs);
   if (runs) ui.downloads.hidden = true;
   if (state === 'live') ui.latency.hidden = false;
-  if (!runs) {
-    if (slowFor) tell(ui.hint, '');
+  if (state !== 'live' && slowFor) {
+    tell(ui.hint, '');
     slowFor = 0;
+  }
+  if (!runs) {
     wakeLock?.release().catch(() => {});
     setMuted(false);
   }
