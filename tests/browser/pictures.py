@@ -1,4 +1,4 @@
-"""`python -m tests.browser.pictures SHOTS`: docs/img/page-states.png of what test_access.py left in SHOTS."""
+"""`python -m tests.browser.pictures SHOTS`: docs/img/page-states.jpg of what test_access.py left in SHOTS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tests.conftest import ROOT
 
 OUT = ROOT / "docs" / "img"
 COLUMNS, WIDTH, HEIGHT, GAP = 6, 240, 480, 12
-COLOURS = 64  # as many as the page has, nearly
 
 
 def phone(shots: Path, name: str, look: str) -> Image.Image:
@@ -31,7 +30,7 @@ def main() -> None:
         row, column = divmod(index, COLUMNS)
         look = ("en-light", "en-dark", "fr-light", "fr-dark")[(row + column) % 4]
         sheet.paste(phone(shots, name, look), (GAP + column * (WIDTH + GAP), GAP + row * (HEIGHT + GAP)))
-    sheet.quantize(COLOURS).save(OUT / "page-states.png", optimize=True)
+    sheet.save(OUT / "page-states.jpg", quality=80)
 
 
 if __name__ == "__main__":

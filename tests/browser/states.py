@@ -109,7 +109,7 @@ async def slow(world: World) -> Tab:
     network = await world.network(await world.gateway(), jitter_s=0.8)
     tab = await world.tab(network.url)
     await tab.talk()
-    await shows(tab, "The network is slow")
+    await shows(tab, "Moshi's answers come late")
     return tab
 
 

@@ -105,9 +105,11 @@ function show(call, state) {
   settings.freeze(runs);
   if (runs) ui.downloads.hidden = true;
   if (state === 'live') ui.latency.hidden = false;
-  if (!runs) {
-    if (slowFor) tell(ui.hint, '');
+  if (state !== 'live' && slowFor) {
+    tell(ui.hint, '');
     slowFor = 0;
+  }
+  if (!runs) {
     wakeLock?.release().catch(() => {});
     setMuted(false);
   }
@@ -120,10 +122,13 @@ const SLOW = {concealedShare: 0.03, roundTripMs: 500, delayMs: 350, waitingBytes
 const SLOW_SHOWN_S = 10;
 let slowFor = 0, format = '';
 
-/** Say so when the network is what one hears. */
+/** Say so when the network, or the mesh, is what one hears. */
 function watchNetwork(figures) {
   const slow = Object.entries(SLOW).some(([name, most]) => figures[name] > most);
-  if (slow && !slowFor) tell(ui.hint, format === 's16le' ? 'hints.slowPcm' : 'hints.slow');
+  if (slow && !slowFor) {
+    const network = format === 's16le' ? 'hints.slowPcm' : 'hints.slow';
+    tell(ui.hint, latency.meshIsSlow ? 'hints.busy' : network);
+  }
   if (!slow && slowFor === 1) tell(ui.hint, '');
   slowFor = slow ? SLOW_SHOWN_S : Math.max(slowFor - 1, 0);
 }

@@ -64,6 +64,7 @@ export default {
     echo: 'Moshi hears itself in your microphone. Headphones help.',
     microphoneReplaced: 'The microphone is gone; the default one is used now.',
     microphoneLost: 'The microphone is gone. Moshi hears silence until you choose another one.',
+    busy: 'The mesh is busy: Moshi\'s answers come late.',
     slow: 'The network is slow: Moshi\'s answers come late. A cable or another network helps.',
     slowPcm: 'The network is slow: Moshi\'s answers come late. In the next call, choose Opus under Settings: it needs a tenth.',
     device: 'That device can\'t be used. The one before stays.',

@@ -64,6 +64,7 @@ export default {
     echo: 'Moshi s\'entend dans votre microphone. Un casque aide.',
     microphoneReplaced: 'Le microphone a disparu ; celui par défaut le remplace.',
     microphoneLost: 'Le microphone a disparu. Moshi entend le silence jusqu\'à ce que vous en choisissiez un autre.',
+    busy: 'Le serveur est chargé : les réponses de Moshi arrivent tard.',
     slow: 'Le réseau est lent : les réponses de Moshi arrivent tard. Un câble ou un autre réseau aide.',
     slowPcm: 'Le réseau est lent : les réponses de Moshi arrivent tard. Au prochain appel, choisissez Opus sous Réglages : il lui faut dix fois moins.',
     device: 'Cet appareil ne peut pas servir. Le précédent reste.',

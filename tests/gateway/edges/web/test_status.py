@@ -40,7 +40,7 @@ class Desk:
         self._gate, self._shown = gate, shown
 
     def routes(self, _: object) -> Sequence[web.RouteDef]:
-        return [*status.routes(self._shown, self._gate), *entry.routes(self.house.desk, self._gate),
+        return [*status.routes(self._shown.now, self._gate), *entry.routes(self.house.desk, self._gate),
                 *tickets.routes(self._gate)]
 
 
