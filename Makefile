@@ -14,6 +14,7 @@ HOST ?= 127.0.0.1
 TLS ?=
 QUICK ?=
 MINUTES ?= 30
+FUZZ_EXAMPLES ?= 5000
 TARGET ?=
 PLAN ?=
 FRAME ?=
@@ -31,11 +32,8 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval direct-check page-check doors \
-        bench bench-gpu soak chaos trace profile bench-recorder stubs clean
-.PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
-        bench-gpu soak chaos fleet-check trace profile bench-recorder stubs clean
-        bench-gpu plan soak chaos trace profile bench-recorder stubs clean
+.PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval doors page-check \
+        direct-check bench bench-gpu plan soak chaos fleet-check trace profile bench-recorder fuzz trust stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -165,6 +163,12 @@ profile: dev ## say what a tick's time goes to, and the bottleneck; writes out/p
 
 bench-recorder: dev ## measure what traces cost and whether they tell all; writes out/recorder.json (QUICK=1: 3 minutes)
 	@$(PY) -m bench.recorder $(if $(QUICK),--quick)
+
+fuzz: dev ## try FUZZ_EXAMPLES hostile inputs (5000) on each parser and door; prints inputs, failures and hangs
+	@FUZZ_EXAMPLES=$(call quoted,$(FUZZ_EXAMPLES)) $(PY) -m scripts.trust --only fuzz
+
+trust: dev ## attack the mesh: fuzz, isolation, overload, leaks, privacy; writes out/trust.json (QUICK=1)
+	@$(PY) -m scripts.trust $(if $(QUICK),--quick)
 
 stubs: dev ## generate the Python stubs from the protos
 	$(PY) -m scripts.stubs
