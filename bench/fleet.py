@@ -29,6 +29,7 @@ from bench.nodes import Nodes, usable
 from bench.pods import Cluster, Pod
 from harness.load import DEADLINE_MS, FRAME_S, read_speech
 from harness.local_mesh import ROOT, LocalMesh
+from harness.null_mesh import NullMesh
 from scripts.check_manifests import K8S, check_documents, kustomizations, render
 from services.scaledown.costs import calls_of
 
@@ -75,6 +76,7 @@ def told(people: list[Caller], since: float) -> dict[str, Any]:
             "errors": sorted({person.error for person in people if person.error}),
             "frames_lost": sum(person.frames_lost for person in people),
             "frames_late": sum(late_frames(person, since) for person in people),
+            "gap_p50_ms": round(statistics.median(gaps)),
             "gap_p95_ms": round(float(np.percentile(gaps, 95))), "gap_max_ms": round(max(gaps))}
 
 
@@ -91,6 +93,21 @@ def tests(*which: str) -> Callable[[], Awaitable[str]]:
         return done.stdout.strip().splitlines()[-1]
 
     return run
+
+
+async def drains() -> dict[str, Any]:
+    """Each service's process is replaced in turn beside engines that compute nothing: what moving alone costs, on a
+    machine whose cores are not all taken.
+    """
+    found = {}
+    async with NullMesh(slots=2 * CALLS, replicas=2) as mesh:
+        for service, what in (("codec", "codec_and_lm"), ("gateway", "gateway")):  # a null codec has an lm with it
+            async with talking(mesh.addresses("gateway"), CALLS) as people:
+                since = time.perf_counter()
+                await mesh.restart(service)
+                await mesh.restart(f"{service}-2")
+            found[what] = told(people, since)
+    return found
 
 
 async def rolling() -> dict[str, Any]:
@@ -132,14 +149,14 @@ async def scale_down() -> dict[str, Any]:
         return {"costs": costs, "went": goes.name, "exit_code": code, **told(people, since)}
 
 
-async def partition() -> dict[str, Any] | str:
+async def partition(calls: int = CALLS) -> dict[str, Any] | str:
     """Two nodes with a replica of each service; the second one is cut off in mid-call, and comes back."""
     if reason := usable():
         return reason
     # Callers and their side of the network are this machine's own; Redis is on the first node.
     with Nodes(2) as nodes:
         async with Cluster(render(K8S / "overlays" / "dev"), replicas=2, nodes=nodes) as cluster:
-            async with talking(cluster.target, CALLS) as people:
+            async with talking(cluster.target, calls) as people:
                 since = time.perf_counter()
                 nodes[1].cut_off()
                 await asyncio.sleep(PARTITION_S)
@@ -147,7 +164,7 @@ async def partition() -> dict[str, Any] | str:
                 await asyncio.sleep(PARTITION_S)
                 owners = sum([await held(pod) for pod in cluster.pods["gateway"]])
             return {**told(people, since), "resumed": sum(len(person.resumed) for person in people),
-                    "two_owners": max(owners - CALLS, 0),
+                    "two_owners": max(owners - calls, 0),
                     "latency_and_loss": "not measured: this kernel has no netem"}
 
 
@@ -157,6 +174,7 @@ PARTS: dict[str, Callable[[], Awaitable[Any]]] = {
     "policies": tests("tests/deploy/test_overlays.py", "-k", "restricted or policies"),
     "services_from_yaml": tests("tests/bench/test_pods.py"),
     "rolling": rolling,
+    "drain_frames_late": drains,
     "codec_kill_gap_p95_ms": killed("codec"),
     "gateway_kill_gap_p95_ms": killed("gateway"),
     "scale_down": scale_down,

@@ -4,14 +4,18 @@ FROM python:3.11.13-slim-bookworm AS packages
 
 WORKDIR /app
 COPY requirements/gateway.txt requirements/engine.txt requirements/torch.txt requirements/
-# For nodes without a GPU, --build-arg TORCH=cpu takes torch's build for CPUs: 1.4 GB instead of 7.
+COPY deploy/images/locks/engine.txt locks/
+# For nodes without a GPU, --build-arg TORCH=cpu takes torch's build for CPUs: 1.4 GB instead of 7. Its versions are those
+# of the lists, not of the lock, whose hashes are those of the build with CUDA.
 ARG TORCH=""
 RUN python -m venv /opt/venv && \
     if [ "$TORCH" = cpu ]; then \
         /opt/venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
-            -r requirements/torch.txt; \
-    fi && \
-    /opt/venv/bin/pip install --no-cache-dir -r requirements/engine.txt
+            -r requirements/torch.txt && \
+        /opt/venv/bin/pip install --no-cache-dir -r requirements/engine.txt; \
+    else \
+        /opt/venv/bin/pip install --no-cache-dir --require-hashes -r locks/engine.txt; \
+    fi
 
 # Without pip's leftovers: only what was installed, and our sources.
 FROM python:3.11.13-slim-bookworm

@@ -168,10 +168,20 @@ def _installed_by(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("name", ["gateway.txt", "engine.txt"])
+def test_locks_have_what_the_lists_ask_for(name: str) -> None:
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", (IMAGES / "locks" / name).read_text(), re.M)
+    for wanted in _requirements(ROOT / "requirements" / name):
+        if wanted.marker is None or wanted.marker.evaluate({"python_version": "3.11"}):
+            locked = [version for pin, version in pins if canonicalize_name(pin) == canonicalize_name(wanted.name)]
+            assert locked, f"{wanted.name} is not in the lock"
+            assert all(version in wanted.specifier for version in locked), f"{wanted}: the lock has {locked}"
+
+
 @pytest.mark.parametrize("service", CONFIGS)
 def test_the_image_has_what_its_service_imports(service: str, tmp_path: Path) -> None:
     requirements = ROOT / "requirements" / ("gateway.txt" if service == "gateway" else "engine.txt")
-    assert f"-r requirements/{requirements.name}" in (IMAGES / f"{service}.Dockerfile").read_text()
+    assert f"--require-hashes -r locks/{requirements.name}" in (IMAGES / f"{service}.Dockerfile").read_text()
     installed = _installed_by(requirements)
     missing = {module for module, owners in metadata.packages_distributions().items()
                if installed.isdisjoint(canonicalize_name(owner) for owner in owners)}
