@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from services.lm import selfcheck
 from services.lm.delays import DelayLine, Ints
 from services.lm.directing import DRAWN, Directed, DirectedAt, ForcedFrames
 from services.lm.graphed import GraphedNetwork
 from services.lm.linear import Packing, Precision
 from services.lm.network import Bends, Draws, Network, Shapes
 from services.lm.sampling import MOST_PENALISED, Sampling
+from services.lm.selfcheck import Way
 from services.lm.sizing import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
 from services.lm.traced import TracedNetwork
 from services.mesh.finite import check_finite
@@ -97,7 +99,18 @@ class LmEngine:
         self._forced: dict[int, ForcedFrames] = {}  # by row, as long as anything is forced there
         self._shaped: dict[int, Sampling] = {}  # by row, where the text's logits are changed
         self._rings = rings
-        self._generate = (TracedNetwork if place.type == "cpu" else GraphedNetwork)(self._network, rings)
+        self.way = "traced"
+        """How it steps: on a GPU the fastest way that agrees with the plain one."""
+        self.refused_ways: tuple[str, ...] = ()
+        """Faster ones that do not agree, or do not run."""
+        self._generate = TracedNetwork(self._network, rings) if place.type == "cpu" else self._choose(selfcheck.ways)
+
+    def _choose(self, ways: Callable[[Network, Tensor], Sequence[Way]]) -> GraphedNetwork:
+        """The fastest way to step that agrees with the plain one, of those from the fastest to the plain one."""
+        chosen = selfcheck.choose(ways(self._network, self._rings), self._rings, len(self._own_delays)
+                                  + self.facts.user_codebooks, min(self._network.cardinalities))
+        self.way, self.refused_ways = chosen.name, chosen.refused
+        return chosen.generate
 
     def warm_up(self) -> None:
         """Make the first steps slow now, before there are sessions, rather than while a caller waits.

@@ -1,20 +1,33 @@
 """The network's step on a GPU: CUDA graphs, one for each of a few shapes.
 
 A step is some six hundred kernels of a few microseconds each, so launching them one by one would take longer than
-running them. A graph replays them with one call, but its shapes are fixed: rows and the filled part of the ring are
-rounded up to a bucket. Rows are not gathered (that would copy their keys and values): a step runs rows 0..n, and the
-ones that do not take part compute something that is thrown away. The key and value they write go to the slot of
-their next position, which their own next step overwrites before it looks at it.
+running them. A graph replays them with one call, but its shapes are fixed: rows are rounded up to a bucket. Rows are
+not gathered (that would copy their keys and values): a step runs rows 0..n, and the ones that do not take part compute
+something that is thrown away.
+
+With torch's attention the filled part of the ring is rounded up to a bucket, too, and a row that does not take part
+writes a key and a value to the slot of its next position, which its own next step overwrites before it looks at it.
+With `decode_attention` the device reads how much each row has filled, one graph serves every length, and rows that do
+not take part cost next to nothing, so that fewer buckets of rows are enough.
+
+Graphs run one after the other, so they share one pool of memory: the largest is captured first, and the others fit in.
+A step's inputs are one copy from pinned memory and its answer is one copy back, which is all that it waits for.
 """
 
+import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from services.lm.delays import Ints
-from services.lm.network import Bends, Draws, Network, Shapes
+from services.lm.network import Bends, Decode, Draws, Network, Shapes
 from services.lm.sampling import MOST_PENALISED
+
+log = logging.getLogger(__name__)
 
 Replay = Callable[[], Tensor]
 SMALLEST_FILLED = 256
@@ -22,21 +35,75 @@ SMALLEST_FILLED = 256
 SMALLEST_TOP_K = 32
 
 
-def capture(run: Replay) -> Replay:
-    """Record what `run` launches on the current CUDA device; the answer replays it on the same tensors."""
-    with torch.cuda.stream(torch.cuda.Stream()):
-        for _ in range(2):  # libraries allocate workspaces on first use, which a graph must not record
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = run()
+class CudaCapture:
+    """Records what a function launches on the current CUDA device; what it answers replays that on the same tensors."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return output
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
 
-    return replay
+    def __call__(self, run: Replay) -> Replay:
+        """The answer replays what `run` launches."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):  # libraries allocate and Triton compiles on first use, which a graph must not record
+                run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = run()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return output
+
+        return replay
+
+
+def uncaptured(run: Replay) -> Replay:
+    """Instead of a capture: the same shapes, kernel by kernel. The plain path, that the others are compared with."""
+    return run
+
+
+class Inputs:
+    """What a step reads, in one piece of memory on the host and one on the device.
+
+    Written on the host before each step, at addresses that the graphs know on the device.
+    """
+
+    def __init__(self, network: Network, slots: int, device: torch.device) -> None:
+        own = network.streams.numel()
+        whole, real = torch.int64, torch.float32
+        fields = [(whole, len(network.temporal.offsets)), (whole, 1), (real, 2), (whole, 2), (whole, 1),
+                  (whole, own), (real, 1), (real, 1), (whole, MOST_PENALISED)]
+        sizes = [-(-kind.itemsize * width * slots // 16) * 16 for kind, width in fields]  # each begins at 16 bytes
+        self._host = torch.zeros(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._device = self._host.to(device, copy=True)
+        (self.tokens, self.positions, *draws), (self._tokens, self._positions, *given) = (
+            [part[: kind.itemsize * width * slots].view(kind).view(slots, width)
+             for part, (kind, width) in zip(memory.split(sizes), fields, strict=True)]
+            for memory in (self._device, self._host))
+        self.positions, self._positions = self.positions[:, 0], self._positions[:, 0]
+        self.draws, self._draws = (Draws(temperature, top_k, seed[:, 0])
+                                   for temperature, top_k, seed in (draws[:3], given[:3]))
+        self.bends, self._bends = Bends(*draws[3:]), Bends(*given[3:])
+        for bends in (self.bends, self._bends):
+            bends.penalty.fill_(1)
+
+    def send(self, tokens: Ints, rows: Ints, positions: Ints, draws: Draws, bends: Bends | None) -> None:
+        """tokens [n, streams] and bends of rows [n], positions and draws of all slots: on their way to the device.
+
+        The last step must be over. What is left of other rows' tokens and bends does no harm: they are thrown away.
+        """
+        at = torch.from_numpy(rows)
+        self._tokens[at] = torch.from_numpy(tokens)
+        self._positions.copy_(torch.from_numpy(positions))
+        for ours, theirs in zip(self._draws, draws, strict=True):
+            ours.copy_(theirs)
+        if bends is not None:
+            for mine, given in zip(self._bends, bends, strict=True):
+                mine[at] = given
+        self._device.copy_(self._host, non_blocking=True)
 
 
 def bucket(size: int, smallest: int, largest: int) -> int:
@@ -47,58 +114,72 @@ def bucket(size: int, smallest: int, largest: int) -> int:
 class GraphedNetwork:
     """The network with every shape captured when it is first met, or beforehand by `prepare`."""
 
-    def __init__(self, network: Network, rings: Tensor, capture: Callable[[Replay], Replay] = capture) -> None:
-        """`rings` [layers, 2, slots, kv_heads, context, width] also tells device, slots and context."""
-        self._network, self._rings, self._capture = network, rings, capture
+    def __init__(self, network: Network, rings: Tensor, capture: Callable[[Replay], Replay] | None = None,
+                 decode: Decode | None = None) -> None:
+        """`rings` [layers, 2, slots, kv_heads, context, width] also tells device, slots and context. `decode` is the
+        attention that reads on the device how much each row has filled; without it torch's is used.
+        """
+        self._network, self._rings, self._decode = network, rings, decode
+        self._capture = capture or CudaCapture()
         self._slots, self._context = rings.shape[2], rings.shape[4]
-        # What a step reads: written before each replay, at addresses that the graphs know.
         self._rows = torch.arange(self._slots, device=rings.device)
-        self._tokens = self._rows.new_zeros(self._slots, len(network.temporal.offsets))
-        self._positions = torch.zeros_like(self._rows)
-        self._draws = Draws(
-            torch.zeros(self._slots, 2, device=rings.device), self._rows.new_ones(self._slots, 2),
-            torch.zeros_like(self._rows))
-        self._bends = Bends(self._rows.new_zeros(self._slots, network.streams.numel()),
-                            torch.zeros(self._slots, 1, device=rings.device),
-                            torch.ones(self._slots, 1, device=rings.device),
-                            self._rows.new_zeros(self._slots, MOST_PENALISED))
+        self._inputs = Inputs(network, self._slots, rings.device)
+        self._answer = torch.zeros(self._slots, network.streams.numel(), dtype=torch.int64,
+                                   pin_memory=rings.device.type == "cuda")
         self._graphs: dict[tuple[int, Shapes, bool], Replay] = {}
 
     def __call__(self, tokens: Ints, rows: Ints, positions: Ints, draws: Draws, bends: Bends | None = None) -> Ints:
         """tokens [n, streams] and bends of rows [n], positions and draws of all slots -> [n, 1 + own_codebooks]."""
-        active = bucket(int(rows.max()) + 1, 1, self._slots)
+        active = self._bucket(int(rows.max()) + 1)
         largest = [int(top_k) for top_k in draws.top_k.amax(dim=0)]
         filled = int(positions[rows].max()) + 1
+        if self._decode is not None:
+            taking_part = np.full_like(positions, -1)
+            taking_part[rows] = positions[rows]
+            positions = taking_part
         with torch.inference_mode():
-            inputs = torch.zeros(self._tokens.shape, dtype=torch.int64)
-            inputs[torch.from_numpy(rows)] = torch.from_numpy(tokens)
-            for ours, theirs in zip((self._tokens, self._positions, *self._draws),
-                                    (inputs, torch.from_numpy(positions), *draws), strict=True):
-                ours.copy_(theirs)
-            if bends is not None:  # what is left of the other rows' bends does no harm: their tokens are thrown away
-                for mine, given in zip(self._bends, bends, strict=True):
-                    mine[torch.from_numpy(rows).to(mine.device)] = given.to(mine.device)
-            generated: Ints = self._graph(active, self._shapes(filled, largest), bends is not None)().cpu().numpy()
-        return generated[rows]
+            graph = self._graph(active, self._shapes(filled, largest), bends is not None)
+            self._inputs.send(tokens, rows, positions, draws, bends)
+            answer = self._answer[:active]
+            answer.copy_(graph(), non_blocking=True)
+            if self._rings.device.type == "cuda":
+                torch.cuda.current_stream(self._rings.device).synchronize()
+        generated: Ints = answer.numpy()[rows]
+        return generated
 
     def prepare(self, top_k: Sequence[int]) -> None:
-        """Capture every shape that sessions with this top_k (text, audio) will meet."""
+        """Capture every shape that sessions with this top_k (text, audio) will meet, the largest first."""
+        began, free = time.monotonic(), self._free_bytes()
         with torch.inference_mode():
-            for active in sorted({bucket(n, 1, self._slots) for n in range(1, self._slots + 1)}):
-                for filled in sorted({self._shapes(n, top_k) for n in range(1, self._context + 1)}):
-                    for bent in (False, True):
-                        self._graph(active, filled, bent)
+            for active in sorted({self._bucket(n) for n in range(1, self._slots + 1)}, reverse=True):
+                for shapes in sorted({self._shapes(n, top_k) for n in range(1, self._context + 1)}, reverse=True):
+                    for bent in (True, False):
+                        self._graph(active, shapes, bent)
+        log.info("%d graphs in %.1f s and %.2f GB", len(self._graphs), time.monotonic() - began,
+                 (free - self._free_bytes()) / 1e9)
+
+    def _free_bytes(self) -> int:
+        device = self._rings.device
+        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+    def _bucket(self, rows: int) -> int:
+        if self._decode is None:
+            return bucket(rows, 1, self._slots)
+        # 1, 4, 16, 64: rows that do not take part read no keys, and weights are read once for all.
+        return min(4 ** math.ceil(math.log2(rows) / 2), self._slots)
 
     def _shapes(self, filled: int, top_k: Sequence[int]) -> Shapes:
         text, audio = (bucket(k, SMALLEST_TOP_K, most)
                        for k, most in zip(top_k, self._network.cardinalities, strict=True))
-        return Shapes(bucket(filled, SMALLEST_FILLED, self._context), (text, audio))
+        return Shapes(bucket(filled, SMALLEST_FILLED, self._context) if self._decode is None else self._context,
+                      (text, audio))
 
     def _graph(self, active: int, shapes: Shapes, bent: bool) -> Replay:
         if (active, shapes, bent) not in self._graphs:
-            tokens, rows, positions, *draws = (
-                values[:active] for values in (self._tokens, self._rows, self._positions, *self._draws))
-            bends = Bends(*(values[:active] for values in self._bends)) if bent else None
+            inputs = self._inputs
+            rows, tokens, positions = (values[:active] for values in (self._rows, inputs.tokens, inputs.positions))
+            draws = Draws(*(values[:active] for values in inputs.draws))
+            bends = Bends(*(values[:active] for values in inputs.bends)) if bent else None
             self._graphs[active, shapes, bent] = self._capture(
-                lambda: self._network(tokens, self._rings, rows, positions, Draws(*draws), shapes, bends))
+                lambda: self._network(tokens, self._rings, rows, positions, draws, shapes, bends, self._decode))
         return self._graphs[active, shapes, bent]

@@ -11,6 +11,7 @@ arranged for steps of few rows, where the number of operator calls costs as much
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from torch.nn import functional
 from services.lm import attention, sampler
 from services.lm.layers import Attend, DepthLayer, Norm, TemporalLayer, Unsupported, table_of, weight_of
 from services.lm.linear import Packing
+
+Decode = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Heads, a layer's ring and positions of rows 0..n, to what was attended: see `decode_attention`."""
 
 
 class Draws(NamedTuple):
@@ -147,15 +151,18 @@ class Network(nn.Module):
         self.register_buffer("streams", torch.arange(1 + lm.dep_q, device=packing.device))
 
     def forward(self, tokens: Tensor, rings: Tensor, rows: Tensor, positions: Tensor, draws: Draws | None = None,
-                shapes: Shapes | None = None, bends: Bends | None = None) -> Tensor:
+                shapes: Shapes | None = None, bends: Bends | None = None, decode: Decode | None = None) -> Tensor:
         """tokens [n, streams], rows and positions [n] -> [n, 1 + own_codebooks]; all greedy without `draws`.
 
-        With `shapes` rows must be 0..n, and no value is looked at on the way.
+        With `shapes` rows must be 0..n, and no value is looked at on the way. With `decode`, which needs them, a row
+        of a negative position takes no part.
         """
         layers, heads, dim = self.depth_shape
-        places = attention.places(rings[0], rows, positions)
+        places = None if decode else attention.places(rings[0], rows, positions)
 
         def attend(heads: Tensor, ring: Tensor) -> Tensor:
+            if decode:
+                return decode(heads, ring, positions)
             if shapes:
                 return attention.attend_prefix(heads, ring, positions, places, shapes.filled)
             attended: Tensor = attention.attend_filled(heads, ring, rows, positions, places)

@@ -23,7 +23,7 @@ from moshi.models import loaders
 from moshi.models.compression import MimiModel
 from moshi.models.lm import LMModel
 from moshi.models.loaders import CheckpointInfo
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 SAFETENSORS = (".safetensors", ".sft", ".sfts")
 # What moshi-finetune writes beside config.json: adapters, or a whole model.
 FINE_TUNED_ADAPTERS, FINE_TUNED_MODEL = "lora.safetensors", "consolidated.safetensors"
+
+TAKE_INSTEAD = ("take the same model's checkpoint for PyTorch, such as kyutai/moshiko-pytorch-bf16 or "
+                "kyutai/moshiko-pytorch-q8")
 
 Loaded = TypeVar("Loaded")
 Model = TypeVar("Model", bound=nn.Module)
@@ -62,6 +65,9 @@ def resolve(checkpoint: str) -> CheckpointInfo:
             raise CheckpointError(f"checkpoint {checkpoint}: {path.name} is missing; "
                                   "add the file, or correct its name in config.json")
     for path in (info.moshi_weights, info.mimi_weights, info.lora_weights):
+        if path is not None and path.suffix == ".gguf":
+            raise CheckpointError(f"checkpoint {checkpoint}: {path.name} is GGUF, of Moshi's Rust server; "
+                                  f"{TAKE_INSTEAD}")
         if path is not None and path.suffix not in SAFETENSORS:
             raise CheckpointError(f"checkpoint {checkpoint}: {path.name} is no safetensors file, and reading another "
                                   "kind can run code that it holds; save its tensors with safetensors.torch.save_file "
@@ -76,6 +82,7 @@ def resolve(checkpoint: str) -> CheckpointInfo:
     except ConfigRefused as error:
         raise CheckpointError(f"checkpoint {checkpoint}: {error}") from None
     _check_lora(checkpoint, info)
+    _check_layout(checkpoint, info.moshi_weights)
     _check_parts_fit(checkpoint, info)
     return replace(info, lm_config={key: value for key, value in lm_config(info).items()
                                     if key not in ("conditioners", "fuser")})
@@ -148,6 +155,9 @@ def load_tokenizer(info: CheckpointInfo) -> sentencepiece.SentencePieceProcessor
 
 
 def _from_folder(folder: Path) -> CheckpointInfo:
+    if not (folder / "config.json").exists() and (foreign := [*folder.glob("*.gguf"), *folder.glob("model.q[48].*")]):
+        raise CheckpointError(f"checkpoint {folder}: {foreign[0].name} is of Moshi's Rust or MLX programs; "
+                              f"{TAKE_INSTEAD}")
     config = _read_json(folder / "config.json")
     adapters, merged = (folder / name for name in (FINE_TUNED_ADAPTERS, FINE_TUNED_MODEL))
     base = None
@@ -237,6 +247,21 @@ def _check_lora(checkpoint: str, info: CheckpointInfo) -> None:
     if info.lora_weights is not None and not lora:
         raise CheckpointError(f"checkpoint {checkpoint}: config.json names lora_name and does not say lora; set lora "
                               "to true, with its lora_rank and lora_scaling, or leave lora_name out")
+
+
+def _check_layout(checkpoint: str, weights: Path) -> None:
+    """Refuse weights under the names of Moshi's MLX and Rust programs, which pack some of them otherwise, too."""
+    try:
+        with safe_open(weights, "pt") as file:
+            names = set(file.keys())
+    except (OSError, SafetensorError):
+        return  # said when the name of the model is made of it
+    if any(name.startswith("depformer.slices.") or name.endswith((".scales", ".biases")) for name in names):
+        raise CheckpointError(f"checkpoint {checkpoint}: {weights.name} is in the layout of Moshi's MLX program; "
+                              f"{TAKE_INSTEAD}")
+    if any(name.startswith("depformer.0.") for name in names):
+        raise CheckpointError(f"checkpoint {checkpoint}: {weights.name} is in the layout of Moshi's Rust program; "
+                              f"{TAKE_INSTEAD}")
 
 
 def _from_hub(checkpoint: str) -> CheckpointInfo:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench import page_section
+from harness import page_section
 from tests.browser.gateway import Gateway
 from tests.conftest import ROOT
 from tests.until import until

@@ -9,6 +9,7 @@ from services.lm.engine import LmEngine
 from services.lm.graphed import GraphedNetwork, Replay, bucket
 from services.lm.sampling import Sampling
 from tests.lm.small_lm import Ints, random_codes, random_lm
+from tests.lm.test_selfcheck import right
 
 
 class Recorder:
@@ -71,6 +72,18 @@ def test_prepared_shapes_are_all_a_session_needs() -> None:
         engine.direct(row, Directed(Sampling(padding_bonus=1), np.full((1, 9), 5)))
         engine.step(range(row + 1), np.zeros((row + 1, 8), np.int64))
     assert recorder.graphs == 6
+
+
+def test_attention_that_reads_lengths_on_the_device_needs_a_graph_for_rows_alone() -> None:
+    lm = random_lm(num_layers=2, context=300)
+    exact, shaped = LmEngine(lm, slots=5), LmEngine(lm, slots=5)
+    recorder = Recorder()
+    shaped._generate = GraphedNetwork(shaped._network, torch.zeros_like(exact._generate._rings), recorder, right)
+    assert np.array_equal(tokens_of(shaped), tokens_of(exact))
+    shaped._generate.prepare((25, 250))
+    buckets = {active for active, *_ in shaped._generate._graphs}
+    assert buckets == {1, 4, 5}
+    assert len({shapes.filled for _, shapes, _ in shaped._generate._graphs}) == 1
 
 
 @pytest.mark.parametrize(("size", "rounded"), [(1, 4), (4, 4), (5, 8), (64, 64), (65, 100), (100, 100)])

@@ -1,0 +1,121 @@
+"""Which way to step is served on a GPU: the fastest whose first steps agree with the plain one, kernel by kernel.
+
+A compiler, a driver or a card that we have never met may break the fast ways. Then a caller hears a slower model, not
+a wrong one: what is refused is named in one line and counted.
+
+Compared are the keys and values that a step adds to every layer's ring (each comes from all layers before it) and the
+tokens (which come from the last layer, the heads and the depth transformer), over histories of noise of several
+lengths: none, half a ring, one slot before it is full, and one that has been round.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.lm.attention import kept, recalled
+from services.lm.graphed import CudaCapture, GraphedNetwork, uncaptured
+from services.lm.network import Decode, Draws, Network
+
+log = logging.getLogger(__name__)
+
+STEPS = 3
+MOST_OFF = 0.1
+"""Of the norm of a layer's new keys and values. In bfloat16 another order of sums is off by some hundredths after 32
+layers; what is wrong is off by about 1."""
+LEAST_EQUAL = 0.5
+"""Share of greedy tokens. Near ties may go the other way; of what is wrong, one in a thousand is equal."""
+
+
+class Chosen(NamedTuple):
+    """The way to step, its name, and the names of those that were refused."""
+
+    generate: GraphedNetwork
+    name: str
+    refused: tuple[str, ...]
+
+
+class Disagrees(Exception):
+    """A way to step is off."""
+
+
+Way = tuple[str, Callable[[], GraphedNetwork]]
+
+
+def ways(network: Network, rings: Tensor) -> list[Way]:
+    """The fastest first; the last one is the plain one."""
+    def with_decode() -> GraphedNetwork:
+        from services.lm.decode_attention import attend_decode  # Triton, which not every torch brings
+
+        decode: Decode = attend_decode
+        return GraphedNetwork(network, rings, CudaCapture(), decode)
+
+    return [("graphs with Triton's attention", with_decode),
+            ("graphs with torch's attention", lambda: GraphedNetwork(network, rings, CudaCapture())),
+            ("no graphs", lambda: GraphedNetwork(network, rings, uncaptured))]
+
+
+def choose(ways: Sequence[Way], rings: Tensor, streams: int, cardinality: int) -> Chosen:
+    """The first of the ways that agrees with the last. What the rows' rings held is lost."""
+    *fast, (plain_name, build_plain) = ways
+    plain = build_plain()
+    refused = []
+    for name, build in fast:
+        try:
+            way = build()
+            _compare(way, plain, rings, streams, cardinality)
+            return Chosen(way, name, tuple(refused))
+        except Exception as error:  # whatever a compiler or a driver may raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("not served: %s: %s", name, reason)
+            refused.append(name)
+    return Chosen(plain, plain_name, tuple(refused))
+
+
+@torch.inference_mode()
+def _compare(way: GraphedNetwork, plain: GraphedNetwork, rings: Tensor, streams: int, cardinality: int) -> None:
+    slots, context = rings.shape[2], rings.shape[4]
+    positions = np.resize(np.array([0, context // 2, context - 1, context + 7]), slots)
+    rows = np.arange(min(4, slots))
+    _fill_with_noise(rings, len(rows))
+    draws = Draws(torch.zeros(slots, 2), torch.ones(slots, 2, dtype=torch.int64), torch.zeros(slots, dtype=torch.int64))
+    random = np.random.default_rng(0)
+    equal = []
+    for _ in range(STEPS):
+        tokens = random.integers(0, cardinality, (len(rows), streams))
+        places = [(row, int(positions[row]) % context) for row in rows]
+        before = rings[0, :, : len(rows)].clone()  # of one layer: all would be gigabytes
+        found = way(tokens, rows, positions, draws)
+        ours = _new(rings, places)
+        for row, place in places:
+            before[:, row, :, place] = rings[0, :, row, :, place]
+        if not torch.equal(before, rings[0, :, : len(rows)]):
+            raise Disagrees("a step changed keys or values of other positions")
+        # The plain step puts its own in the same places before it looks, so that it needs no copy of the rings.
+        equal.append(found == plain(tokens, rows, positions, draws))
+        for layer, (mine, right) in enumerate(zip(ours, _new(rings, places), strict=True)):
+            off = float((mine - right).norm() / right.norm().clamp(min=1e-12))
+            if not off < MOST_OFF:
+                raise Disagrees(f"new keys and values of layer {layer} are off by {off:.3f} of their size")
+        positions = positions + 1
+    if np.mean(equal) < LEAST_EQUAL:
+        raise Disagrees(f"only {np.mean(equal):.0%} of the tokens are equal")
+    rings[:, :, : len(rows)] = 0
+
+
+def _fill_with_noise(rings: Tensor, rows: int) -> None:
+    dim = rings.shape[5] - (rings.dtype == torch.int8)
+    generator = torch.Generator(rings.device).manual_seed(0)
+    for layer in rings:
+        for part in layer[:, :rows].flatten(0, 1):  # one row's keys or values at a time: float32 is four times int8
+            noise = torch.randn(part.shape[0] * part.shape[1], dim, generator=generator, device=rings.device)
+            part.copy_(kept(noise, rings).view_as(part))
+
+
+def _new(rings: Tensor, places: list[tuple[int, int]]) -> Tensor:
+    """The keys and values at places (row, slot), float32 [layers, places, 2, kv_heads, head_dim]."""
+    packed = torch.stack([rings[:, :, row, :, place] for row, place in places], dim=1)
+    return recalled(packed, rings.shape[5] - (rings.dtype == torch.int8)).float()

@@ -1,0 +1,85 @@
+"""The check at a GPU's start, on a CPU: fakes stand in for the kernel and for the capture."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.lm.attention import attend_filled, places
+from services.lm.engine import LmEngine
+from services.lm.graphed import GraphedNetwork, Replay, uncaptured
+from services.lm.selfcheck import choose
+from services.lm.sizing import KvPrecision
+from tests.lm.small_lm import random_lm
+
+Decode = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def right(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:
+    """What the Triton kernel gives: rows of negative positions take no part."""
+    rows = (positions >= 0).nonzero().flatten()
+    answer = torch.zeros(len(heads), heads.shape[1] * heads.shape[2] - 2 * ring.shape[2] * heads.shape[2])
+    if len(rows):
+        at = places(ring, rows, positions[rows])
+        answer[rows] = attend_filled(heads[rows], ring, rows, positions[rows], at)
+    return answer
+
+
+def one_key_short(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:
+    return right(heads, ring, positions) * 0.5
+
+
+def writes_elsewhere(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:
+    answer = right(heads, ring, positions)
+    ring[0, 1, 0, 3] += 1
+    return answer
+
+
+def not_compiled(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:
+    raise RuntimeError("PassManager::run failed\nand ten pages more")
+
+
+def no_numbers(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:
+    return right(heads, ring, positions) * torch.nan
+
+
+def pick(engine: LmEngine, decode: Decode) -> str:
+    network, rings = engine._network, engine._rings
+    chosen = choose([("fast", lambda: GraphedNetwork(network, rings, uncaptured, decode)),
+                     ("plain", lambda: GraphedNetwork(network, rings, uncaptured))], rings, 17, 512)
+    assert chosen.refused == (("fast",) if chosen.name == "plain" else ())
+    return chosen.name
+
+
+@pytest.mark.parametrize("kv_precision", ["fp32", "bf16", "int8"])
+def test_a_way_that_agrees_is_served(kv_precision: KvPrecision) -> None:
+    engine = LmEngine(random_lm(num_layers=2, context=40), 5, kv_precision=kv_precision)
+    assert pick(engine, right) == "fast"
+    assert not engine._rings.any(), "the check leaves nothing behind"
+
+
+@pytest.mark.parametrize(("decode", "words"), [
+    (one_key_short, "new keys and values of layer 1 are off by"), (no_numbers, "off by nan"),
+    (writes_elsewhere, "a step changed keys or values of other positions"),
+    (not_compiled, "PassManager::run failed")])
+def test_a_broken_one_is_refused_in_one_line_and_the_plain_one_served(
+        decode: Decode, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = LmEngine(random_lm(num_layers=2, context=40), 3)
+    with caplog.at_level(logging.WARNING):
+        assert pick(engine, decode) == "plain"
+    assert [record.getMessage() for record in caplog.records] == [caplog.messages[0]]
+    assert words in caplog.text and "ten pages" not in caplog.text
+
+
+def test_a_way_whose_capture_fails_is_refused() -> None:
+    def capture(run: Replay) -> Replay:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine = LmEngine(random_lm(num_layers=1, context=40), 1)
+    engine._generate = engine._choose(lambda network, rings: [
+        ("graphs", lambda: GraphedNetwork(network, rings, capture)),
+        ("no graphs", lambda: GraphedNetwork(network, rings, uncaptured))])
+    assert (engine.way, engine.refused_ways) == ("no graphs", ("graphs",))
+    engine.warm_up()
