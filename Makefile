@@ -129,6 +129,7 @@ page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out
 	@for tool in node chromium; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
 	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser
+	$(PY) -m bench.page_section out/page.json
 
 direct-check: $(VENV)/.talker ## measure events of conversations beside silero-vad; writes out/direct.json; needs espeak-ng, flite and sox
 	$(PY) -m bench.direct --checkpoint $(call quoted,$(CHECKPOINT))

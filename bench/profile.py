@@ -157,7 +157,7 @@ class Eager(_Swapped):
         if self._engines.cuda:  # the same shapes as in a graph, launched one by one
             return GraphedNetwork(lm._network, lm._rings, capture=lambda run: run)
 
-        def generate(tokens: Any, rows: Any, positions: Any, draws: Draws) -> Any:
+        def generate(tokens: Any, rows: Any, positions: Any, draws: Draws, bends: None) -> Any:
             index = torch.from_numpy(rows)
             chosen = Draws(*(values.index_select(0, index) for values in draws))
             with torch.inference_mode():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,3 +41,7 @@ def kept(path: Path = BENCHMARKS) -> str:
     """The section as it is, for who writes the rest of the page; empty if there is none."""
     _, found, rest = path.read_text().partition(HEADING) if path.exists() else ("", "", "")
     return found + rest
+
+
+if __name__ == "__main__":
+    write(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,6 +1,6 @@
 """A real browser in front of a gateway whose model speaks a known voice.
 
-Figures go to $MOSHIMESH_PAGE_JSON, and from there into docs/benchmarks.md.
+Figures go to $MOSHIMESH_PAGE_JSON, and from there, by bench/page_section.py, into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 
+<<<<<<< HEAD
 from harness import page_section
+=======
+>>>>>>> reader
 from tests.browser.gateway import Gateway
 from tests.conftest import ROOT
 from tests.until import until
@@ -116,7 +119,6 @@ def figures() -> Iterator[dict[str, Any]]:
         measured["load"] = round(os.getloadavg()[0], 1)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(measured, indent=2) + "\n")
-        page_section.write(measured)
 
 
 @pytest.fixture(scope="session")

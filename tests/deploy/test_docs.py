@@ -27,7 +27,7 @@ def _own_flags() -> Iterator[str]:
     yield "--help"
     for config in CONFIGS.values():
         yield from ("--" + name.replace("_", "-") for name in config.model_fields)
-    for folder in ("bench", "harness", "scripts", "talker", "services"):
+    for folder in ("bench", "harness", "scripts", "talker", "services", "protos/python/moshimesh/cli"):
         for path in (ROOT / folder).rglob("*.py"):
             yield from re.findall(r'add_argument\(\s*"(--[a-z][a-z0-9-]*)"', path.read_text())
 
