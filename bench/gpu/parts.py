@@ -175,8 +175,8 @@ def main() -> None:
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
 
     def write(part: str, result: object) -> None:
-        text = json.dumps({"device": name, "torch": torch.__version__, "small": options.small, "result": result}, indent=1)
-        (options.out / f"{part}.json").write_text(text + "\n")
+        facts = {"device": name, "torch": torch.__version__, "small": options.small, "result": result}
+        (options.out / f"{part}.json").write_text(json.dumps(facts, indent=1) + "\n")
         print(part, json.dumps(result)[-300:], flush=True)
 
     small = random_lm(SMALL, torch.float32)
