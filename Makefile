@@ -15,9 +15,11 @@ HOST ?= 127.0.0.1
 TLS ?=
 QUICK ?=
 MINUTES ?= 30
+FUZZ_EXAMPLES ?= 5000
 TARGET ?=
 PLAN ?=
 FRAME ?=
+URL ?= http://localhost:8000
 
 # In quotes for the shell, whatever is in it: a name of a file may have spaces.
 quoted = '$(subst ','\'',$(1))'
@@ -31,8 +33,9 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
-.PHONY: help env dev redis run key demo test test-slow test-short lint talker talk-eval direct-check page-check doors bench \
-        bench-gpu plan gpu-wheels gpu-dry soak chaos trace profile bench-recorder stubs clean
+.PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval doors page-check \
+        direct-check bench bench-gpu plan gpu-wheels gpu-dry soak chaos fleet-check trace profile bench-recorder fuzz \
+        trust stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -72,6 +75,9 @@ run: env ## start Redis, codec, lm and gateway on this machine; Ctrl-C stops all
 		--slots $(call quoted,$(SLOTS)) --trace $(call quoted,$(TRACE)) --metrics $(call quoted,$(METRICS)) \
 		--host $(call quoted,$(HOST)) $(if $(TLS),--dev-tls)
 
+top: env ## show a gateway's replicas, calls and frames in this terminal, until Ctrl-C (URL)
+	@$(PY) -m moshimesh.cli top --url $(call quoted,$(URL))
+
 key: env ## make an API key, print it once, and add its hash to the file KEYS of --keys-file (NAME, KEYS)
 	@$(PY) -m services.gateway.trust.make_key $(call quoted,$(KEYS)) $(call quoted,$(NAME))
 
@@ -81,18 +87,19 @@ demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; re
 test: dev ## run the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-slow: dev ## run the slow tests: whole meshes, faults under load, installing
-	$(PY) -m pytest -m slow
+test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)
+	$(PY) -m pytest -m slow --ignore tests/browser
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
 	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
 
-lint: dev ## ruff, mypy, protos, stubs, manifests
+lint: dev ## ruff, mypy, protos, stubs, manifests, docs/configuration.md
 	$(VENV)/bin/ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/buf lint protos
 	$(PY) -m scripts.stubs --check
 	$(PY) -m scripts.check_manifests
+	$(PY) -m scripts.configuration --check
 
 # Apart from `dev`: needed for training and evaluation alone.
 $(VENV)/.talker: requirements/talker.txt $(VENV)/.dev
@@ -120,7 +127,7 @@ $(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
 doors: dev .venv-doors/.doors ## let every client that should be able to call do so; writes out/doors.json (QUICK=1)
 	@$(PY) -m bench.doors $(if $(QUICK),--quick)
 
-page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json; needs node and chromium
+page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json and into docs/benchmarks.md; needs node and chromium
 	@for tool in node chromium; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
 	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser
@@ -160,6 +167,9 @@ soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/
 chaos: dev ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
 	$(PY) -m bench.chaos $(if $(QUICK),--quick)
 
+fleet-check: dev ## run the manifests' pods as processes, and take some away under live calls; writes out/fleet.json
+	$(PY) -m bench.fleet
+
 trace: dev ## make a call and show where its slowest frame's time went, also out/trace.png (WAV, CHECKPOINT, TARGET, FRAME)
 	@$(PY) -m bench.trace --wav $(call quoted,$(WAV)) --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) \
 		$(if $(TARGET),--target $(call quoted,$(TARGET))) $(if $(FRAME),--frame $(call quoted,$(FRAME)))
@@ -169,6 +179,12 @@ profile: dev ## say what a tick's time goes to, and the bottleneck; writes out/p
 
 bench-recorder: dev ## measure what traces cost and whether they tell all; writes out/recorder.json (QUICK=1: 3 minutes)
 	@$(PY) -m bench.recorder $(if $(QUICK),--quick)
+
+fuzz: dev ## try FUZZ_EXAMPLES hostile inputs (5000) on each parser and door; prints inputs, failures and hangs
+	@FUZZ_EXAMPLES=$(call quoted,$(FUZZ_EXAMPLES)) $(PY) -m scripts.trust --only fuzz
+
+trust: dev ## attack the mesh: fuzz, isolation, overload, leaks, privacy; writes out/trust.json (QUICK=1)
+	@$(PY) -m scripts.trust $(if $(QUICK),--quick)
 
 stubs: dev ## generate the Python stubs from the protos
 	$(PY) -m scripts.stubs

@@ -28,9 +28,11 @@ from harness import pcm_load
 from harness.load import FRAME_S, load, read_speech
 from harness.null_mesh import NullMesh
 from harness.recordings import FRAME_BYTES
+from services.mesh.samples import from_s16
 
 DOORS = ("grpc", "pcm", "chat", "realtime")
 CALLERS = 24  # what the load generator can code in Opus beside them, on the other core
+OWN_MS: list[float] = []  # what WebSocket callers' frames spent outside of codec and lm
 Turn = Callable[[NullMesh, list[bytes], float], Awaitable[tuple[int, list[float]]]]
 """Callers for some seconds: how many frames they sent, and the delays in ms."""
 
@@ -42,6 +44,7 @@ async def _grpc(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[in
 
 async def _pcm(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[int, list[float]]:
     people = await pcm_load.load(mesh.url, CALLERS, 0.5, seconds, speech)
+    OWN_MS.extend(ms for one in people for ms in one.gateway_ms.values())
     return sum(len(one.sent) for one in people), [ms for one in people for ms in one.latency_ms.values()]
 
 
@@ -50,7 +53,7 @@ async def _chat(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[in
 
     async def one(session: aiohttp.ClientSession, number: int) -> tuple[int, list[float]]:
         writer = sphn.OpusStreamWriter(24_000)
-        pcm = np.frombuffer(speech[number % len(speech)], "<i2").astype(np.float32) / 32768
+        pcm = from_s16(speech[number % len(speech)])
         pages = [bytes([1]) + writer.append_pcm(pcm[at % (len(pcm) - 1920):][:1920]) for at in range(
             0, frames * 1920, 1920)]
         sent: list[float] = []
@@ -112,6 +115,7 @@ TURNS: dict[str, Turn] = {"grpc": _grpc, "pcm": _pcm, "chat": _chat, "realtime":
 
 async def run(wav: Path, quick: bool, progress: Progress | None = None) -> dict[str, Any]:
     """For each door: the gateway's CPU time per frame in ms, callers per gateway core, and the delays in ms."""
+    OWN_MS.clear()
     rounds, seconds = (2, 4.0) if quick else (5, 6.0)
     speech = read_speech(wav)
     cpu_ms: dict[str, list[float]] = {door: [] for door in DOORS}
@@ -135,4 +139,6 @@ async def run(wav: Path, quick: bool, progress: Progress | None = None) -> dict[
             p50, p95 = np.percentile(delays[door], (50, 95)).tolist()
             figures[door] |= {"delay_p50_ms": p50, "delay_p95_ms": p95}
     ratios = [pcm / grpc for pcm, grpc in zip(cpu_ms["pcm"], cpu_ms["grpc"], strict=True)]
+    own_p50, own_p95 = np.percentile(OWN_MS, (50, 95)).tolist()
+    figures["pcm"] |= {"own_p50_ms": own_p50, "own_p95_ms": own_p95}
     return {"doors": figures, "websocket_cpu_ratio": statistics.median(ratios)}

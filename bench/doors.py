@@ -32,6 +32,7 @@ from harness.recordings import read_recording
 from harness.resample_floor import resample_floor_db
 from harness.rotation import measure_rotation
 from harness.whole_call import leaks
+from services.mesh.samples import from_s16
 
 QUESTION = ROOT / "samples" / "question-1.wav"
 RATES_HERTZ = (8000, 16_000, 44_100, 48_000)
@@ -40,7 +41,7 @@ Pcm = np.ndarray[Any, np.dtype[np.float32]]
 
 def spoken() -> Pcm:
     """A question and the time to answer it, float32 at 24 kHz."""
-    question = np.frombuffer(read_recording(QUESTION), "<i2").astype(np.float32) / 32768
+    question = from_s16(read_recording(QUESTION))
     return np.concatenate((question, np.zeros(4 * 24_000, np.float32)))
 
 

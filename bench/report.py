@@ -13,6 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from bench import page_section
+
 DOCS = Path("docs")
 IMAGES = DOCS / "img"
 HOPS = ("codec.encode", "lm.step", "codec.decode")
@@ -65,7 +67,8 @@ def write(results: Mapping[str, Any], name: str = "bench") -> Path:
     if "capacity" in results:
         page += _capacity(results["capacity"], name)
     path = DOCS / f"{name.replace('bench', 'benchmarks')}.md"
-    path.write_text("\n".join(page) + "\n")
+    browser = page_section.kept(path)
+    path.write_text("\n".join(page) + "\n" + (f"\n{browser}" if browser else ""))
     return path
 
 
@@ -79,7 +82,9 @@ def _doors(results: Mapping[str, Any]) -> list[str]:
             "frame; delay is on the caller's clock, from sending a frame until its answer is there. Callers of "
             "`/api/chat` code Opus with a library that holds a packet back until the next, which is in their delay.",
             "", *_table(("door", "CPU ms per frame", "callers per core", "delay p50 ms", "delay p95 ms"), rows), "",
-            f"A WebSocket caller (`/api/pcm`) costs {results['websocket_cpu_ratio']:.2f} times a gRPC caller."]
+            f"A WebSocket caller (`/api/pcm`) costs {results['websocket_cpu_ratio']:.2f} times a gRPC caller. Outside "
+            f"of codec and lm, its frames spend {results['doors']['pcm']['own_p50_ms']:.1f} ms (p50) and "
+            f"{results['doors']['pcm']['own_p95_ms']:.1f} ms (p95): the gateway, and four trips between processes."]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

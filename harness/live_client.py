@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from services.mesh.samples import to_s16
+
 PIECE = 1920  # samples: 80 ms
 ANSWER_S = 20.0  # after the last of the caller's audio
 
@@ -21,21 +23,20 @@ async def try_client(url: str, pcm: npt.NDArray[np.float32]) -> bool | str:
     except ImportError:
         return "not tried: the openai package is not installed"
     client: Any = openai.AsyncOpenAI(api_key="any", base_url=f"{url}/v1")
-    samples = (np.clip(pcm, -1, 1) * 32767).astype("<i2")
+    said, piece = to_s16(pcm), 2 * PIECE
     text, loudest = "", 0
     async with client.live.connect() as connection:
         await connection.session.start(session={"model": "any", "audio": {
             "format": {"type": "audio/pcm", "rate": 24_000}}})
 
         async def speak() -> None:
-            for at in range(0, len(samples), PIECE):
-                await connection.session.input_audio.append(
-                    audio=base64.b64encode(samples[at:at + PIECE].tobytes()).decode())
+            for at in range(0, len(said), piece):
+                await connection.session.input_audio.append(audio=base64.b64encode(said[at:at + piece]).decode())
                 await asyncio.sleep(PIECE / 24_000)
 
         speaking = asyncio.create_task(speak())
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-            deadline = asyncio.get_running_loop().time() + len(samples) / 24_000 + ANSWER_S
+            deadline = asyncio.get_running_loop().time() + len(pcm) / 24_000 + ANSWER_S
             while not (text.strip() and loudest and speaking.done()):
                 event = await asyncio.wait_for(connection.recv(), deadline - asyncio.get_running_loop().time())
                 if event.type == "error":

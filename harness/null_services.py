@@ -63,7 +63,7 @@ class NullEngine:
         """Its answers stay as they are."""
 
     def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int,
-                controls: Sequence[DirectedAt]) -> Iterator[None]:
+                controls: Sequence[DirectedAt] = ()) -> Iterator[None]:
         """Only their number matters; one chunk."""
         self._steps[row] = first_step + len(codes)
         yield

@@ -35,10 +35,17 @@ async def run_caller(session: aiohttp.ClientSession, url: str, caller: Caller, s
                 elif message.data.startswith('{"type": "frame"'):
                     told = json.loads(message.data)
                     caller.skipped = told["skipped"]
+                    caller.gateway_ms[told["sequence"]] = _own_ms(told["hops"])
                 elif message.data.startswith('{"type": "error"'):
                     caller.error = message.data
         finally:
             speaking.cancel()
+
+
+def _own_ms(hops: Sequence[tuple[str, int, int, int, int, int]]) -> float:
+    """What a frame's way through the mesh took but for codec and lm: the gateway, and the way to and from them."""
+    inside = sum(hop[4] - hop[1] for hop in hops if not hop[0].startswith("gateway."))
+    return (hops[-1][4] - hops[0][1] - inside) / 1000
 
 
 async def _speak(socket: aiohttp.ClientWebSocketResponse, caller: Caller, speech: bytes, frames: int, begin: float

@@ -8,6 +8,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from services.mesh.samples import to_s16
+
 RATE_HZ = 24_000
 FRAME_BYTES = RATE_HZ * 80 // 1000 * 2
 SHORTEST_S = 0.2  # less gets no answer: it only fills the model's delay line
@@ -28,8 +30,7 @@ def read_recording(path: Path) -> bytes:
     if len(samples) < SHORTEST_S * rate:
         raise UnreadableRecording(f"{path} has {len(samples) / rate:.2f} s of sound; it takes at least {SHORTEST_S} s")
     mono = soxr.resample(samples.mean(axis=1), rate, RATE_HZ)
-    pcm: bytes = np.clip(np.rint(mono * 32768), -32768, 32767).astype("<i2").tobytes()
-    return pcm
+    return to_s16(mono)
 
 
 def _why(error: Exception, path: Path) -> str:

@@ -30,7 +30,8 @@ from moshimesh.lm.v1 import lm_pb2
 from services.codec.config import CodecConfig
 from services.gateway.config import GatewayConfig
 from services.lm.config import LmConfig
-from services.mesh.config import ServiceConfig, read_config
+from services.mesh.config import ProcessConfig, ServiceConfig, read_config
+from services.scaledown.config import ScaledownConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 K8S = ROOT / "deploy" / "k8s"
@@ -38,6 +39,8 @@ IMAGES = ROOT / "deploy" / "images"
 PREFIX = "MOSHIMESH_"
 IMAGE_PREFIX = "moshi-mesh/"
 CONFIGS: dict[str, type[ServiceConfig]] = {"codec": CodecConfig, "lm": LmConfig, "gateway": GatewayConfig}
+# Processes that listen nowhere, each in another one's image.
+CONTROLLERS: dict[str, tuple[type[ProcessConfig], str]] = {"scaledown": (ScaledownConfig, "gateway")}
 # What gRPC's health knows each as.
 NAMES = {"codec": codec_pb2.DESCRIPTOR.services_by_name["CodecService"].full_name,
          "lm": lm_pb2.DESCRIPTOR.services_by_name["LmService"].full_name,
@@ -108,7 +111,7 @@ def check_documents(documents: Sequence[Document]) -> Iterator[str]:
         if document["kind"] == "ConfigMap":
             yield from (f"{_name(document)}: {name} may hold a password, so it belongs into a Secret"
                         for name in SECRET.intersection(document.get("data", {})))
-    containers = list(_containers(documents))
+    containers = list(containers_of(documents))
     services = [document for document in documents if document["kind"] == "Service"]
     for container in containers:
         for problem in _check_container(container, containers, services):
@@ -177,8 +180,7 @@ def instructions(path: Path) -> dict[str, list[str]]:
 
 def copies(path: Path) -> list[tuple[list[str], str]]:
     """A Dockerfile's COPY instructions: sources in the repository, and the destination in the image."""
-    words = [[word for word in rest.split() if not word.startswith("--")]
-             for rest in instructions(path).get("COPY", [])]
+    words = [rest.split() for rest in instructions(path).get("COPY", []) if not rest.startswith("--from=")]
     return [(sources, destination) for *sources, destination in words]
 
 
@@ -215,6 +217,9 @@ def _check_container(container: Container, containers: Sequence[Container], serv
             yield f"command must be python -m services.NAME, got {spec.get('command')}"
         yield from (f"{name} is set for a container that is none of ours" for name in _ours(container.environment))
         return
+    if service in CONTROLLERS:
+        yield from _check_controller(container, *CONTROLLERS[service])
+        return
     if service not in CONFIGS or not (ROOT / "services" / service / "__main__.py").exists():
         yield f"command: there is no module services.{service}; there are {', '.join(CONFIGS)}"
         return
@@ -222,10 +227,7 @@ def _check_container(container: Container, containers: Sequence[Container], serv
         yield f"image {spec['image']} is not that of services.{service}"
 
     kind = CONFIGS[service]
-    known = {PREFIX + field.upper() for field in kind.model_fields}
-    for name in _ours(container.environment):
-        if name not in known:
-            yield f"{name} is not a setting of services.{service}; it has {', '.join(sorted(known))}"
+    yield from _check_names(container, kind)
     flags = [*spec.get("command", ()), *spec.get("args", ())][3:]
     try:
         config = settings(kind, {k: v for k, v in container.environment.items() if v is not None}, flags)
@@ -239,6 +241,24 @@ def _check_container(container: Container, containers: Sequence[Container], serv
         if peer == "redis_url" and container.hidden:
             continue
         yield from _check_peer(peer, getattr(config, peer), containers, services)
+
+
+def _check_names(container: Container, kind: type[ProcessConfig]) -> Iterator[str]:
+    known = {PREFIX + field.upper() for field in kind.model_fields}
+    for name in _ours(container.environment):
+        if name not in known:
+            yield f"{name} is not a setting of services.{container.service}; it has {', '.join(sorted(known))}"
+
+
+def _check_controller(container: Container, kind: type[ProcessConfig], image: str) -> Iterator[str]:
+    yield from _check_names(container, kind)
+    if container.spec["image"].split(":")[0] != f"{IMAGE_PREFIX}{image}":
+        yield f"image {container.spec['image']} must be {IMAGE_PREFIX}{image}, which has services.{container.service}"
+    sources = [source for sources, _ in copies(IMAGES / f"{image}.Dockerfile") for source in sources]
+    if f"services/{container.service}" not in sources:
+        yield f"{image}.Dockerfile does not copy services/{container.service}"
+    if container.ports:
+        yield f"services.{container.service} listens nowhere, got {list(container.ports)}"
 
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -332,7 +352,8 @@ def _check_service(service: Document, containers: Sequence[Container]) -> Iterat
                 yield f"{_name(service)}: headless, so port must be {number}, got {entry['port']}"
 
 
-def _containers(documents: Sequence[Document]) -> Iterator[Container]:
+def containers_of(documents: Sequence[Document]) -> Iterator[Container]:
+    """Every container of every workload, with what is around it."""
     maps = {(document["kind"], document["metadata"]["name"]): _data(document)
             for document in documents if document["kind"] in ("ConfigMap", "Secret")}
     for document in documents:

@@ -69,8 +69,8 @@ async def main() -> None:
         return
     await starting
     try:
-        print(f"\nThe mesh is ready after {time.monotonic() - began:.1f} s: gRPC on {mesh.target}, "
-              f"WebSockets on {mesh.url}. "
+        print(f"\nThe mesh is ready after {time.monotonic() - began:.1f} s: talk to it at {mesh.url}, "
+              f"call it by gRPC at {mesh.target}. "
               "Try `make demo` in another terminal; Ctrl-C stops everything.\n", flush=True)
         ended = asyncio.ensure_future(mesh.wait_ended())
         await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)

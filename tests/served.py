@@ -26,12 +26,12 @@ class Served:
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         self.address = f"127.0.0.1:{port}"
-        self._channel = grpc.aio.insecure_channel(self.address)
-        self.stub = self._make_stub(self._channel)
-        self.tunnel = Tunnel(self.role, self._channel)
+        self.channel = grpc.aio.insecure_channel(self.address)
+        self.stub = self._make_stub(self.channel)
+        self.tunnel = Tunnel(self.role, self.channel)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
+        await self.channel.close()
         await self._server.stop(0)
         await self.service.close()

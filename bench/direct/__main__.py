@@ -1,6 +1,6 @@
 """`make direct-check`: how conversations can be directed and followed; writes out/direct.json.
 
-    python -m bench.direct [--only user,calls,cost,replay] [--checkpoint checkpoints/talker]
+    python -m bench.direct [--only user,calls,controls,cost,replay] [--checkpoint checkpoints/talker]
 
 Each part adds its keys and keeps those of the others. The voices and sentences are held out (talker/synth.py), the
 noise is of kinds that nothing was learnt from.
@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from bench.direct import cost, interruptions, replay, user_speech
+from bench.direct import controls, cost, interruptions, replay, user_speech
 from talker import synth
 from talker.config import Work
 
-PARTS = ("user", "calls", "cost", "replay")
+PARTS = ("user", "calls", "controls", "cost", "replay")
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/talker"), help="keeps the clips")
     parser.add_argument("--wav", type=Path, default=Path("samples"))
     parser.add_argument("--out", type=Path, default=Path("out/direct.json"))
+    parser.add_argument("--seed", type=int, default=1, help="of the calls that are made from the clips")
     parser.add_argument("--replay-s", type=float, default=300.0, help="length of the call that is replayed")
     options = parser.parse_args()
     parts = options.only.split(",")
@@ -39,8 +40,9 @@ def main() -> None:
     synth.build(Work(options.work), 0, 4, splits=("heldout_voice",))
     options.out.parent.mkdir(exist_ok=True)
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    runs = {"user": lambda: user_speech.run(options.checkpoint, options.work),
-            "calls": lambda: interruptions.run(options.checkpoint, options.work),
+    runs = {"user": lambda: user_speech.run(options.checkpoint, options.work, options.seed),
+            "calls": lambda: interruptions.run(options.checkpoint, options.work, options.seed),
+            "controls": lambda: asyncio.run(controls.run(options.checkpoint)),
             "cost": lambda: asyncio.run(cost.run(options.wav)),
             "replay": lambda: asyncio.run(replay.run(options.replay_s, options.checkpoint))}
     for part in parts:

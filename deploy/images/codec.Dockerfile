@@ -1,16 +1,30 @@
 # Mimi, audio to codes and back. Build from the repository's root:
 #   docker build -f deploy/images/codec.Dockerfile -t moshi-mesh/codec .
-FROM python:3.11-slim
+FROM python:3.11.13-slim-bookworm AS packages
 
 WORKDIR /app
 COPY requirements/gateway.txt requirements/engine.txt requirements/torch.txt requirements/
-# For nodes without a GPU, --build-arg TORCH=cpu takes torch's build for CPUs: 1.4 GB instead of 7.
+COPY deploy/images/locks/engine.txt locks/
+# For nodes without a GPU, --build-arg TORCH=cpu takes torch's build for CPUs: 1.4 GB instead of 7. Its versions are those
+# of the lists, not of the lock, whose hashes are those of the build with CUDA.
 ARG TORCH=""
-RUN if [ "$TORCH" = cpu ]; then \
-        pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r requirements/torch.txt; \
-    fi && \
-    pip install --no-cache-dir -r requirements/engine.txt
+RUN python -m venv /opt/venv && \
+    if [ "$TORCH" = cpu ]; then \
+        /opt/venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+            -r requirements/torch.txt && \
+        /opt/venv/bin/pip install --no-cache-dir -r requirements/engine.txt; \
+    else \
+        /opt/venv/bin/pip install --no-cache-dir --require-hashes -r locks/engine.txt; \
+    fi
 
+# Without pip's leftovers: only what was installed, and our sources.
+FROM python:3.11.13-slim-bookworm
+
+LABEL org.opencontainers.image.title="moshi-mesh/codec" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+WORKDIR /app
+COPY --from=packages /opt/venv /opt/venv
 COPY protos/python protos/python
 COPY services/__init__.py services/
 COPY services/mesh services/mesh
@@ -19,7 +33,8 @@ COPY checkpoints checkpoints
 
 # NO_TORCH_COMPILE: on a GPU, moshi's Mimi compiles a small function (its rotary embedding), which would need a C compiler
 # in the image.
-ENV PYTHONPATH=/app:/app/protos/python \
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app:/app/protos/python \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NO_TORCH_COMPILE=1 \

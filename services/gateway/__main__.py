@@ -8,6 +8,7 @@ import socket
 import time
 
 from services.gateway.calls.callers import CallerLimits
+from services.gateway.calls.defragmentation import Defragmentation
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
@@ -38,6 +39,7 @@ from services.gateway.watching.recent import RecentFrames
 from services.gateway.watching.status import Status
 from services.gateway.watching.watcher import watcher
 from services.mesh.config import read_config
+from services.mesh.invariants import Invariants
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -59,8 +61,10 @@ async def main(config: GatewayConfig) -> None:
     began = time.monotonic()
     voices = Voices(config.voices)
     await store.connect(Sessions.probes, WaitingLine.probes, Limits.probes, Tickets.probes, Registry.probes)
-    codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us)
-    lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us)
+    place = f"{socket.gethostname()}:{config.port}"
+    codec = Replicas("codec", config.codec, codec_facts, config.failover_s, us,
+                     most=config.most_replicas, gateway=place)
+    lm = Replicas("lm", config.lm, lm_facts, config.failover_s, us, most=config.most_replicas, gateway=place)
     await codec.connect(began + config.peers_wait_s)
     await lm.connect(began + config.peers_wait_s)
     models = ", ".join(model.model_id for model in served_models(codec, lm))
@@ -72,8 +76,11 @@ async def main(config: GatewayConfig) -> None:
                           voices=voices)
     watch(metrics, (codec, lm), sessions, resources.line)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
-    desk = Desk(resources, Limits(store, CallerLimits(config.calls_per_address, config.calls_per_minute_per_address)),
+    per_address = CallerLimits(config.calls_per_address, config.calls_per_minute_per_address,
+                               config.audio_s_per_hour_per_address)
+    desk = Desk(resources, Limits(store, per_address),
                 watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
+    defragmentation = Defragmentation(fleet, lambda: desk.conversations) if config.defragment else None
     sockets = Sockets(config.stall_s)
 
     def ready() -> bool:
@@ -91,9 +98,13 @@ async def main(config: GatewayConfig) -> None:
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
+    invariants = Invariants(metrics, [desk.disagreements])
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()
+    if defragmentation is not None:
+        await defragmentation.close()
+    await invariants.close()
     await gate.close()
     await registry.close()
     await store.close()

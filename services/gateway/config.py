@@ -50,6 +50,11 @@ class GatewayConfig(ServiceConfig):
     idle_s: float = Field(60.0, gt=0, le=3600, description="end a call whose caller has sent no audio for this long")
     failover_s: float = Field(15.0, ge=0, le=3600, description="how long a call whose codec or lm was lost waits for "
                                                                "another one; about what a restart takes")
+    most_replicas: int = Field(0, ge=0, description="how many replicas of codec, and of lm, this gateway keeps "
+                                                    "connections to; 0: all. 32 of hundreds, 64 of thousands")
+    defragment: CliImplicitFlag[bool] = Field(False, description="move calls off the emptiest of three or more "
+                                              "replicas while the others have room, so that it is empty when it is "
+                                              "scaled down")
     longest_call_s: float = Field(3600.0, gt=0, description="end a call after this long")
     most_waiting: int = Field(100, ge=0, description="callers that may wait in line for a slot")
     keys_file: str = Field("", description="JSON file of API keys, made by `make key`: only callers with one of them, "
@@ -66,6 +71,7 @@ class GatewayConfig(ServiceConfig):
     audio_s_per_hour_per_key: int = Field(0, ge=0, description="seconds of callers' audio in an hour, likewise")
     calls_per_address: int = Field(0, ge=0, description="calls at once from one address; a proxy is one address")
     calls_per_minute_per_address: int = Field(0, ge=0, description="new calls in a minute, likewise")
+    audio_s_per_hour_per_address: int = Field(0, ge=0, description="seconds of callers' audio in an hour, likewise")
     trace_one_in: int = Field(100, ge=1, description="with an OTLP endpoint, trace one in this many frames, besides "
                                                       "those that are late or near an event of their call")
 

@@ -11,6 +11,7 @@ from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
+from services.mesh.invariants import Invariants, of_slots
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -48,6 +49,7 @@ async def main(config: LmConfig) -> None:
     if config.device != "cpu":
         metrics.total("moshimesh.engine.refused_ways", "{way}", "Faster ways to step that the check at the start "
                       "refused.", lambda: [({"way": way}, 1) for way in engine.refused_ways])
+    invariants = Invariants(metrics, [of_slots(service.batchers)])
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
@@ -55,6 +57,7 @@ async def main(config: LmConfig) -> None:
     log.info("ready on %s after %.1f s: %s on %s, %d slots, %s", server.address, time.monotonic() - began, model,
              config.device, engine.slots, engine.way)
     await server.run_until_signal()
+    await invariants.close()
     metrics.close()
 
 

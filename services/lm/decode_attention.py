@@ -27,7 +27,8 @@ MOST_PARTS = 16
 def parts_for(rows: int, kv_heads: int, context: int) -> int:
     """Into how many parts a full history is split: a power of two, and no part shorter than four blocks."""
     wanted = max(PROGRAMS // (rows * kv_heads), 1)
-    return max(1, min(1 << (wanted.bit_length() - 1), MOST_PARTS, triton.next_power_of_2(context) // (4 * BLOCK)))
+    longest: int = triton.next_power_of_2(context) // (4 * BLOCK)
+    return max(1, min(1 << (wanted.bit_length() - 1), MOST_PARTS, longest))
 
 
 def attend_decode(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:

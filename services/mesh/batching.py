@@ -126,6 +126,8 @@ class Slot(Generic[Payload, Result]):
         self._outbox: asyncio.Queue[Answer[Result] | Exception | None] = asyncio.Queue()  # likewise, and an end
         self._room = asyncio.Semaphore(IN_FLIGHT_FRAMES)
         self._wake = wake
+        self.holder = asyncio.current_task()
+        """Which gives the row back; a slot that outlives it is lost."""
 
     async def opened(self) -> None:
         """Wait until the row has the state that the session had in its last one. Raises MeshError."""
@@ -234,6 +236,15 @@ class Batcher(Generic[Settings, Payload, Result]):
         """Whether the engine makes progress. One that hangs in a step (in a driver, say) hangs to the process's end."""
         since = self._stepping_since
         return not self._loop_task.done() and (since is None or self._now() - since < HANG_S)
+
+    def disagreements(self) -> Iterator[str]:
+        """What is wrong with the leases, if anything is; see services/mesh/invariants.py."""
+        rows = [*self._free, *self._tenants]
+        if sorted(rows) != list(range(self.total)):
+            yield f"{self.name} has {self.total} rows, of which {len(self._free)} are free and {self.used} are held"
+        for slot in self._tenants.values():
+            if slot.holder is not None and slot.holder.done():
+                yield f"row {slot.row} of {self.name} is held by a call that has ended"
 
     @contextlib.contextmanager
     def lease(self, tenant: str, settings: Settings) -> Iterator[Slot[Payload, Result]]:

@@ -43,14 +43,21 @@ def check_together(**settings: str) -> None:
 Host = Annotated[str, AfterValidator(check_host)]
 
 
-class ServiceConfig(BaseSettings):
-    """What every service has. Flags beat environment variables (MOSHIMESH_ + the name), which beat defaults.
+class ProcessConfig(BaseSettings):
+    """What every process has. Flags beat environment variables (MOSHIMESH_ + the name), which beat defaults.
 
     A variable that is empty counts as unset: compose files write `${X:-}`.
     """
 
     model_config = SettingsConfigDict(env_prefix="MOSHIMESH_", env_ignore_empty=True, frozen=True, cli_kebab_case=True,
                                       cli_hide_none_type=True, cli_avoid_json=True, extra="ignore")
+
+    log_level: LogLevel = Field("info", description="least severe lines to log")
+    log_format: LogFormat = Field("text", description="of log lines: for people, or one JSON object each")
+
+
+class ServiceConfig(ProcessConfig):
+    """What every service has besides."""
 
     host: Host = Field("0.0.0.0", description="address to listen on, such as 127.0.0.1 or ::1")
     port: Port = Field(0, description="port to listen on; 0 takes a free one")
@@ -68,8 +75,6 @@ class ServiceConfig(BaseSettings):
     peer_cert: str = Field("", description="file with this process's certificate of that CA")
     peer_key: str = Field("", description="file with its key")
     reflection: bool = Field(True, description="let anybody ask for the contracts that are served here")
-    log_level: LogLevel = Field("info", description="least severe lines to log")
-    log_format: LogFormat = Field("text", description="of log lines: for people, or one JSON object each")
 
     @model_validator(mode="after")
     def _peer_files(self) -> Self:
@@ -86,7 +91,7 @@ class EngineConfig(ServiceConfig):
                                                "of its own, since beside other programs it would starve")
 
 
-Config = TypeVar("Config", bound=ServiceConfig)
+Config = TypeVar("Config", bound=ProcessConfig)
 
 
 def read_config(kind: type[Config], program: str) -> Config:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 
-from services.mesh.config import ServiceConfig
+from services.mesh.config import ProcessConfig
 
 _session: ContextVar[str] = ContextVar("session", default="")
 _trace_id: ContextVar[str] = ContextVar("trace_id", default="")
@@ -66,7 +66,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure(config: ServiceConfig, program: str) -> None:
+def configure(config: ProcessConfig, program: str) -> None:
     """Set up the process's logs, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(program) if config.log_format == "json" else logging.Formatter(

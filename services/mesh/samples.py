@@ -15,6 +15,17 @@ LOUDEST = 100.0
 FULL_SCALE = np.float32(32768.0)
 
 
+def from_s16(data: bytes) -> npt.NDArray[np.float32]:
+    """16 bit samples, little endian, as float32 [samples]."""
+    return np.frombuffer(data, "<i2").astype(np.float32) / FULL_SCALE
+
+
+def to_s16(pcm: npt.NDArray[np.float32]) -> bytes:
+    """Floats [samples] as 16 bit samples, little endian; what is too loud is clipped."""
+    scaled: npt.NDArray[np.float32] = np.clip(np.rint(pcm * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+    return scaled.astype("<i2").tobytes()
+
+
 def check_samples(pcm: npt.NDArray[np.float32], field: str) -> None:
     """Refuse samples [any] that the codec can't take. Raises InvalidRequest."""
     # NaN fails the comparison, too.

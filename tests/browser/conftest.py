@@ -1,4 +1,7 @@
-"""A real browser in front of a gateway whose model speaks a known voice. Figures go to $MOSHIMESH_PAGE_JSON."""
+"""A real browser in front of a gateway whose model speaks a known voice.
+
+Figures go to $MOSHIMESH_PAGE_JSON, and from there into docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,10 @@ from typing import Any
 
 import pytest
 
+from bench import page_section
 from tests.browser.gateway import Gateway
 from tests.conftest import ROOT
 from tests.until import until
-
-playwright_api = pytest.importorskip("playwright.async_api", reason="pip install -r requirements/browser.txt")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MICROPHONE = ROOT / "samples" / "demo.wav"
@@ -111,13 +113,16 @@ def figures() -> Iterator[dict[str, Any]]:
     measured: dict[str, Any] = {}
     yield measured
     if path := os.environ.get("MOSHIMESH_PAGE_JSON"):
+        measured["load"] = round(os.getloadavg()[0], 1)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(measured, indent=2) + "\n")
+        page_section.write(measured)
 
 
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Any]:
     """Chromium with a microphone that says samples/demo.wav once."""
+    playwright_api = pytest.importorskip("playwright.async_api", reason="pip install -r requirements/browser.txt")
     if CHROMIUM is None:
         pytest.skip("no chromium; on Debian: apt-get install chromium")
     async with playwright_api.async_playwright() as playwright:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.browser.conftest import Tab, open_tab
 from tests.browser.gateway import Gateway
-from tests.browser.states import STATES, World, each_look, shows
+from tests.browser.states import DEVICES, STATES, World, each_look, shows, size
 from tests.npm import node_with_packages
 from tests.until import until
 
@@ -44,12 +44,14 @@ async def test_axe_finds_nothing_and_nothing_overflows(name: str, world: World, 
     tab = await STATES[name](world)
     await tab.page.evaluate(axe)
     found: list[str] = []
-    async for look in each_look(tab):
+    async for device, look in each_look(tab):
         found += [f"{look}: {violation}" for violation in await tab.page.evaluate(AXE)]
-        width, inner = await tab.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert width <= inner, f"{look} is {width} px wide"
-        if SHOTS:
-            await tab.page.screenshot(path=f"{SHOTS}/{name}-{look}.png", full_page=True)
+        for wide in (device, *(DEVICES.keys() - {device})):
+            await size(tab, wide)
+            width, inner = await tab.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+            assert width <= inner, f"{look} on a {wide} is {width} px wide"
+            if SHOTS:
+                await tab.page.screenshot(path=f"{SHOTS}/{name}-{wide}-{look}.png", full_page=True)
     figures["axe_violations"] = figures.get("axe_violations", 0) + len(found)
     figures["axe_states"] = figures.get("axe_states", 0) + 1
     assert found == []
@@ -161,8 +163,14 @@ async def test_a_key_opens_a_call_and_goes_nowhere_else(world: World) -> None:
 async def test_a_change_of_temperature_reaches_the_mesh_in_mid_call(tab: Tab) -> None:
     await tab.talk()
     sent: list[str] = []
-    await tab.page.evaluate("""() => { const send = WebSocket.prototype.send; window.sent = [];
-        WebSocket.prototype.send = function(data) { if (typeof data === 'string') sent.push(data); send.call(this, data); }; }""")
+    await tab.page.evaluate("""() => {
+        const {send} = WebSocket.prototype;
+        window.sent = [];
+        WebSocket.prototype.send = function(data) {
+          if (typeof data === 'string') sent.push(data);
+          send.call(this, data);
+        };
+    }""")
     await tab.page.click("#settings summary")
     await tab.page.fill("[name=temperature]", "0.4")
     await tab.page.keyboard.press("Tab")

@@ -158,7 +158,7 @@ async def test_a_page_waits_in_line_and_may_leave_it(tab: Tab, context: Any, gat
         await waiting.is_("queued")
 
         async def placed(waiting: Tab = waiting, position: int = position) -> bool:
-            return f"number {position}" in await waiting.page.inner_text("#status")
+            return str(position) in await waiting.page.inner_text("#status")
         await until(placed)
     await third.page.click("#end")
     await third.is_("ended")
@@ -183,3 +183,19 @@ async def test_a_muted_caller_is_silent_and_heard_again(tab: Tab, gateway: Gatew
     await tab.page.click("#mute")
     await until(lambda: loudest(1) > 0.05)
     await tab.end()
+
+
+async def test_a_gateway_that_stops_is_talked_to_until_there_is_another_one(tab: Tab, gateway: Gateway) -> None:
+    await tab.talk()
+    gateway.desk.drain()  # it lets its calls talk on for 5 s, and takes no new ones
+    before = len(await tab.page.evaluate("arrivals"))
+
+    async def talks_on() -> bool:
+        return len(await tab.page.evaluate("arrivals")) > before + 20
+    await until(talks_on)
+    assert await tab.state() == "live"
+    await tab.is_("resuming")
+    await tab.page.click("#end")
+    await tab.is_("ended")
+    await until(lambda: gateway.leaks == 0)
+    assert await tab.leaks() == 0

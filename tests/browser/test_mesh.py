@@ -14,13 +14,13 @@ from harness.local_mesh import LocalMesh
 from services.gateway.edges.web import page
 from tests.browser.conftest import open_tab
 from tests.browser.gateway import Gateway
-from tests.browser.sound import correlation, read_wav
+from tests.browser.sound import read_wav
 from tests.until import until
 
 pytestmark = pytest.mark.slow
 
 
-async def test_a_real_model_answers(mesh: LocalMesh, browser: Any, speech: np.ndarray, figures: dict[str, Any]) -> None:
+async def test_a_real_model_answers(mesh: LocalMesh, browser: Any, figures: dict[str, Any]) -> None:
     """The bundled checkpoint: it hears the question, and speaks when it is over."""
     context = await browser.new_context(permissions=["microphone"])
     tab = await open_tab(context, mesh.url)
@@ -32,13 +32,12 @@ async def test_a_real_model_answers(mesh: LocalMesh, browser: Any, speech: np.nd
     assert await tab.state() == "live", await tab.page.inner_text("#problem")
     said = await tab.page.inner_text("#captions")
     await tab.end()
-    left, right = read_wav(await tab.download("#wav"))
+    _, right = read_wav(await tab.download("#wav"))
     transcript = (await tab.download("#text")).decode()
     await context.close()
     figures["real_mesh"] = {"said": len(said.split()), "underruns": seconds[-1]["underruns"],
                             "mos": round(seconds[-1]["mos"], 2)}
     assert tab.complaints == []
-    assert correlation(speech, left) > 0.9
     assert np.abs(right).max() > 0.05, "Moshi said nothing"
     assert said.strip() and re.match(r"\d{4}-\d\d-\d\dT", transcript)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from scripts.check_manifests import K8S
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 OBSERVABILITY = ROOT / "deploy" / "observability"
 RULE = re.compile(r"moshimesh:\w+:\w+")
@@ -30,6 +32,12 @@ def names_used() -> Iterator[tuple[str, str]]:
     for where, query in queries():
         yield from ((name, where) for name in NAME.findall(RULE.sub("", query)))
     yield from ((sample, "the docs") for sample in samples_of_docs())
+
+
+def autoscaler_metrics() -> set[str]:
+    """Every metric that decides how many replicas there are, in the queries of KEDA and of the plain HPA's rule."""
+    texts = [path.read_text() for path in sorted(K8S.glob("components/autoscaling*/*.yaml"))]
+    return {name for text in texts for name in NAME.findall(text)} - {"moshimesh_demand"}  # what the rule makes of them
 
 
 def documented_names() -> list[tuple[str, str]]:

@@ -14,9 +14,9 @@ PAGES = sorted(str(path.relative_to(ROOT)) for pattern in (
     "*.md", "docs/*.md", "deploy/**/*.md", "protos/python/*.md", "samples/*.md") for path in ROOT.glob(pattern))
 OURS = ("bench", "deploy", "docs", "harness", "protos", "requirements", "samples", "scripts", "services", "talker",
         "tests")
-# Of docker, pip, Prometheus and redis-server.
+# Of docker, docker compose, pip, Prometheus and redis-server.
 OTHERS_FLAGS = {"--build-arg", "--config", "--enable-feature", "--name", "--network", "--no-deps", "--pattern",
-                "--save", "--scan"}
+                "--profile", "--save", "--scan"}
 
 
 def _text(page: str) -> str:

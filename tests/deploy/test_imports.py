@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.check_manifests import CONFIGS, IMAGES, ROOT, copies
+from scripts.check_manifests import CONFIGS, CONTROLLERS, IMAGES, ROOT, copies
 
 SERVICES = ROOT / "services"
 
@@ -37,7 +37,7 @@ def _importers(module: str, folder: Path = SERVICES) -> set[str]:
             if any(name == module or name.startswith(f"{module}.") for name in _imports(path))}
 
 
-@pytest.mark.parametrize("service", [*CONFIGS, "mesh"])
+@pytest.mark.parametrize("service", [*CONFIGS, *CONTROLLERS, "mesh"])
 def test_services_never_import_each_other(service: str) -> None:
     foreign = {path for path in _importers(f"services.{service}") if not path.startswith(f"{service}/")}
     if service == "mesh":
@@ -168,10 +168,20 @@ def _installed_by(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("name", ["gateway.txt", "engine.txt"])
+def test_locks_have_what_the_lists_ask_for(name: str) -> None:
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", (IMAGES / "locks" / name).read_text(), re.M)
+    for wanted in _requirements(ROOT / "requirements" / name):
+        if wanted.marker is None or wanted.marker.evaluate({"python_version": "3.11"}):
+            locked = [version for pin, version in pins if canonicalize_name(pin) == canonicalize_name(wanted.name)]
+            assert locked, f"{wanted.name} is not in the lock"
+            assert all(version in wanted.specifier for version in locked), f"{wanted}: the lock has {locked}"
+
+
 @pytest.mark.parametrize("service", CONFIGS)
 def test_the_image_has_what_its_service_imports(service: str, tmp_path: Path) -> None:
     requirements = ROOT / "requirements" / ("gateway.txt" if service == "gateway" else "engine.txt")
-    assert f"-r requirements/{requirements.name}" in (IMAGES / f"{service}.Dockerfile").read_text()
+    assert f"--require-hashes -r locks/{requirements.name}" in (IMAGES / f"{service}.Dockerfile").read_text()
     installed = _installed_by(requirements)
     missing = {module for module, owners in metadata.packages_distributions().items()
                if installed.isdisjoint(canonicalize_name(owner) for owner in owners)}

@@ -56,6 +56,25 @@ def test_pods_are_restricted_and_images_have_versions(folder: Path) -> None:
     _check_safe([dict(document) for document in render(folder)])
 
 
+def test_pods_are_spread_and_come_in_the_order_of_their_worth() -> None:
+    pods = {document["metadata"]["name"]: document["spec"]["template"]["spec"] for document in _rendered(("priority",))
+            if document["kind"] == "Deployment" and document["metadata"]["name"] in ("gateway", "codec", "lm")}
+    for name, pod in pods.items():
+        assert [one["topologyKey"] for one in pod["topologySpreadConstraints"]] == [
+            "kubernetes.io/hostname", "topology.kubernetes.io/zone"], name
+        assert all(one["labelSelector"]["matchLabels"]["app.kubernetes.io/name"] == name
+                   for one in pod["topologySpreadConstraints"])
+        assert pod["priorityClassName"] == ("moshi-mesh-door" if name == "gateway" else "moshi-mesh-engine")
+
+
+def test_cert_manager_makes_the_secrets_that_pods_mount() -> None:
+    documents = _rendered(("mutual-tls", "cert-manager"))
+    made = {document["spec"]["secretName"] for document in documents if document["kind"] == "Certificate"}
+    mounted = {volume["secret"]["secretName"] for document in documents if document["kind"] == "Deployment"
+               for volume in document["spec"]["template"]["spec"].get("volumes", ()) if "secret" in volume}
+    assert mounted and mounted <= made
+
+
 def _check_safe(documents: list[dict[str, Any]]) -> None:
     """What the Pod Security Standard "restricted" asks for, and a version for every image."""
     for document in documents:
@@ -77,7 +96,7 @@ def _check_safe(documents: list[dict[str, Any]]) -> None:
 def test_the_overlays_for_gpus_have_a_namespace_of_their_own() -> None:
     for overlay in ("gpu", "production"):
         for document in render(K8S / "overlays" / overlay):
-            if document["kind"] != "Namespace":
+            if document["kind"] not in ("Namespace", "PriorityClass"):  # those belong to the cluster
                 name = f"{document['kind']}/{document['metadata']['name']}"
                 assert document["metadata"].get("namespace") == "moshi-mesh", name
 

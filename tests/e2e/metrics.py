@@ -16,7 +16,12 @@ Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 async def scrape(mesh: LocalMesh, name: str) -> Samples:
     """Of a mesh that was started with `metrics`."""
-    url = f"http://127.0.0.1:{mesh.metrics_ports[name]}/metrics"
+    return await samples_at(f"127.0.0.1:{mesh.metrics_ports[name]}")
+
+
+async def samples_at(address: str) -> Samples:
+    """Of the process that serves /metrics there."""
+    url = f"http://{address}/metrics"
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
     samples: Samples = defaultdict(dict)
     for family in text_string_to_metric_families(text):

@@ -70,7 +70,7 @@ class Gateway:
         self._door = Served("gateway", GrpcEdge(self.desk, OpenGate(), 5.0),
                             conversation_pb2_grpc.ConversationServiceStub)
         await self._door.__aenter__()
-        self.stub = self._door.stub
+        self.stub, self.channel = self._door.stub, self._door.channel
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -37,11 +37,11 @@ class House:
     """`async with` opens it. Several may share a Redis and replicas, as gateways do."""
 
     def __init__(self, redis_url: str, *, codec: FakeCodec | None = None, lm: FakeLm | None = None,
-                 spare_lm: FakeLm | None = None, voices: str = "",
+                 spare_lms: Sequence[FakeLm] = (), voices: str = "",
                  calls_per_key: int = 0, idle_s: float = 60.0, longest_call_s: float = 3600.0) -> None:
         self.codec, self.lm = codec or FakeCodec(), lm or FakeLm()
         self._voices = voices
-        self._lms = [self.lm] + ([spare_lm] if spare_lm else [])
+        self._lms = [self.lm, *spare_lms]
         self.store = Store(redis_url)
         self.observers: list[Heard] = []
         self._calls_per_key, self._idle_s, self._longest_call_s = calls_per_key, idle_s, longest_call_s
@@ -54,8 +54,9 @@ class House:
             await pool.connect(time.monotonic() + 5)
         self.fleet = Fleet(*pools)
         self.sessions = Sessions(self.store, f"gateway {id(self)}", grace_s=60)
+        self.line = WaitingLine(self.store, most_waiting=1)
         self.desk = Desk(
-            Resources(self.fleet, self.sessions, WaitingLine(self.store, most_waiting=1),
+            Resources(self.fleet, self.sessions, self.line,
                       longest_call_s=self._longest_call_s, idle_s=self._idle_s, stall_s=5.0,
                       voices=Voices(self._voices)),
             Limits(self.store), self._watch, drain_s=5.0)

@@ -53,6 +53,12 @@ class Mesh:
         answer = await self._ask(lambda stub: stub.ListModels(conversation_pb2.ListModelsRequest(), metadata=metadata))
         return [_mesh_info(model) for model in answer.models]
 
+    async def voices(self, *, api_key: str = "") -> dict[str, float]:
+        """The voices that a conversation can begin with, and how many seconds each recording has. Raises MeshError."""
+        metadata = _metadata(api_key)
+        answer = await self._ask(lambda stub: stub.ListVoices(conversation_pb2.ListVoicesRequest(), metadata=metadata))
+        return {voice.name: voice.duration_ms / 1000 for voice in answer.voices}
+
     async def export(self, resume_handle: str, *, from_step: int = 0, api_key: str = "") -> Recording:
         """What the mesh keeps of the conversation with this handle (`Ready` has it): its last steps, as tokens.
 
@@ -121,6 +127,7 @@ class Mesh:
         voice: str = "",
         text_prompt: str = "",
         director: Director | None = None,
+        fork: str = "",
         text_temperature: float | None = None,
         text_top_k: int | None = None,
         audio_temperature: float | None = None,
@@ -146,6 +153,8 @@ class Mesh:
             voice: a voice that the mesh knows by this name; empty for the model's own.
             text_prompt: what the model is told before it hears the first frame.
             director: directs the conversation while it goes on; one for each conversation.
+            fork: the `resume_handle` of another conversation, whose copy this one is from its last half second on; the
+                other one does not notice. The audio to come goes on where that one's had come to, in whole frames.
             text_temperature, text_top_k, audio_temperature, audio_top_k, seed: how the model draws its tokens;
                 temperature 0 is greedy; None takes the model's default.
             traceparent: W3C trace context under which the session's span is put.
@@ -174,7 +183,7 @@ class Mesh:
         config = conversation_pb2.ConverseConfig(
             sample_rate_hertz=sample_rate_hertz, encoding=pcm_format.encoding, pacing=_PACINGS[pacing],
             sampling=sampling, traceparent=traceparent, model=model,
-            voice=voice, text_prompt=text_prompt)
+            voice=voice, text_prompt=text_prompt, fork_handle=fork)
         pieces, on_ready = source.pieces(), None
         if align:
             aligned = Aligned(pieces, pcm_format.sample_bytes, pcm_format.bytes_per_second)

@@ -45,7 +45,8 @@ class Caller:
     @classmethod
     def with_key(cls, key: str, address: str, edge: str, limits: CallerLimits | None = None) -> Caller:
         """A caller whose key nobody checks; it may be empty. The key itself goes no further."""
-        return cls(hashlib.sha256(key.encode()).hexdigest()[:32], address, edge, limits or CallerLimits())
+        named = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]  # a header may have any bytes
+        return cls(named, address, edge, limits or CallerLimits())
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,14 @@ class Resumed:
     """Number of the frame at which the audio to come begins."""
     answered_sequence: int | None = None
     """The last frame whose answer has reached the caller; None: continue after the last frame that was heard."""
+
+
+@dataclass(frozen=True)
+class Forked(Resumed):
+    """A copy of a conversation, whose handle the caller holds."""
+
+    sampling: lm_pb2.Sampling = field(default_factory=lm_pb2.Sampling)
+    """How to draw tokens from here on; unset fields as the other one does."""
 
 
 @dataclass(frozen=True)

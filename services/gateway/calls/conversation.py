@@ -31,6 +31,7 @@ from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Reading
 from services.gateway.path.pipeline import Pipeline, Rows, Speech
 from services.gateway.path.turns import Turns
+from services.gateway.peers.replicas import Replica
 from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
@@ -95,6 +96,10 @@ class Conversation:
         for session, pipeline in self._speaking:
             pipeline.tell(self._leaving[-1])
             session.flush_soon()
+
+    def leave(self, replica: Replica) -> bool:
+        """Let the call's rows at a replica try to move to others. Whether one tries."""
+        return any([pipeline.leave(replica) for _, pipeline in self._speaking])
 
     def end(self, error: MeshError) -> None:
         """End the call with an error, after the answers that are there; one in line leaves it."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Caller, Input, Opening, Resumed
+from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resumed
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
@@ -25,11 +25,12 @@ from services.gateway.calls.resources import Resources
 from services.gateway.calls.voices import Voice, Voices
 from services.gateway.path.observer import Observer, Unheard
 from services.gateway.peers.models import Model
-from services.gateway.sessions.history import History
+from services.gateway.sessions.history import BLOCK_STEPS, History
 from services.gateway.sessions.records import Record
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
 from services.mesh.errors import Draining, InvalidRequest, TooManyResumes
+from services.mesh.invariants import Violation
 
 MOST_FRAMES = 1 << 24  # of one conversation, 15 days; the language model's positions go no further
 INFO_AGE_S = 0.2  # of what `info` says: asking often must not cost the replicas anything
@@ -37,6 +38,7 @@ INFO_AGE_S = 0.2  # of what `info` says: asking often must not cost the replicas
 # seconds. One address may be that of a proxy with many callers, which all come at once when a gateway stops.
 RESUMES_PER_HANDLE = (10, 1.0)  # at once, and per second
 RESUMES_PER_ADDRESS = (64, 8.0)
+MOST_ROWS_OF_CALL = 6  # an encoder's, the model's, a decoder's; each twice while the call moves
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Desk:
         self._drain_s = drain_s
         self._draining = False
         self._conversations: set[Conversation] = set()
+        self._replays = 0
         self._resumes_of_handle, self._resumes_from_address = Rate(*RESUMES_PER_HANDLE), Rate(*RESUMES_PER_ADDRESS)
 
     async def hold(self, caller: Caller, opening: Opening, inputs: AsyncIterator[Input]) -> AsyncGenerator[Event, None]:
@@ -100,6 +103,11 @@ class Desk:
         model = await self._resources.fleet.model(model_id)
         lm = self._resources.fleet.lm.info(model.model_id)
         history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
+        most_bytes = (history.most_kept + BLOCK_STEPS) * lm.user_codebooks * 2  # what Export gives; more would be
+        # sorted out here, while all callers wait
+        if len(past.user_codes) > most_bytes or len(past.controls) > len(past.user_codes):
+            raise InvalidRequest("BAD_RECORDING", f"a past may have {history.most_kept + BLOCK_STEPS} steps, with "
+                                 "controls of these alone", field="config.past")
         try:
             history.extend(past)
             history.prompt = prompt
@@ -107,13 +115,21 @@ class Desk:
             raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
         name = f"replay-{secrets.token_hex(8)}"
         replay = Replay(self._resources, model, sampling, history, audio=audio, observer=Unheard())
-        async with self._limits.admit(caller, name, replay.fail), contextlib.aclosing(replay.hold(steps)) as events:
-            async for event in events:
-                yield event
+        self._replays += 1
+        try:
+            async with self._limits.admit(caller, name, replay.fail), \
+                    contextlib.aclosing(replay.hold(steps)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._replays -= 1
 
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""
-        return self._known(caller, opening.origin.handle) if isinstance(opening.origin, Resumed) else Handle.new()
+        if not isinstance(opening.origin, Resumed):
+            return Handle.new()
+        known = self._known(caller, opening.origin.handle)
+        return Handle.new() if isinstance(opening.origin, Forked) else known
 
     def _known(self, caller: Caller, text: str) -> Handle:
         """A handle that a caller has. Raises UnknownSession, TooManyResumes."""
@@ -125,9 +141,25 @@ class Desk:
         return handle
 
     @property
+    def conversations(self) -> Collection[Conversation]:
+        """Those that are held now, or wait in line."""
+        return self._conversations
+
+    @property
     def calls(self) -> int:
         """Conversations that are held now, or wait in line."""
         return len(self._conversations)
+
+    def disagreements(self) -> Iterator[Violation]:
+        """What is held for no call, if anything is; see services/mesh/invariants.py."""
+        calls, fleet = self.calls + self._replays, self._resources.fleet
+        rows = sum(len(replica.tunnel.calls) for pool in (fleet.codec, fleet.lm) for replica in pool.known)
+        if rows > MOST_ROWS_OF_CALL * calls:
+            yield Violation("rows", "more rows are held at replicas than calls take:", f"{rows} for {calls}")
+        if (sessions := self._resources.sessions.open) > self.calls:
+            yield Violation("sessions", "more sessions are open than calls are held:", f"{sessions} in {self.calls}")
+        if (waiting := self._resources.line.waiting) > self.calls:
+            yield Violation("line", "more callers wait in line than there are:", f"{waiting} of {self.calls}")
 
     @property
     def draining(self) -> bool:

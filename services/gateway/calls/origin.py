@@ -6,7 +6,7 @@ from typing import Protocol
 
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Opening, Resumed
+from services.gateway.calls.callers import Forked, Opening, Resumed
 from services.gateway.calls.ending import call_too_long
 from services.gateway.calls.resources import Resources
 from services.gateway.peers.models import Model
@@ -55,6 +55,27 @@ class NewOrigin:
         """Nothing of it is kept."""
 
 
+class ForkedOrigin(NewOrigin):
+    """A copy of a conversation."""
+
+    def __init__(self, resources: Resources, handle: Handle, session_id: str, model: Model, record: Record,
+                 asked: lm_pb2.Sampling) -> None:
+        sampling, changed = lm_pb2.Sampling(), lm_pb2.Sampling()
+        sampling.CopyFrom(record.sampling)
+        changed.CopyFrom(asked)
+        if asked.HasField("seed"):
+            sampling.seed = asked.seed
+            changed.ClearField("seed")
+        super().__init__(resources, handle, session_id, model, sampling)
+        self.history = record.history
+        if changed.ByteSize():  # the steps that are copied were drawn otherwise
+            self.history.controls.ahead[self.history.next_sequence] = lm_pb2.StepControls(sampling=changed)
+
+    def begin(self, sampling: lm_pb2.Sampling) -> Session:
+        """See Origin."""
+        return super().begin(self.sampling)  # what is in force now comes from the history's controls
+
+
 class ResumedOrigin:
     """A session that was cut off."""
 
@@ -84,6 +105,13 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
         UnknownSession, ResumeUnavailable, ResumeIncompatible: see Sessions.resume.
     """
     asked = opening.origin
+    if isinstance(asked, Forked):
+        _, record = await resources.sessions.read(Handle(asked.handle))
+        if asked.answered_sequence is not None:
+            _rewind(record.history, asked.answered_sequence + 1)
+            record.history.controls.ahead.clear()  # what the other one was told later
+        model = await _model_of(record, resources)
+        return ForkedOrigin(resources, handle, call_id, model, record, asked.sampling)
     if isinstance(asked, Resumed):
         answered = asked.answered_sequence
 

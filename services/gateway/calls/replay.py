@@ -18,6 +18,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.calls.ending import call_too_long
 from services.gateway.calls.resources import Resources
 from services.gateway.path.audio import Pcm
 from services.gateway.path.ingest import IN_FLIGHT_FRAMES
@@ -28,7 +29,8 @@ from services.gateway.path.stage import Next, Stage
 from services.gateway.peers.models import Model
 from services.gateway.peers.replicas import DECODE, STEP
 from services.gateway.sessions.history import History
-from services.mesh.errors import InvalidRequest, MeshError, NoFreeSlot
+from services.mesh.errors import IdleCaller, InvalidRequest, MeshError, NoFreeSlot
+from services.mesh.incoming import next_within
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Replay:
         """`past` is what the model takes as its past, empty at the beginning of a conversation."""
         self._fleet, self._model, self._sampling, self._past = resources.fleet, model, sampling, past
         self._audio, self._observer = audio, observer
+        self._idle_s, self._longest_s = resources.idle_s, resources.longest_call_s
         self._name = f"replay-{secrets.token_hex(8)}"
         self._out: asyncio.Queue[Replayed | Exception | None] = asyncio.Queue()  # bounded by the steps in flight
         self._said: deque[lm_pb2.StepFrame] = deque()
@@ -83,6 +86,7 @@ class Replay:
         self._decode = Stage(leases[1], audio_pb2.HOP_CODEC_DECODE, Next(
             self._decoded, lambda: self._out.put_nowait(None), self.fail), self._observer) if self._audio else None
         sending = asyncio.create_task(self._send(steps))
+        last_call = asyncio.get_running_loop().call_later(self._longest_s, self.fail, call_too_long(self._longest_s))
         try:
             ready = leases[0].ready
             yield Begun(self._model.model_id, self._fleet.codec.info(self._model.codec_id).sample_rate_hertz,
@@ -93,6 +97,7 @@ class Replay:
                 self._room.release()
                 yield out
         finally:
+            last_call.cancel()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             self._step.close()
@@ -121,7 +126,7 @@ class Replay:
     async def _send(self, steps: AsyncIterator[Recorded]) -> None:
         next_step = self._past.steps
         try:
-            async for recorded in steps:
+            while (recorded := await self._next(steps)) is not None:
                 if recorded.step != next_step:
                     raise InvalidRequest("BAD_SEQUENCE", f"step {next_step} must come next, got {recorded.step}",
                                          field="steps.first_step", accepted=next_step)
@@ -133,6 +138,15 @@ class Replay:
             self._step.half_close()
         except Exception as error:
             self.fail(error)
+
+    async def _next(self, steps: AsyncIterator[Recorded]) -> Recorded | None:
+        """The next step; None at the end. Raises IdleCaller."""
+        try:
+            return await next_within(steps, self._idle_s)
+        except StopAsyncIteration:
+            return None
+        except (asyncio.TimeoutError, TimeoutError):
+            raise IdleCaller(f"no step for {self._idle_s:.0f} s; open the replay again to go on") from None
 
     def _stepped(self, step: lm_pb2.StepFrame) -> None:
         if step.HasField("text_token") and self._decode is not None:

@@ -11,7 +11,6 @@ import wave
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
@@ -25,7 +24,7 @@ from services.gateway.peers.models import Model
 from services.gateway.peers.replicas import ENCODE
 from services.mesh.errors import InvalidRequest, PeerLost
 from services.mesh.incoming import next_within
-from services.mesh.samples import FULL_SCALE
+from services.mesh.samples import from_s16
 
 LONGEST_S = 30  # PersonaPlex's are 10 to 20 s; a model hears no more of a voice in more of it
 MOST_VOICES = 1000
@@ -111,7 +110,7 @@ async def _encoded(fleet: Fleet, model: Model, voice: Voice) -> list[int]:
         raise InvalidRequest("UNKNOWN_VOICE", f"the voice is recorded at {voice.sample_rate_hertz} Hz, and the model "
                              f"speaks at {codec.sample_rate_hertz}", field="config.voice")
     with wave.open(str(voice.path)) as wav:
-        pcm = np.frombuffer(wav.readframes(wav.getnframes()), "<i2").astype("<f4") / np.float32(FULL_SCALE)
+        pcm = from_s16(wav.readframes(wav.getnframes()))
     samples = codec.samples_per_frame
     memory = EncoderMemory(f"voice-{voice.name}", 0, own_codebooks)
     lease = await Leaser(fleet.codec, ENCODE, model.codec_id, memory).lease(lambda: 0)

@@ -15,6 +15,7 @@ from services.gateway.calls.callers import (
     Audio,
     Caller,
     Control,
+    Forked,
     Input,
     Interrupt,
     New,
@@ -131,8 +132,13 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
         raise InvalidRequest("BAD_PACING", f"pacing {config.pacing} is not one that this mesh knows",
                              field="config.pacing")
     answered = config.answered_sequence if config.HasField("answered_sequence") else None
-    if config.resume_handle:
-        origin: New | Resumed = Resumed(config.resume_handle, config.first_sequence, answered)
+    if config.fork_handle:
+        if config.resume_handle:
+            raise InvalidRequest("BAD_FORK", "a conversation is resumed or copied, not both",
+                                 field="config.fork_handle")
+        origin: New | Resumed = Forked(config.fork_handle, config.first_sequence, answered, _sampling(config.sampling))
+    elif config.resume_handle:
+        origin = Resumed(config.resume_handle, config.first_sequence, answered)
     elif config.first_sequence or answered is not None:
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")

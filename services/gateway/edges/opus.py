@@ -17,7 +17,7 @@ import opuslib_next.api
 from services.gateway.path.audio import Pcm
 from services.mesh.errors import InvalidRequest
 
-RATES_HERTZ = (8000, 12000, 16000, 24000, 48000)  # that libopus codes at by itself
+CODED_HERTZ = (8000, 12000, 16000, 24000, 48000)  # that libopus codes at by itself
 MOST_PACKET_MS = 120
 MOST_PACKET_BYTES = 61_440  # 48 parts of at most 1275 bytes, and their lengths
 # What callers hear. In this mode a frame of speech takes 0.15 ms of CPU time, instead of 0.8 ms in the mode for speech
@@ -56,7 +56,7 @@ class OpusEncoder:
     """One stream of packets from samples."""
 
     def __init__(self, sample_rate_hertz: int) -> None:
-        """The rate is one of RATES_HERTZ; decoders may choose another."""
+        """The rate is one of CODED_HERTZ; decoders may choose another."""
         error = _INT()
         self._encoder = _create_encoder(sample_rate_hertz, 1, _APPLICATION_RESTRICTED_LOWDELAY, ctypes.byref(error))
         _check_own(error.value)
@@ -84,7 +84,7 @@ class OpusDecoder:
     """Samples from one stream of packets, which may have any rate, and one or two channels."""
 
     def __init__(self, sample_rate_hertz: int, gain: int = 0) -> None:
-        """The rate is one of RATES_HERTZ; `gain` is in 1/256 dB, -32768 to 32767."""
+        """The rate is one of CODED_HERTZ; `gain` is in 1/256 dB, -32768 to 32767."""
         error = _INT()
         self._decoder = _create_decoder(sample_rate_hertz, 1, ctypes.byref(error))
         _check_own(error.value)

@@ -10,7 +10,7 @@ import numpy as np
 from services.gateway.edges.g711 import A_LAW, MU_LAW
 from services.gateway.path.audio import LONGEST_PIECE_MS, Pcm
 from services.mesh.errors import InvalidRequest
-from services.mesh.samples import FULL_SCALE
+from services.mesh.samples import from_s16, to_s16
 
 # A piece costs a message, whatever is in it: shorter ones are only taken at the end.
 SHORTEST_PIECE_MS = 10
@@ -27,15 +27,6 @@ class Format:
     """Floats [samples] to bytes; what is too loud for the format is clipped."""
 
 
-def _from_s16(data: bytes) -> Pcm:
-    return np.frombuffer(data, dtype="<i2").astype(np.float32) / FULL_SCALE
-
-
-def _to_s16(pcm: Pcm) -> bytes:
-    scaled: Pcm = np.clip(np.rint(pcm * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
-    return scaled.astype("<i2").tobytes()
-
-
 def _from_f32(data: bytes) -> Pcm:
     return np.frombuffer(data, dtype="<f4")
 
@@ -44,7 +35,7 @@ def _to_f32(pcm: Pcm) -> bytes:
     return pcm.astype("<f4", copy=False).tobytes()
 
 
-S16LE, F32LE = Format(2, _from_s16, _to_s16), Format(4, _from_f32, _to_f32)
+S16LE, F32LE = Format(2, from_s16, to_s16), Format(4, _from_f32, _to_f32)
 G711_MU_LAW, G711_A_LAW = (Format(1, law.decode, law.encode) for law in (MU_LAW, A_LAW))
 
 

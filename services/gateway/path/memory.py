@@ -16,7 +16,7 @@ from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.sessions.history import History
-from services.mesh.samples import FULL_SCALE
+from services.mesh.samples import FULL_SCALE, from_s16
 
 # Frames kept beyond those that prime a row: what passes while one is primed, two seconds of it.
 PASSING_FRAMES = 25
@@ -66,7 +66,7 @@ class Samples:
         """The float samples again."""
         if self.encoding == audio_pb2.AUDIO_ENCODING_PCM_F32LE:
             return self.pcm
-        return (np.frombuffer(self.pcm, "<i2").astype("<f4") / FULL_SCALE).tobytes()
+        return from_s16(self.pcm).tobytes()
 
 
 class EncoderMemory:

@@ -16,6 +16,7 @@ class Change(enum.Enum):
 
     FAILED_OVER = "failover"  # after its replica was lost
     DRAINED = "drained"  # before its replica stopped
+    PACKED = "packed"  # off a replica that others have room for, so that it can go
 
 
 class Observer(Protocol):

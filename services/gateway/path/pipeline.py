@@ -29,7 +29,7 @@ from services.gateway.path.stage import Next, Stage
 from services.gateway.path.turns import Turns
 from services.gateway.peers.fleet import Fleet
 from services.gateway.peers.models import Model
-from services.gateway.peers.replicas import DECODE, ENCODE, STEP
+from services.gateway.peers.replicas import DECODE, ENCODE, STEP, Replica
 from services.gateway.sessions.history import History
 from services.gateway.turns.events import EventKind, Happening
 from services.mesh.clock import now_unix_nanos
@@ -232,6 +232,10 @@ class Pipeline:
     def tell(self, notice: Notice) -> None:
         """Let `converse` yield a notice soon, whether there is speech or not."""
         self._out.put_nowait(notice)
+
+    def leave(self, replica: Replica) -> bool:
+        """Let the stages that are at a replica try to move. Whether one tries."""
+        return any([stage.leave(replica) for stage in (self._encode, self._step, self._decode)])
 
     def close(self) -> None:
         """End what is still open; the services take their slots back."""

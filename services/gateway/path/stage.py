@@ -98,6 +98,13 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
         self._looking.cancel()
         self._lease.call.cancel()
 
+    def leave(self, replica: Replica) -> bool:
+        """Try once to move off this replica, as for a drain. False: the session is elsewhere, or moves already."""
+        if self._lease.replica is not replica or self._closed or not self._relocating.done():
+            return False
+        self._relocating = self._start(self._relocate(Change.PACKED))
+        return True
+
     def _hold(self, lease: Lease[RequestMessage, ResponseMessage]) -> None:
         self._lease = lease
         lease.call.on_draining = self._drain
@@ -192,9 +199,9 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
     def _drain(self) -> None:
         """The replica is about to stop: leave it while it still answers."""
         if self._relocating.done() and not self._closed:
-            self._relocating = self._start(self._relocate())
+            self._relocating = self._start(self._relocate(Change.DRAINED))
 
-    async def _relocate(self) -> None:
+    async def _relocate(self, why: Change) -> None:
         here = self._lease
         while self._lease is here and here.lost is None:
             with contextlib.suppress(MeshError):  # no replica has room now; this one serves until its time is over
@@ -202,8 +209,10 @@ class Stage(Generic[RequestMessage, ResponseMessage]):
                 if self._lease is not here:  # it was lost meanwhile
                     lease.call.cancel()
                     return
-                if self._exchange(lease, Change.DRAINED):
+                if self._exchange(lease, why):
                     return
+            if why is Change.PACKED and not here.call.draining:  # it was only for tidiness
+                return
             await asyncio.sleep(RETRY_S)
 
     def _start(self, move: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -23,6 +23,7 @@ from moshimesh.lm.v1 import lm_pb2, lm_pb2_grpc
 
 from services.gateway.peers.channels import open_channel, why_not
 from services.gateway.peers.clocks import PeerClock
+from services.gateway.peers.subset import subset
 from services.gateway.peers.tunnel import SPANS_SENT_S, Call, Method, Tunnel
 from services.mesh.errors import MeshError, NoFreeSlot, PeerLost, from_rpc_error
 from services.mesh.tls import Identity, Pair
@@ -108,16 +109,21 @@ class Replicas:
     """All replicas of one service, asked every second how they are."""
 
     def __init__(self, role: str, targets: str, ask: Callable[[grpc.aio.Channel], Awaitable[Facts]],
-                 failover_s: float = 15.0, tls: Identity | None = None) -> None:
+                 failover_s: float = 15.0, tls: Identity | None = None, *, most: int = 0, gateway: str = "") -> None:
         """`targets`: host:port of each, separated by commas; a name with several addresses stands for all of them, as
         a headless service of Kubernetes does. A session whose replica was lost looks for another one for `failover_s`.
-        `tls` is who we are; without it they are spoken to in plain text.
+        `tls` is who we are; without it they are spoken to in plain text. Of more than `most` replicas (0: no limit)
+        only those are known that fall to this `gateway` (see subset.py).
         """
         self.role = role
         self.failover_s = failover_s
         self._targets = [target.strip() for target in targets.split(",") if target.strip()]
         self._ask = ask
         self._tls = tls
+        self._most, self._gateway = most, gateway
+        self._others: Collection[str] = ()  # addresses that fall to other gateways
+        self.emptying: Collection[Replica] = ()
+        """Those that get no session while others have room (see packing.py)."""
         self._replicas: dict[str, Replica] = {}
         self._successors: dict[str, Replica] = {}  # by address: with the new certificate, not used before they answer
         self._leaving: set[asyncio.Task[None]] = set()
@@ -199,6 +205,8 @@ class Replicas:
             candidates = [replica for replica in self.answering
                           if replica not in passed_over and replica.free(method, weights_id)]
             if candidates:
+                candidates = [replica for replica in candidates if replica not in self.emptying
+                              and replica.address not in self._others] or candidates
                 chosen = max(random.sample(candidates, min(2, len(candidates))),
                              key=lambda replica: replica.free(method, weights_id))
                 assert chosen.facts is not None
@@ -265,11 +273,15 @@ class Replicas:
                 for address in addresses:
                     found.setdefault(f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}",
                                      host.strip("[]"))
-        for address in sorted(found.keys() - self._replicas.keys()):
+        ours = subset(found, self._gateway, self._most)
+        self._others = found.keys() - ours
+        for address in sorted(ours - self._replicas.keys()):
             self._replicas[address] = self._connect(address, found[address])
-        for address in self._replicas.keys() - found.keys():
-            # One that drains has left the name and takes no new calls, not even ours that ask how it is.
-            if self._replicas[address].facts is None and not self._replicas[address].tunnel.busy:
+        for address in self._replicas.keys() - ours:
+            # One that drains has left the name and takes no new calls, not even ours that ask how it is. One that falls
+            # to others now, since another has come, keeps the calls that it has.
+            gone = self._replicas[address].facts is None or address in self._others
+            if gone and not self._replicas[address].tunnel.busy:
                 await self._replicas.pop(address).channel.close()
 
     def _connect(self, address: str, host: str) -> Replica:

@@ -33,7 +33,7 @@ class Controls:
         added = list(controls)
         order = [self._kept[-1].step if self._kept else -1, *(at.step for at in added), steps]
         if any(one >= other for one, other in itertools.pairwise(order)):
-            raise ValueError(f"controls of steps {order[1:-1]} do not follow those of step {order[0]}, of {steps}")
+            raise ValueError(f"{len(added)} controls do not follow in order that of step {order[0]}, of {steps} steps")
         self._kept += added
 
     def by_step(self) -> dict[int, lm_pb2.StepControls]:

@@ -99,6 +99,11 @@ class Sessions:
         raise ResumeUnavailable("the conversation is being resumed or written elsewhere at this moment; retry")
 
     @property
+    def open(self) -> int:
+        """Sessions that go on here; those that have ended and are yet to be written do not count."""
+        return sum(not session.ended for session in self._live.values())
+
+    @property
     def lag_s(self) -> float:
         """The age of the oldest last write, among sessions that have something new to write."""
         return max((session.lag_s for session in list(self._live.values())), default=0.0)

@@ -17,7 +17,6 @@ from services.mesh.errors import MeshError, PermissionDenied, TooManyRefused, Un
 # Credentials that did not hold, from one address: at once, and per second. A proxy has many callers behind one address,
 # and an application whose key was revoked tries it again for each of them.
 REFUSED = (50, 5.0)
-FROM_TICKET = "ticket"
 
 
 class Guard:

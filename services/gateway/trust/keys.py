@@ -97,11 +97,6 @@ class KeyFile:
         self._look()
         return sha256 in self._by_hash
 
-    def named(self, name: str) -> KeyRecord | None:
-        """The record of a name, if there is one."""
-        self._look()
-        return self._by_name.get(name)
-
     def _look(self) -> None:
         """Take what the file has now. One that can't be read leaves the keys as they were, with one line in the log."""
         if self._now() - self._looked_at < LOOK_S:
@@ -116,11 +111,10 @@ class KeyFile:
         except ValueError as error:
             log.error("%s; the keys that were read before stay in use", error)
             return
-        log.info("%d API keys were read from %s", len(self._by_name), self._path)
+        log.info("%d API keys were read from %s", len(self._by_hash), self._path)
 
     def _take(self, records: list[KeyRecord]) -> None:
         self._by_hash = {record.sha256: record for record in records}
-        self._by_name = {record.name: record for record in records}
 
     def _sign(self) -> tuple[int, int, int]:
         try:

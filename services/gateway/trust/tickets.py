@@ -9,7 +9,6 @@ that can't be checked is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 
 from services.gateway.calls.callers import Caller, CallerLimits
 from services.gateway.store import Request, Store, StoreError
+from services.gateway.trust.keys import hash_of
 from services.mesh.errors import TicketsUnavailable, Unauthenticated
 
 PREFIX = "ek_"  # OpenAI's clients look for it in browsers
@@ -83,5 +83,4 @@ class Tickets:
 
 def _key_of(ticket: str) -> str:
     """The Redis key. Redis does not learn the ticket."""
-    digest = hashlib.sha256(ticket.encode(errors="surrogateescape")).hexdigest()  # see hash_of a key
-    return f"moshimesh:{{ticket:{digest}}}"
+    return f"moshimesh:{{ticket:{hash_of(ticket)}}}"

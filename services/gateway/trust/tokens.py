@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import logging
 import time
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import jwt
 
+from services.gateway.exposure import is_loopback
 from services.mesh import logs
 from services.mesh.errors import IssuerUnavailable, MeshError, PermissionDenied, Unauthenticated
 
@@ -70,7 +70,7 @@ class KeySet:
     def __init__(self, url: str, now: Callable[[], float] = time.monotonic) -> None:
         """Raises ValueError for a URL that anybody on the way could answer."""
         parts = urlsplit(url)
-        if parts.scheme != "https" and not (parts.scheme == "http" and _is_local(parts.hostname or "")):
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
             raise ValueError("--jwks-url must be an https:// URL; http:// is for this machine alone")
         self._url, self._now = url, now
         self._keys: dict[str | None, Key] = {}
@@ -201,15 +201,9 @@ class Tokens:
                                    ) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("BAD_TOKEN", "this is no token that its issuer has signed for this mesh") from None
-        return "jwt-" + hashlib.sha256(f"{self._issuer}\n{claims['sub']}".encode()).hexdigest()[:16]
+        return "jwt-" + hashlib.sha256(
+            f"{self._issuer}\n{claims['sub']}".encode(errors="surrogatepass")).hexdigest()[:16]
 
     async def close(self) -> None:
         """Give back what it holds."""
         await self._keys.close()
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

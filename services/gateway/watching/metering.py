@@ -119,7 +119,7 @@ class CallMeter:
 
     def moved(self, service: str, change: Change) -> None:
         """A row of the call has moved: its replica was lost, or left in good time."""
-        self._metrics.failovers.add(service=service, kind="drained" if change is Change.DRAINED else "lost")
+        self._metrics.failovers.add(service=service, kind="lost" if change is Change.FAILED_OVER else change.value)
 
     def frame(self, context: audio_pb2.FrameContext, kept: SpanContext | None = None) -> None:
         """One frame was answered. `kept` is its span, if it is sent."""

@@ -12,6 +12,7 @@ from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Opening, Resumed
 from services.gateway.calls.events import ConversationEvent, GoAway, Ready, Speech, Summary
+from services.gateway.peers.replicas import STEP
 from services.mesh.errors import (
     CallTooLong,
     Draining,
@@ -135,3 +136,14 @@ async def test_what_the_mesh_serves(house: House) -> None:
     info = await house.desk.info()
     assert (info.model_id, info.sample_rate_hertz, info.samples_per_frame) == ("checksum", RATE, FRAME)
     assert (info.slots_total, info.slots_free) == (8, 8)
+
+
+async def test_a_row_at_a_replica_that_no_call_holds_is_noticed(house: House) -> None:
+    assert list(house.desk.disagreements()) == []
+    async with contextlib.aclosing(house.hold(OPENING, spoken(0, FRAMES, asyncio.Event()))) as events:
+        assert isinstance(await anext(events), Ready)
+        assert list(house.desk.disagreements()) == []
+    await until(lambda: not list(house.desk.disagreements()))
+    lost = (await house.fleet.lm.pick(STEP.name, "checksum")).tunnel.call(STEP)
+    assert [one.invariant for one in house.desk.disagreements()] == ["rows"]
+    lost.cancel()

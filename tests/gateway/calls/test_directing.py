@@ -122,7 +122,7 @@ async def _unheard(house: House, ready: Ready) -> Mapping[int, Sequence[Control]
 async def test_a_replica_that_is_lost_right_behind_a_control_changes_no_token(
         redis_server: RedisServer, answers: int) -> None:
     spare = speaking()
-    async with House(redis_server.url, lm=speaking(), spare_lm=spare) as house:
+    async with House(redis_server.url, lm=speaking(), spare_lms=[spare]) as house:
         said: list[Event] = []
         async for event in house.hold(OPENING, spoken(0, FRAMES, controls=GIVEN)):
             said.append(event)

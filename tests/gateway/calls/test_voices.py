@@ -83,7 +83,7 @@ async def test_a_resumed_conversation_has_begun_as_it_did(
 
 async def test_a_lost_replica_changes_no_token(redis_server: RedisServer, folder: Path) -> None:
     spare = FakeLm()
-    async with House(redis_server.url, spare_lm=spare, voices=str(folder)) as house:
+    async with House(redis_server.url, spare_lms=(spare,), voices=str(folder)) as house:
         said: list[Event] = []
         async for event in house.hold(opening("lena"), spoken(0, FRAMES)):
             said.append(event)

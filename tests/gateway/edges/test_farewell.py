@@ -121,7 +121,7 @@ async def test_a_bug_of_ours_is_said_as_such() -> None:
 
 async def test_a_message_that_can_not_be_parsed_is_named_to_a_caller_who_goes_on_writing() -> None:
     async with served(BAD, farewell_s=60.0) as gateway:
-        call = gateway._channel.stream_stream(
+        call = gateway.channel.stream_stream(
             "/moshimesh.gateway.v1.ConversationService/Converse",
             response_deserializer=pb.ConverseResponse.FromString)()
         for data in (AUDIO.SerializeToString(), b"\xff", b"\xff", AUDIO.SerializeToString()):

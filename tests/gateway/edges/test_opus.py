@@ -8,12 +8,12 @@ import numpy as np
 import psutil
 import pytest
 
-from services.gateway.edges.opus import RATES_HERTZ, OpusDecoder, OpusEncoder
+from services.gateway.edges.opus import CODED_HERTZ, OpusDecoder, OpusEncoder
 from services.mesh.errors import InvalidRequest
 from tests.gateway.edges.sounds import likeness, speech
 
 
-@pytest.mark.parametrize("rate", RATES_HERTZ)
+@pytest.mark.parametrize("rate", CODED_HERTZ)
 @pytest.mark.parametrize("packet_ms", [2.5, 5, 10, 20, 40, 60, 80])
 def test_what_was_encoded_sounds_the_same_when_it_is_decoded(rate: int, packet_ms: float) -> None:
     encoder, decoder = OpusEncoder(rate), OpusDecoder(rate)

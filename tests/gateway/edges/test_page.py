@@ -70,5 +70,6 @@ async def test_no_other_file_is_served(session: aiohttp.ClientSession, path: str
 
 
 def test_the_first_load_is_small() -> None:
-    files = [path for path in page.FOLDER.rglob("*") if path.suffix in page.TYPES]
+    files = [path for path in page.FOLDER.rglob("*") if path.suffix in page.TYPES
+             and path.name not in ("words-en.js", "status.html", "status.js")]  # French is the longer one
     assert sum(path.stat().st_size for path in files) < 150_000

@@ -10,10 +10,12 @@ import grpc
 import moshimesh
 import numpy as np
 import pytest
+from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.trust.gate import OpenGate
+from services.mesh.errors import from_rpc_error
 from tests.gateway.fake_codec import FRAME, RATE
 from tests.gateway.fake_lm import DELAY, FakeLm
 from tests.gateway.house import House
@@ -139,6 +141,29 @@ async def test_a_recording_that_is_wrong_is_refused(live: Held, codes: list[int]
             pass
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_RECORDING")
     await until(lambda: house.lm.held == 1)
+
+
+@pytest.mark.parametrize(("settings", "reason"), [({"idle_s": 0.3}, "IDLE_CALLER"),
+                                                  ({"longest_call_s": 0.3}, "CALL_TOO_LONG")])
+async def test_a_replay_that_says_nothing_or_goes_on_for_ever_loses_its_slot(
+        redis_server: RedisServer, settings: dict[str, float], reason: str) -> None:
+    async with House(redis_server.url, **settings) as house, Served(  # type: ignore[arg-type]
+            "gateway", GrpcEdge(house.desk, OpenGate(), 5.0), conversation_pb2_grpc.ConversationServiceStub) as served:
+        call = served.stub.Replay()
+        await call.write(conversation_pb2.ReplayRequest(config=conversation_pb2.ReplayConfig()))
+        assert (await call.read()).HasField("ready")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert from_rpc_error(caught.value, "gateway").reason == reason
+        await until(lambda: house.lm.held == 0)
+
+
+async def test_a_past_that_no_export_gives_is_refused_before_it_is_read(live: Held) -> None:
+    past = conversation_pb2.RecordedSteps(controls=[lm_pb2.StepControlsAt(step=step) for step in range(1000)])
+    call = live[0]._stubs[0].Replay()
+    await call.write(conversation_pb2.ReplayRequest(config=conversation_pb2.ReplayConfig(past=past)))
+    with pytest.raises(grpc.aio.AioRpcError, match="a past may have"):
+        await call.read()
 
 
 async def test_a_replay_that_is_given_up_gives_its_slot_back(live: Held) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from harness.issuer import AUDIENCE, ISSUER, KEYS, RSA_KEY, Issuer, published, token
 from services.gateway.trust import tokens
+from services.gateway.trust.gate import OpenGate
 from services.gateway.trust.tokens import KeySet, SharedSecret, Tokens, read_key_set
 from services.mesh.errors import IssuerUnavailable, PermissionDenied, Unauthenticated
 
@@ -213,3 +214,15 @@ def test_keys_that_this_mesh_can_t_use_are_left_out() -> None:
                {**published("RS256")["keys"][0], "use": "enc"}, {**published("RS256")["keys"][0], "alg": "RS512"},
                *published("ES256")["keys"]]
     assert list(read_key_set(json.dumps({"keys": entries}).encode())) == ["ES256"]
+
+
+async def test_a_subject_that_is_no_text_is_a_name_like_any_other() -> None:
+    """JSON can say half of a surrogate pair."""
+    secret = b"x" * 32
+    claims = json.dumps({"iss": ISSUER, "aud": AUDIENCE, "sub": "\ud800", "exp": time.time() + 60})
+    signed = jwt.api_jws.encode(claims.encode(), secret, "HS256")
+    assert (await Tokens(ISSUER, AUDIENCE, SharedSecret(secret)).check(signed)).startswith("jwt-")
+
+
+async def test_a_header_of_any_bytes_names_a_caller_where_nobody_checks() -> None:
+    assert (await OpenGate().caller("\udcff", "10.0.0.1", "chat")).key_id

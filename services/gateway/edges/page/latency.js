@@ -45,6 +45,11 @@ export class Latency {
     this.#ribbon.clear(frameMs);
   }
 
+  /** Whether it is the mesh that is slow: one frame in a hundred takes longer than it lasts. */
+  get meshIsSlow() {
+    return this.#ribbon.figures.p99 > this.#ribbon.frameMs;
+  }
+
   /** The call's statistics, once a second. */
   figures(statistics) {
     this.#statistics = statistics;

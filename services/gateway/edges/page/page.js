@@ -37,11 +37,12 @@ function begin() {
     ui.key.focus();
     return;
   }
-  let model, sampling;
-  ({format, model, sampling} = settings.settings());
+  const {format: asked, ...rest} = settings.settings();
+  format = asked;
+  delete document.body.dataset.session; // none yet, or none of this page's
   const call = page.call = new Call({
     format, record: ui.record.checked, processing: processing(), resume: saved, ticket: settings.ticket,
-    settings: {model, sampling},
+    settings: rest,
   });
   if (!saved) captions.clear();
   saved = null;
@@ -67,7 +68,13 @@ function listen(call) {
     tell(ui.hint, replaced ? 'hints.microphoneReplaced' : 'hints.microphoneLost');
     listDevices(call.microphoneId);
   });
-  on('error', error => explain(error));
+  on('error', error => {
+    if (!document.body.dataset.session) {
+      tell(ui.status, 'states.failed');
+      tell(ui.advice, '');
+    }
+    explain(error);
+  });
   on('ended', () => {
     for (const picture of Object.values(pictures)) picture.show(null);
     ui.wav.hidden = !call.recording();
@@ -98,9 +105,11 @@ function show(call, state) {
   settings.freeze(runs);
   if (runs) ui.downloads.hidden = true;
   if (state === 'live') ui.latency.hidden = false;
-  if (!runs) {
-    if (slowFor) tell(ui.hint, '');
+  if (state !== 'live' && slowFor) {
+    tell(ui.hint, '');
     slowFor = 0;
+  }
+  if (!runs) {
     wakeLock?.release().catch(() => {});
     setMuted(false);
   }
@@ -113,10 +122,13 @@ const SLOW = {concealedShare: 0.03, roundTripMs: 500, delayMs: 350, waitingBytes
 const SLOW_SHOWN_S = 10;
 let slowFor = 0, format = '';
 
-/** Say so when the network is what one hears. */
+/** Say so when the network, or the mesh, is what one hears. */
 function watchNetwork(figures) {
   const slow = Object.entries(SLOW).some(([name, most]) => figures[name] > most);
-  if (slow && !slowFor) tell(ui.hint, format === 's16le' ? 'hints.slowPcm' : 'hints.slow');
+  if (slow && !slowFor) {
+    const network = format === 's16le' ? 'hints.slowPcm' : 'hints.slow';
+    tell(ui.hint, latency.meshIsSlow ? 'hints.busy' : network);
+  }
   if (!slow && slowFor === 1) tell(ui.hint, '');
   slowFor = slow ? SLOW_SHOWN_S : Math.max(slowFor - 1, 0);
 }
@@ -124,11 +136,12 @@ function watchNetwork(figures) {
 async function explain(error) {
   tellProblem(error);
   if (error.reason === 'NO_TICKET') ui.key.focus();
-  if (error.reason === 'UNREACHABLE') {
-    // A socket does not say why it was refused; a request that comes through says that the mesh is there.
-    const there = await fetch('/healthz').then(answer => answer.ok, () => false);
-    if (there) tellProblem({reason: 'REFUSED'});
-  }
+  if (PROBLEM_KEYS.has(error.reason) && error.reason !== 'UNREACHABLE') return;
+  // A socket does not say why it was refused, nor a module why it was not loaded; a request that comes through says
+  // that the mesh is there.
+  const there = await fetch('/healthz').then(answer => answer.ok, () => false);
+  if (!there) tellProblem({reason: 'UNREACHABLE'});
+  else if (error.reason === 'UNREACHABLE') tellProblem({reason: 'REFUSED'});
 }
 
 /** Names a problem and what to do; none hides it. */
@@ -204,7 +217,9 @@ async function arrive() {
     ui.start.hidden = true;
     return;
   }
-  await Promise.all([settings.ask(), listDevices()]);
+  settings.offerOpus();
+  listDevices();
+  await settings.ask();
   ui.start.disabled = false;
   if (!saved) return;
   captions.recall();

@@ -25,11 +25,11 @@ export class Ribbon extends EventTarget {
   #frames = [];
   #chosen = null;
   #drawn = 0;
-  #frameMs = 80;
 
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     super();
+    this.frameMs = 80;
     this.#canvas = canvas;
     canvas.addEventListener('click', ({offsetX}) => this.#choose(this.#indexAt(offsetX)));
     canvas.addEventListener('keydown', event => {
@@ -48,7 +48,7 @@ export class Ribbon extends EventTarget {
   clear(frameMs) {
     this.#frames = [];
     this.leave();
-    this.#frameMs = frameMs;
+    this.frameMs = frameMs;
   }
 
   /** @param {Timed} frame */
@@ -100,7 +100,7 @@ export class Ribbon extends EventTarget {
     const {context, width, height} = scaled(this.#canvas), style = getComputedStyle(this.#canvas);
     const colour = name => style.getPropertyValue(name), hops = HOPS.map((_, index) => colour(`--hop-${index}`));
     const waited = colour('--waited'), way = colour('--way');
-    const most = Math.max(this.#frameMs * 1.1, ...this.#frames.map(frame => frame.wholeMs)), step = width / SHOWN;
+    const most = Math.max(this.frameMs * 1.1, ...this.#frames.map(frame => frame.wholeMs)), step = width / SHOWN;
     context.clearRect(0, 0, width, height);
     this.#frames.forEach((frame, index) => {
       let y = height;
@@ -125,9 +125,9 @@ export class Ribbon extends EventTarget {
     });
     // The line that a frame must stay below: one frame's time.
     context.fillStyle = colour('--deadline');
-    const y = Math.round(height - this.#frameMs / most * height);
+    const y = Math.round(height - this.frameMs / most * height);
     for (let x = 0; x < width; x += 8) context.fillRect(x, y, 4, 1);
     context.font = `12px ${style.fontFamily}`;
-    context.fillText(`${this.#frameMs} ms`, 2, y > 16 ? y - 4 : y + 14);
+    context.fillText(`${this.frameMs} ms`, 2, y > 16 ? y - 4 : y + 14);
   }
 }

@@ -1,17 +1,19 @@
 /** What can be set about a call, and the key that lets it in. */
 
 import {hasOpus} from './moshimesh/formats.js';
+import {word} from './words.js';
 
 const $ = id => document.getElementById(id);
 const form = $('sampling'), key = $('key');
+const ANSWER_MS = 1500; // without an answer the button works all the same
 let keys = false; // whether the mesh asks who calls
 
 /** Ask the mesh what a caller needs, and may choose. */
 export async function ask() {
-  if (await hasOpus()) form.elements.format.options[1] ?? addOpus();
   let entry;
   try {
-    const answer = await fetch('/api/entry', {headers: key.value ? {'X-Api-Key': key.value} : {}});
+    const answer = await fetch('/api/entry', {
+      headers: key.value ? {'X-Api-Key': key.value} : {}, signal: AbortSignal.timeout(ANSWER_MS)});
     if (!answer.ok) return;
     entry = await answer.json();
   } catch {
@@ -19,12 +21,21 @@ export async function ask() {
   }
   keys = entry.keys;
   $('key-form').hidden = !keys;
-  const {model} = form.elements, chosen = model.value;
-  model.replaceChildren(model.options[0], ...entry.models.map(name => new Option(name, name, false, name === chosen)));
+  offer(form.elements.model, entry.models);
+  offer(form.elements.voice, entry.voices);
+  $('voice-label').hidden = entry.voices.length === 0;
 }
 
-function addOpus() {
-  const option = new Option('Opus', 'opus');
+/** After the first option, which is no choice. */
+function offer(select, names) {
+  const chosen = select.value;
+  select.replaceChildren(select.options[0], ...names.map(name => new Option(name, name, false, name === chosen)));
+}
+
+/** Offer Opus where the browser has it. */
+export async function offerOpus() {
+  if (!await hasOpus()) return;
+  const option = new Option(word('settings.opus'), 'opus');
   option.dataset.say = 'settings.opus';
   form.elements.format.add(option);
 }
@@ -41,18 +52,20 @@ export async function ticket() {
   return (await answer.json()).ticket;
 }
 
-/** @returns {{format: string, model: string, sampling: object}} without what was left empty */
+/** @returns {{format: string, model: string, voice: string, sampling: object}} without what was left empty */
 export function settings() {
-  const {format, model, ...rest} = Object.fromEntries(new FormData(form));
+  const {format, model, voice, ...rest} = Object.fromEntries(new FormData(form));
   const given = Object.entries(rest).filter(([name, value]) => value !== '' && form.elements[name].checkValidity());
-  return {format, model: model ?? '', sampling: Object.fromEntries(given.map(([name, value]) => [name, Number(value)]))};
+  return {format, model, voice, sampling: Object.fromEntries(given.map(([name, value]) => [name, Number(value)]))};
 }
 
 /** What the call really has, for the fields that were left empty. */
 export function placeholders(sampling) {
   for (const [name, value] of Object.entries(sampling)) {
     const field = form.elements[name];
-    if (field?.type === 'number') field.placeholder = String(value);
+    if (field?.type !== 'number') continue;
+    field.placeholder = String(value);
+    delete field.dataset.hint; // it says the same in every language
   }
 }
 

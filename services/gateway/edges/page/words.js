@@ -51,6 +51,7 @@ async function speak(language) {
   words = (await LOADERS[language]()).default;
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll('[data-say]')) write(element, word(element.dataset.say));
+  for (const element of document.querySelectorAll('[data-hint]')) element.placeholder = word(element.dataset.hint);
   for (const element of document.querySelectorAll('[data-label]')) element.ariaLabel = word(element.dataset.label);
   for (const [element, [key, values]] of told) write(element, word(key, ...values));
   document.title = word(document.documentElement.dataset.title);
@@ -65,6 +66,8 @@ export async function speakWith(select) {
     try {
       localStorage.setItem(STORED, select.value);
     } catch { /* until the page is loaded again */ }
-    speak(select.value);
+    speak(select.value).catch(() => { // the network is gone
+      select.value = document.documentElement.lang;
+    });
   });
 }

@@ -10,16 +10,39 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from services.gateway.edges.web.connection import Connection, Connections
 from services.gateway.edges.web.socket import Sockets
+from services.mesh.logs import Sparing
 
 log = logging.getLogger("gateway")
 
 MOST_BODY_BYTES = 1 << 16  # of a plain request: the largest is a session's settings
 MOST_HEADER_BYTES = 8190  # of one header, and of the request line; a JWT takes 1 to 2 kB
 TLS_HANDSHAKE_S = 10.0
+
+
+class _NoRequest(logging.Filter):
+    """aiohttp logs bytes that are no HTTP as errors, with them and a traceback. Any stranger can send some, and a
+    secret may be in them: this leaves a line now and then, without them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = Sparing(log)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, http_exceptions.HttpProcessingError):
+            return True
+        self._lines.warning("what came on the HTTP port was no request (%s)", type(error).__name__)
+        return False
+
+
+_http_log = logging.getLogger("gateway.http")
+_http_log.addFilter(_NoRequest())
 
 
 class HttpDoor:
@@ -34,10 +57,10 @@ class HttpDoor:
         self._sockets, self._ready, self._tls = sockets, ready, tls
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
-        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's, not an item's
+        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's
         self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True,
+        self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handler_cancellation=True,
                                      max_line_size=MOST_HEADER_BYTES, max_field_size=MOST_HEADER_BYTES)
 
     async def open(self) -> None:

@@ -1,4 +1,6 @@
-"""`GET /api/entry`: what a page asks before it calls: whether it needs a key, and which models there are."""
+"""`GET /api/entry`: what a page asks before it calls: whether it needs a key, and which models and voices there
+are.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,16 @@ def routes(desk: Desk, gate: Gate) -> Sequence[web.RouteDef]:
     """The route."""
 
     async def entry(request: web.Request) -> web.Response:
-        models: list[str] = []
+        models, voices = list[str](), list[str]()
         try:
             credential = credential_of(request.headers, request.query)
             if credential or not gate.closed:  # who has no key where one is asked for learns only that
                 await gate.caller(credential, request.remote or "", "entry")
                 models = [model.model_id for model in await desk.models()]
+                voices = [voice.name for voice in desk.voices]
         except MeshError as error:
             return refusal(error)
-        return web.json_response({"keys": gate.closed, "models": models}, headers={"Cache-Control": "no-store"})
+        return web.json_response({"keys": gate.closed, "models": models, "voices": voices},
+                                 headers={"Cache-Control": "no-store"})
 
     return [web.get("/api/entry", entry)]

@@ -45,11 +45,11 @@ class Socket:
 
     def __init__(self, response: web.WebSocketResponse, request: web.Request, connection: Connection, stall_s: float,
                  most_bytes: int) -> None:
-        self.response, self._connection, self._stall_s = response, connection, stall_s
-        self._most_bytes = most_bytes
+        self._connection, self._stall_s = connection, stall_s
+        self.response = response
         """What the request's handler returns."""
+        self._most_bytes = most_bytes
         self.request = request
-        self.address = request.remote or ""
         self.protocol: str | None = response.ws_protocol
         self._clock = asyncio.get_running_loop().time
         self._messages, self._counted_at = 0.0, self._clock()  # less what may come in the time since

@@ -256,3 +256,13 @@ async def test_one_address_has_only_so_many_connections_and_sockets(gateway: Gat
             raw.writer.write(os.urandom(10))
             with contextlib.suppress(ConnectionError):
                 await asyncio.wait_for(raw.reader.read(-1), 5)
+
+
+async def test_bytes_that_are_no_http_leave_one_line_without_them(door: WebDoor, caplog: pytest.LogCaptureFixture
+                                                                 ) -> None:
+    for _ in range(20):
+        async with Raw(door) as raw:
+            raw.writer.write(b"GET ?key=mm_secret HTTP/1.1\r\n\r\n")
+            assert b"400" in await raw.reader.readline()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert len(caplog.records) <= 1 and "mm_secret" not in caplog.text

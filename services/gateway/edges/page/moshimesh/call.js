@@ -107,9 +107,9 @@ export class Call extends EventTarget {
       await this.#sound.open(microphoneId);
       if (speakerId) await this.#sound.setSpeaker(speakerId);
     } catch (error) {
-      return this.#finish({code: 'MICROPHONE', reason: error.name, message: error.message});
+      this.#finish({code: 'MICROPHONE', reason: error.name, message: error.message});
     }
-    if (this.state === 'ended') return undefined;
+    if (this.state === 'ended') return;
     this.#sound.mute(this.muted);
     this.#enter('connecting');
     try {
@@ -117,7 +117,6 @@ export class Call extends EventTarget {
     } catch (error) {
       this.#finish(error);
     }
-    return undefined;
   }
 
   /** Silence Moshi: what is buffered fades out at once, and the mesh stops speaking. */
@@ -262,7 +261,7 @@ export class Call extends EventTarget {
         this.#adopt(await this.#connect());
         break;
       } catch (error) {
-        if (this.state === 'ended') return undefined;
+        if (this.state === 'ended') return;
         const again = isCut(error) || error.code === 'RESOURCE_EXHAUSTED';
         if (!again || performance.now() > deadline) return this.#finish(error);
         await new Promise(resolve => {
@@ -272,7 +271,6 @@ export class Call extends EventTarget {
       }
     }
     this.#resuming = false;
-    return undefined;
   }
 
   // What comes from the mesh

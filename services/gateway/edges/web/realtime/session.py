@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -205,7 +206,7 @@ def _parsed(text: str | bytes) -> Message:
         raise ClientFault("event_too_large", f"an event of more than {LARGE_CHARACTERS} characters may have "
                           f"{MOST_PARTS_OF_LARGE} values")
     try:
-        message = json.loads(text, parse_constant=_no_number)
+        message = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         raise ClientFault("invalid_json", "a message must be JSON") from None
     if not isinstance(message, dict):
@@ -216,6 +217,14 @@ def _parsed(text: str | bytes) -> Message:
 def _no_number(name: str) -> None:
     """Python reads NaN and Infinity, which are no JSON: clients that get them back can't."""
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    """Nor what overflows to infinity, such as 1e999."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _object(message: Message, name: str) -> Message:

@@ -84,7 +84,7 @@ def _format(asked: Any, beta: Any, now: Format) -> Format:
         kind = _object(asked).get("type")
     if kind == PCM:
         rate = _object(asked).get("rate", OPENAI_HERTZ)
-        return Format(PCM, rate) if rate in RATES_HERTZ else now
+        return Format(PCM, rate) if type(rate) is int and rate in RATES_HERTZ else now  # 8000.0 equals 8000
     return Format(kind, g711.RATE_HERTZ) if kind in (MU_LAW, A_LAW) else now
 
 

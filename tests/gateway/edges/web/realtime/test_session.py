@@ -93,6 +93,7 @@ def test_every_update_is_answered() -> None:
      {"type": "audio/pcma"}),
     ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}}, {"type": "audio/pcm", "rate": 8000}, None),
     ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 12345}}}}, None, None),
+    ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000.0}}}}, None, None),
     ({"audio": {"input": {"format": {"type": "audio/opus"}}}}, None, None),
     ({"audio": {"input": {"format": "mp3"}}, "output_audio_format": 7}, None, None),
     ({"audio": [], "input_audio_format": []}, None, None)])
@@ -126,6 +127,7 @@ def test_a_session_of_another_type_is_refused() -> None:
     ('{"type": "conversation.item.delete", "item_id": ""}', "invalid_value"),
     ('{"type": "conversation.item.truncate", "item_id": "x"}', "invalid_value"),
     ('{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": NaN}', "invalid_json"),
+    ('{"type": "conversation.item.create", "item": {"type": "note", "x": 1e999}}', "invalid_json"),
     ('{"type": "conversation.item.truncate", "item_id": "x", "audio_end_ms": true}', "invalid_value")])
 def test_faults(text: str, code: str) -> None:
     talk = Talk()

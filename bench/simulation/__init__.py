@@ -1,0 +1,1 @@
+"""A fleet and a machine, simulated: what `python -m bench.simulate` puts together."""
