@@ -172,6 +172,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/gpu"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
 
     def write(part: str, result: object) -> None:
