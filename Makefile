@@ -1,5 +1,6 @@
 # `make help` lists the targets. Everything runs from a virtual environment that `make env` makes on first use.
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 VENV ?= .venv
 TORCH ?=
 CHECKPOINT ?= checkpoints/talker
@@ -33,7 +34,8 @@ $(error TORCH is cpu, or empty for the build with CUDA, got "$(TORCH)")
 endif
 
 .PHONY: help env dev redis run top key demo test test-slow test-short lint talker talk-eval doors page-check \
-        direct-check bench bench-gpu plan soak chaos fleet-check trace profile bench-recorder fuzz trust stubs clean
+        direct-check bench bench-gpu plan gpu-wheels gpu-dry soak chaos fleet-check trace profile bench-recorder fuzz \
+        trust stubs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -145,6 +147,20 @@ bench-gpu: dev ## the same with the real weights on a CUDA machine (CHECKPOINT, 
 
 plan: env ## say how many slots each GPU has room for and the least a step can take, by precision and context (PLAN=CHECKPOINT)
 	@$(PY) -m scripts.plan $(if $(PLAN),--checkpoint $(call quoted,$(PLAN)))
+
+build/gpu-wheels/.done: requirements/gpu.txt requirements/gateway.txt scripts/gpu_wheels.py | $(VENV)/.python
+	@$(PY) -m scripts.gpu_wheels build/gpu-wheels
+	@touch $@
+
+gpu-wheels: build/gpu-wheels/.done ## gather the wheels that bench/gpu/run.sh installs on a CUDA machine without a network
+
+build/gpu-dry/.done: requirements/gpu-machine.txt
+	@$(call quoted,$(PYTHON312)) -m venv build/gpu-dry
+	build/gpu-dry/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check -r requirements/gpu-machine.txt
+	@touch $@
+
+gpu-dry: dev gpu-wheels build/gpu-dry/.done ## try bench/gpu/run.sh on a CPU, in an environment like the CUDA machine's: 7 GB (PYTHON312)
+	@$(PY) -m bench.gpu.dry --python build/gpu-dry/bin/python
 
 soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
 	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m)

@@ -24,9 +24,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *TARGET, "-d", str(folder)]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *TARGET, "-d", folder]
     subprocess.run([*pip, "-r", "requirements/gpu.txt"], check=True)
-    # sphn alone has versions for other platforms only under names of its own; moshi asks for an older torch.
     subprocess.run([*pip, "--no-deps", "moshi==0.2.13"], check=True)
     for wheel in folder.glob("*.whl"):
         if wheel.name.split("-")[0].lower() in THERE:

@@ -46,14 +46,16 @@ async def main(config: LmConfig) -> None:
     service = LmServer(engine, tokenizer, _defaults(checkpoint), model, codec_id(checkpoint), tracer,
                        config.stall_s, BatchingOptions(config.idle_s, config.yield_cpu))
     watch(metrics, service.batchers, device_memory(config.device))
-    invariants = Invariants(metrics, [of_slots(service.batchers)])
     if config.device != "cpu":
         metrics.total("moshimesh.engine.refused_ways", "{way}", "Faster ways to step that the check at the start "
                       "refused.", lambda: [({"way": way}, 1) for way in engine.refused_ways])
+    invariants = Invariants(metrics, [of_slots(service.batchers)])
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,
              facts.context_frames, facts.kv_bytes_per_frame / 1e3, facts.kv_bytes_per_slot / 1e6)
+    floor = f"; a step of all slots with full windows takes at least {facts.floor_ms:.1f} ms" if facts.floor_ms else ""
+    log.info("%s weights, %s keys and values%s", facts.precision, facts.kv_precision, floor)
     log.info("ready on %s after %.1f s: %s on %s, %d slots, %s", server.address, time.monotonic() - began, model,
              config.device, engine.slots, engine.way)
     await server.run_until_signal()

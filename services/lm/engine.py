@@ -13,12 +13,20 @@ from torch import Tensor, nn
 from services.lm import selfcheck
 from services.lm.delays import DelayLine, Ints
 from services.lm.directing import DRAWN, Directed, DirectedAt, ForcedFrames
+from services.lm.gpus import gpu_named
 from services.lm.graphed import GraphedNetwork
 from services.lm.linear import Packing, Precision
 from services.lm.network import Bends, Draws, Network, Shapes
 from services.lm.sampling import MOST_PENALISED, Sampling
 from services.lm.selfcheck import Way
-from services.lm.sizing import KvPrecision, new_rings, usual_kv_precision, usual_precision, weights_bytes
+from services.lm.sizing import (
+    KvPrecision,
+    new_rings,
+    streamed_bytes,
+    usual_kv_precision,
+    usual_precision,
+    weights_bytes,
+)
 from services.lm.traced import TracedNetwork
 from services.mesh.finite import check_finite
 
@@ -44,6 +52,10 @@ class LmFacts:
     kv_bytes_per_frame: int
     silent_text_tokens: tuple[int, int]
     """Those of padding and of its end, which say nothing."""
+    precision: Precision
+    kv_precision: KvPrecision
+    floor_ms: float
+    """Of a step of all slots with full windows, by the memory's peak bandwidth; 0 where that is not known."""
 
     @property
     def kv_bytes_per_slot(self) -> int:
@@ -83,13 +95,17 @@ class LmEngine:
         packing = Packing(place, precision or usual_precision(place))
         with torch.no_grad():
             self._network = Network(lm, packing).eval()
-        rings = new_rings(lm, slots, place, kv_precision or usual_kv_precision(packing))
+        kv_precision = kv_precision or usual_kv_precision(packing)
+        rings = new_rings(lm, slots, place, kv_precision)
+        gpu = gpu_named(torch.cuda.get_device_name(place)) if place.type == "cuda" else None
+        read_bytes = streamed_bytes(self._network) + rings.nbytes
         self.facts = LmFacts(
             user_codebooks=lm.n_q - lm.dep_q, own_codebooks=lm.dep_q, cardinality=lm.card,
             text_cardinality=self._network.cardinalities[0], delay_frames=max(lm.delays),
             context_frames=lm.context, weights_bytes=weights_bytes(self._network),
             kv_bytes_per_frame=rings[:, :, 0, :, 0].numel() * rings.element_size(),
-            silent_text_tokens=(lm.text_padding_token_id, lm.end_of_text_padding_id))
+            silent_text_tokens=(lm.text_padding_token_id, lm.end_of_text_padding_id), precision=packing.precision,
+            kv_precision=kv_precision, floor_ms=read_bytes / gpu.bytes_per_s * 1e3 if gpu else 0)
         self._line = DelayLine(
             slots, lm.delays, lm.dep_q, [lm.text_initial_token_id] + [lm.initial_token_id] * lm.n_q)
         self._draws = Draws(

@@ -166,7 +166,7 @@ class GraphedNetwork:
         if self._decode is None:
             return bucket(rows, 1, self._slots)
         # 1, 4, 16, 64: rows that do not take part read no keys, and weights are read once for all.
-        return min(4 ** math.ceil(math.log2(rows) / 2), self._slots)
+        return min(1 << 2 * math.ceil(math.log2(rows) / 2), self._slots)
 
     def _shapes(self, filled: int, top_k: Sequence[int]) -> Shapes:
         text, audio = (bucket(k, SMALLEST_TOP_K, most)

@@ -158,7 +158,7 @@ class Network(nn.Module):
         of a negative position takes no part.
         """
         layers, heads, dim = self.depth_shape
-        places = None if decode else attention.places(rings[0], rows, positions)
+        places = rows if decode else attention.places(rings[0], rows, positions)  # `decode` finds them itself
 
         def attend(heads: Tensor, ring: Tensor) -> Tensor:
             if decode:

@@ -62,7 +62,7 @@ def choose(ways: Sequence[Way], rings: Tensor, streams: int, cardinality: int) -
     """The first of the ways that agrees with the last. What the rows' rings held is lost."""
     *fast, (plain_name, build_plain) = ways
     plain = build_plain()
-    refused = []
+    refused: list[str] = []
     for name, build in fast:
         try:
             way = build()
@@ -86,7 +86,7 @@ def _compare(way: GraphedNetwork, plain: GraphedNetwork, rings: Tensor, streams:
     equal = []
     for _ in range(STEPS):
         tokens = random.integers(0, cardinality, (len(rows), streams))
-        places = [(row, int(positions[row]) % context) for row in rows]
+        places = [(row, int(positions[row]) % context) for row in rows.tolist()]
         before = rings[0, :, : len(rows)].clone()  # of one layer: all would be gigabytes
         found = way(tokens, rows, positions, draws)
         ours = _new(rings, places)
@@ -118,4 +118,5 @@ def _fill_with_noise(rings: Tensor, rows: int) -> None:
 def _new(rings: Tensor, places: list[tuple[int, int]]) -> Tensor:
     """The keys and values at places (row, slot), float32 [layers, places, 2, kv_heads, head_dim]."""
     packed = torch.stack([rings[:, :, row, :, place] for row, place in places], dim=1)
-    return recalled(packed, rings.shape[5] - (rings.dtype == torch.int8)).float()
+    unpacked: Tensor = recalled(packed, rings.shape[5] - (rings.dtype == torch.int8))
+    return unpacked.float()

@@ -131,7 +131,8 @@ class LmServer:
             cardinality=facts.cardinality, text_cardinality=facts.text_cardinality, delay_frames=facts.delay_frames,
             context_frames=facts.context_frames, slots_total=self._batcher.total, slots_free=self._batcher.free,
             weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame,
-            draining=self._batcher.draining, instance_id=self._instance_id)
+            draining=self._batcher.draining, instance_id=self._instance_id, precision=facts.precision,
+            kv_precision=facts.kv_precision, floor_ms=facts.floor_ms)
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
         """One session's steps."""

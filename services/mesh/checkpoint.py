@@ -252,7 +252,7 @@ def _check_lora(checkpoint: str, info: CheckpointInfo) -> None:
 def _check_layout(checkpoint: str, weights: Path) -> None:
     """Refuse weights under the names of Moshi's MLX and Rust programs, which pack some of them otherwise, too."""
     try:
-        with safe_open(weights, "pt") as file:
+        with cast(Any, safe_open)(weights, "pt") as file:
             names = set(file.keys())
     except (OSError, SafetensorError):
         return  # said when the name of the model is made of it

@@ -361,6 +361,11 @@ async def test_a_session_that_sends_no_frame_loses_its_slot(lm: LMModel, tunnell
         assert await replica.free(SLOTS)
 
 
+async def test_it_tells_its_precision_and_no_floor_of_a_cpu(replicas: tuple[Replica, Replica]) -> None:
+    info = await replicas[0].info()
+    assert (info.precision, info.kv_precision, info.floor_ms) == ("fp32", "fp32", 0)
+
+
 async def test_the_service_names_its_model_and_the_codec_of_that(replicas: tuple[Replica, Replica]) -> None:
     one, _ = replicas
     session = Session(one, GREEDY)
