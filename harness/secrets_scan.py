@@ -15,7 +15,7 @@ from urllib.parse import quote
 SHORTEST = 12  # below that a half of a secret is found anywhere
 
 
-def secrets_found(secrets: Mapping[str, str], places: Mapping[str, str | bytes]) -> list[str]:
+def secrets_found(secrets: Mapping[str, str | bytes], places: Mapping[str, str | bytes]) -> list[str]:
     """Which of the secrets, by name, are in which of the places: "the key in the log". Never the secret itself."""
     found = []
     for place, text in places.items():
@@ -25,15 +25,15 @@ def secrets_found(secrets: Mapping[str, str], places: Mapping[str, str | bytes])
     return found
 
 
-def _shapes(secret: str) -> set[bytes]:
+def _shapes(secret: str | bytes) -> set[bytes]:
     if len(secret) < 2 * SHORTEST:
-        raise ValueError(f"a secret of {len(secret)} characters would be found by chance")
-    raw = secret.encode()
+        raise ValueError(f"a secret of {len(secret)} characters or bytes would be found by chance")
+    raw = secret.encode() if isinstance(secret, str) else secret
     half = raw[:len(raw) // 2]
     # Whole groups of three bytes, so that what follows does not change them.
     encoded = base64.b64encode(half[:len(half) // 3 * 3])
     return {raw, half, encoded, encoded.translate(bytes.maketrans(b"+/", b"-_")), half.hex().encode(),
-            quote(secret, safe="").encode()}
+            quote(raw, safe="").encode(), repr(raw)[2:-1].encode()}
 
 
 def of_redis(client: Any) -> bytes:

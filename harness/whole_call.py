@@ -11,18 +11,24 @@ import moshimesh
 import numpy as np
 import redis
 
+from harness import pcm_client
 from harness.intruders import Intruders
 from harness.issuer import token
 from harness.local_mesh import LocalMesh
 from harness.receiver import Receiver, receiving
+from harness.recordings import read_recording
 from harness.secrets_scan import of_processes, of_redis, secrets_found
 
-SAID = np.zeros(24_000 * 2, np.int16)
+SPEECH = Path(__file__).resolve().parent.parent / "samples" / "demo.wav"
+SAID = np.frombuffer(read_recording(SPEECH), np.int16)
+PIECE = slice(96_000, 96_064)  # bytes of sound that are looked for
+TOKENS = 12  # so many in a row, too
 SPANS_S = 30.0  # until the last session's span must have come
 
 
 async def leaks(folder: Path) -> list[str]:
-    """Where a key, a token, a ticket or a handle of three calls is found: logs at debug, spans, metrics, Redis, ps.
+    """Where a key, a token, a ticket, a handle, or what was said or heard in three calls over gRPC and one over a
+    WebSocket is found: logs at debug, spans, metrics, Redis, ps.
 
     Raises AssertionError when one of these places says nothing of the calls: then finding nothing proves nothing.
     """
@@ -41,32 +47,39 @@ async def leaks(folder: Path) -> list[str]:
                 kept = await asyncio.to_thread(of_redis, store)
             pids = [process.child.pid for process in mesh.processes.values() if process.child is not None]
             arguments = of_processes(pids)
-            await _sessions_traced(receiver, 3)
+            await _sessions_traced(receiver, 4)
         spans = "\n".join(map(repr, receiver.spans))
     log = "\n".join(lines)
     places = {"the log": log, "spans": spans, "metrics": metrics, "Redis": kept, "ps": arguments}
     assert '"level": "debug"' in log and "'moshimesh.key_id': 'shop'" in spans and b"shop" in kept
-    assert all(places.values()) and len(shown) == 7
+    assert all(places.values()) and len(shown) == 17
     return secrets_found(shown, places)
 
 
-async def _calls(mesh: LocalMesh, ours: Intruders) -> dict[str, str]:
+async def _calls(mesh: LocalMesh, ours: Intruders) -> dict[str, str | bytes]:
     """Calls with each kind of credential; everything secret in them, by name."""
-    shown = {"the key": ours.key, "the token": token(), "a wrong key": ours.key[:-4] + "AAAA"}
+    shown: dict[str, str | bytes] = {"what the caller said": SAID.tobytes()[PIECE]}
+    shown |= {"the key": ours.key, "the token": token(), "a wrong key": ours.key[:-4] + "AAAA"}
     async with aiohttp.ClientSession() as http, moshimesh.connect(mesh.target) as client:
         async with http.post(f"{mesh.url}/api/tickets", headers={"X-Api-Key": ours.key}) as answer:
             shown["the ticket"] = (await answer.json())["ticket"]
         try:
-            await client.info(api_key=shown["a wrong key"])
+            await client.info(api_key=str(shown["a wrong key"]))
         except moshimesh.MeshError as error:
             assert error.code.name == "UNAUTHENTICATED", error
         for name in ("the key", "the token", "the ticket"):
-            answers = 0
-            async for event in client.converse(SAID, pacing="offline", api_key=shown[name]):
+            codes: list[int] = []
+            async for event in client.converse(SAID, pacing="offline", api_key=str(shown[name])):
                 if isinstance(event, moshimesh.Ready):
                     shown[f"the handle of {name}"] = event.resume_handle
-                answers += isinstance(event, moshimesh.Speech)
-            assert answers
+                elif isinstance(event, moshimesh.Speech):
+                    codes += event.codes
+            # As a journal has them, and as a line or a span would.
+            shown[f"the tokens of {name}"] = np.array(codes[-TOKENS:], "<u2").tobytes()
+            shown[f"the printed tokens of {name}"] = ", ".join(map(str, codes[-TOKENS:]))
+    held = await pcm_client.hold(mesh.url, SAID / np.float32(32768), headers={"X-Api-Key": ours.key})
+    shown["the handle of a WebSocket"] = held.ready["resume_handle"]
+    shown["what the model said"], shown["its sound"] = held.text, b"".join(held.audio)[PIECE]
     return shown
 
 

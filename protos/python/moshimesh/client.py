@@ -68,6 +68,14 @@ class Mesh:
         metadata = _metadata(api_key)
         return Recording(await self._ask(lambda stub: stub.Export(request, metadata=metadata)))
 
+    async def forget(self, resume_handle: str, *, api_key: str = "") -> None:
+        """End the conversation with this handle, wherever it is held, and erase what the mesh keeps of it.
+
+        Raises MeshError.
+        """
+        request, metadata = conversation_pb2.ForgetRequest(resume_handle=resume_handle), _metadata(api_key)
+        await self._ask(lambda stub: stub.Forget(request, metadata=metadata))
+
     async def replay(self, recording: Recording, *, model: str = "", sampling: lm_pb2.Sampling | None = None,
                      audio: bool = False, api_key: str = "") -> AsyncIterator[Replayed]:
         """Step a recording again, as fast as it goes.

@@ -86,6 +86,10 @@ class Desk:
             finally:
                 self._conversations.discard(conversation)
 
+    async def forget(self, caller: Caller, handle: str) -> None:
+        """End and erase a conversation. Raises what `export` does."""
+        await self._resources.sessions.forget(self._known(caller, handle))
+
     async def export(self, caller: Caller, handle: str) -> Record:
         """What is kept of a conversation. Raises UnknownSession, ResumeUnavailable, ResumeIncompatible, TooManyResumes.
         """

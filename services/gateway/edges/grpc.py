@@ -47,7 +47,7 @@ class GrpcEdge:
     def __init__(self, desk: Desk, gate: Gate, stall_s: float) -> None:
         self.services = (Service(DESCRIPTOR, {
             "GetInfo": self.get_info, "ListModels": self.list_models, "ListVoices": self.list_voices,
-            "Converse": self.converse, "Export": self.export, "Replay": self.replay}, stall_s),)
+            "Converse": self.converse, "Export": self.export, "Forget": self.forget, "Replay": self.replay}, stall_s),)
         self._desk, self._gate = desk, gate
 
     def drain(self) -> None:
@@ -91,6 +91,12 @@ class GrpcEdge:
                      ) -> conversation_pb2.ExportResponse:
         """What is kept of a conversation."""
         return await replay.export(self._desk, await self._caller(sender), request)
+
+    async def forget(self, request: conversation_pb2.ForgetRequest, sender: Sender
+                     ) -> conversation_pb2.ForgetResponse:
+        """End and erase a conversation."""
+        await self._desk.forget(await self._caller(sender), request.resume_handle)
+        return conversation_pb2.ForgetResponse()
 
     async def replay(self, requests: Incoming[conversation_pb2.ReplayRequest]
                      ) -> AsyncGenerator[conversation_pb2.ReplayResponse, None]:

@@ -98,6 +98,16 @@ class Sessions:
                 return self._add(handle, record, fence), checked
         raise ResumeUnavailable("the conversation is being resumed or written elsewhere at this moment; retry")
 
+    async def forget(self, handle: Handle) -> None:
+        """End the session, wherever it is held, and erase what was said in it. Raises as resume does."""
+        async def as_it_is(record: Record) -> None:
+            """There is nothing to check."""
+
+        session, _ = await self.resume(handle, as_it_is)
+        session.end("forgotten", keep=False)
+        if await self._run(session.next_write(self._owner, self.grace_s).request) == "moved":
+            raise ResumeUnavailable("the conversation was resumed at this moment; forget it again")
+
     @property
     def open(self) -> int:
         """Sessions that go on here; those that have ended and are yet to be written do not count."""

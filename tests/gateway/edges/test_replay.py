@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,15 +11,19 @@ import grpc
 import moshimesh
 import numpy as np
 import pytest
+import redis
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.calls.events import Ready
 from services.gateway.edges.grpc import GrpcEdge
+from services.gateway.sessions.records import keys_of
+from services.gateway.sessions.sealing import Handle
 from services.gateway.trust.gate import OpenGate
-from services.mesh.errors import from_rpc_error
+from services.mesh.errors import SessionMoved, from_rpc_error
 from tests.gateway.fake_codec import FRAME, RATE
 from tests.gateway.fake_lm import DELAY, FakeLm
-from tests.gateway.house import House
+from tests.gateway.house import OPENING, House, spoken
 from tests.gateway.redis_server import RedisServer
 from tests.served import Served
 from tests.until import until
@@ -75,6 +80,35 @@ async def test_a_recording_has_what_was_said_and_a_replay_says_it_again(live: He
     assert [(frame.text_token, *frame.codes) for frame in replayed[DELAY:]] == told
     assert all(len(frame.pcm) == 2 * FRAME for frame in replayed[DELAY:])
     await until(lambda: house.lm.held == 1)  # the live call's
+
+
+async def test_a_conversation_that_is_forgotten_ends_and_leaves_nothing_of_what_was_said(redis_server: RedisServer
+                                                                                        ) -> None:
+    async with House(redis_server.url) as house, House(redis_server.url) as other, Served(
+            "gateway", GrpcEdge(other.desk, OpenGate(), 5.0), lambda channel: channel) as served, moshimesh.connect(
+                served.address) as mesh:
+        said = spoken(0, FRAMES, asyncio.Event())
+        async with contextlib.aclosing(house.hold(OPENING, said)) as events:
+            ready = await anext(events)
+            assert isinstance(ready, Ready)
+            talking = asyncio.create_task(_all(events))
+            await _exported(mesh, ready.resume_handle, 10)
+            await mesh.forget(ready.resume_handle)  # at another gateway than the one that holds it
+            with pytest.raises(SessionMoved):
+                await talking
+        for forgotten in (mesh.export, mesh.forget):
+            with pytest.raises(moshimesh.MeshError) as caught:
+                await forgotten(ready.resume_handle)
+            assert caught.value.reason == "UNKNOWN_SESSION"
+        record, journal = keys_of(Handle(ready.resume_handle).name)
+        with redis.Redis.from_url(redis_server.url) as store:
+            assert not store.exists(journal) and store.hget(record, "facts") is None
+        await until(lambda: house.lm.held == 0 and not house.sessions.open)
+
+
+async def _all(events: AsyncIterator[object]) -> None:
+    async for _ in events:
+        pass
 
 
 async def test_a_replay_without_audio_needs_no_codec(live: Held) -> None:

@@ -26,9 +26,7 @@ def add_to(commands: Any, common: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace) -> None:
     """Export it."""
-    handle = os.environ.get("MOSHIMESH_HANDLE", "") or sys.stdin.readline().strip()
-    if not handle:
-        raise CommandFailed("no resume handle came; set MOSHIMESH_HANDLE, or give it on stdin")
+    handle = handle_of_environment()
     async with connect(options.target, credentials=options.credentials) as mesh:
         recorder = Recorder(mesh, handle, options.key)
         try:
@@ -38,3 +36,11 @@ async def run(options: argparse.Namespace) -> None:
                 recorder.recording.save(options.out)
     assert recorder.recording is not None
     print(f"{options.out}: steps {recorder.recording.first_step} to {recorder.recording.next_step - 1}")
+
+
+def handle_of_environment() -> str:
+    """The resume handle from MOSHIMESH_HANDLE or stdin. Raises CommandFailed."""
+    handle = os.environ.get("MOSHIMESH_HANDLE", "") or sys.stdin.readline().strip()
+    if not handle:
+        raise CommandFailed("no resume handle came; set MOSHIMESH_HANDLE, or give it on stdin")
+    return handle

@@ -39,6 +39,16 @@ EVENT_KIND_OVERLAP_ENDED: EventKind
 EVENT_KIND_INTERRUPTED: EventKind
 EVENT_KIND_BACK_CHANNEL: EventKind
 
+class ForgetRequest(_message.Message):
+    __slots__ = ("resume_handle",)
+    RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    resume_handle: str
+    def __init__(self, resume_handle: _Optional[str] = ...) -> None: ...
+
+class ForgetResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ExportRequest(_message.Message):
     __slots__ = ("resume_handle", "from_step")
     RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]

@@ -60,6 +60,11 @@ class ConversationServiceStub(object):
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportRequest.SerializeToString,
                 response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportResponse.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/moshimesh.gateway.v1.ConversationService/Forget',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ForgetResponse.FromString,
+                _registered_method=True)
         self.Replay = channel.stream_stream(
                 '/moshimesh.gateway.v1.ConversationService/Replay',
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.SerializeToString,
@@ -110,6 +115,14 @@ class ConversationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Ends a conversation, wherever it is held, and erases what the mesh keeps of it. NOT_FOUND (UNKNOWN_SESSION) when the
+        mesh does not have it (any more).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Replay(self, request_iterator, context):
         """Steps what was exported again, as fast as it goes: the same tokens, or others with other sampling. The first message
         is the config and gets a ready message; each step is answered by a replayed frame. Half-close ends it.
@@ -145,6 +158,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.Export,
                     request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportRequest.FromString,
                     response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportResponse.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ForgetRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ForgetResponse.SerializeToString,
             ),
             'Replay': grpc.stream_stream_rpc_method_handler(
                     servicer.Replay,
@@ -288,6 +306,33 @@ class ConversationService(object):
             '/moshimesh.gateway.v1.ConversationService/Export',
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportRequest.SerializeToString,
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/Forget',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ForgetRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,
