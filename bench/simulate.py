@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,14 +197,16 @@ def page(quick: bool) -> list[str]:
         "takes calls after 180 s.", "", "![Scaling](img/simulation-scaling.png)", "",
         "**`threshold`: calls held and waiting for each replica of 8 slots.** At 6 about one caller of a",
         "thousand waits,",
-        "at 7 ten, and from 7.5 on calls of a lost replica find no room in time; below 6 more GPUs buy nothing.", "",
+        "at 7 ten, and from 7.5 on calls of a lost replica find no room in time; below 6 more GPUs buy next",
+        "to nothing.", "",
         *table(("threshold", *HEAD), by_threshold),
         "**How long a new pod takes.** The threshold's reserve is what callers live on meanwhile: with a volume of",
         "weights (components/checkpoint-cache) it is 1 to 3 minutes, with 15 GB to fetch first 10 and more.", "",
         *table(("seconds until it takes calls", *HEAD), by_load),
-        "**`stabilizationWindowSeconds` of scale-down.** 600 s cost three slots of a hundred against 60 s; a",
-        "third fewer",
-        "callers wait, and replicas are loaded less often. More than that only costs.", "",
+        "**`stabilizationWindowSeconds` of scale-down.** Short ones follow every dip, and the next wave",
+        "waits. 300 s would do",
+        "on this day; 600 cost two slots of a hundred more and outlast a dip of ten minutes. More than that",
+        "only costs.", "",
         *table(("window s", *HEAD), by_window),
         "**What a scale-down takes** (components/scale-down). Nobody loses a call in any of these; the fewer move at",
         "once, the less the others' frames wait for rows that are rebuilt.", "",
@@ -235,10 +238,17 @@ def page(quick: bool) -> list[str]:
         "", *table(("precision", "rows that fit 80 GB", "1 row", "8 rows", "32 rows", "all that fit"), gpu)]
 
 
+def filled(lines: Sequence[str]) -> str:
+    """The page's text, with paragraphs in lines of one length."""
+    blocks = "\n".join(lines).strip().split("\n\n")
+    return "\n\n".join(block if block.startswith(("#", "|", "!")) else textwrap.fill(block, 120, break_long_words=False,
+                       break_on_hyphens=False) for block in blocks) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller fleet: half a minute")
-    PAGE.write_text("\n".join(page(parser.parse_args().quick)).rstrip() + "\n")
+    PAGE.write_text(filled(page(parser.parse_args().quick)))
     print(f"written: {PAGE}")
 
 
