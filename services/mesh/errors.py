@@ -15,7 +15,7 @@
     +-- IdleCaller          the caller holds slots without sending audio
     +-- CallTooLong         the call has lasted as long as a call may
     +-- LineFull            every slot is taken, and every place in the line, too
-    +-- TooManyCalls        the caller's key has as many calls as it may have
+    +-- TooManyCalls        the caller's key or address has as many calls as it may have
     +-- AudioQuotaUsed      the caller has sent as much audio as it may in an hour
     +-- TooManyResumes      a conversation is resumed again and again
     +-- TooManyControls     a call brings more controls than its audio allows
@@ -77,45 +77,44 @@ class MeshError(Exception):
         raise AssertionError("abort always raises")
 
 
-class InvalidRequest(MeshError):
-    """The caller broke the contract; metadata names the field and the accepted range."""
-
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    reason = "INVALID_REQUEST"
+class _OfManyReasons(MeshError):
+    """Each has its own reason."""
 
     def __init__(self, reason: str, message: str, **metadata: object) -> None:
         super().__init__(message, **metadata)
         self.reason = reason
 
 
-class Unauthenticated(MeshError):
-    """The caller has shown nothing that says who it is, or nothing that holds (any more)."""
-
-    code = grpc.StatusCode.UNAUTHENTICATED
-
-    def __init__(self, reason: str, message: str, **metadata: object) -> None:
-        super().__init__(message, **metadata)
-        self.reason = reason
-
-
-class PermissionDenied(MeshError):
-    """The mesh knows who calls, and does not let it do this."""
-
-    code = grpc.StatusCode.PERMISSION_DENIED
-
-    def __init__(self, reason: str, message: str, **metadata: object) -> None:
-        super().__init__(message, **metadata)
-        self.reason = reason
-
-
-class TooManyRefused(MeshError):
-    """An address shows one credential after the other that does not hold."""
-
-    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REFUSED"
+class _Wait(MeshError):
+    """Each says how long to wait."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(_OfManyReasons):
+    """The caller broke the contract; metadata names the field and the accepted range."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Unauthenticated(_OfManyReasons):
+    """The caller has shown nothing that says who it is, or nothing that holds (any more)."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(_OfManyReasons):
+    """The mesh knows who calls, and does not let it do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class TooManyRefused(_Wait):
+    """An address shows one credential after the other that does not hold."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REFUSED"
 
 
 class TicketsUnavailable(MeshError):
@@ -197,14 +196,10 @@ class AudioQuotaUsed(MeshError):
     retry_after_s = 60.0
 
 
-class TooManyResumes(MeshError):
+class TooManyResumes(_Wait):
     """A conversation is resumed again and again, or too many are from one address."""
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_RESUMES"
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class TooManyControls(MeshError):

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import jwt
 import pytest
-from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
+from harness.issuer import AUDIENCE, ISSUER, Issuer, token
 from services.gateway.calls.callers import Audio, Caller, CallerLimits
 from services.gateway.calls.events import Queued, Ready, Speech
 from services.gateway.calls.limits import Limits
@@ -31,7 +27,6 @@ from tests.gateway.redis_server import RedisServer
 from tests.until import until
 
 HERE = "10.0.0.1"
-SIGNER = ec.generate_private_key(ec.SECP256R1())
 
 
 class Clock:
@@ -40,36 +35,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-class Slow:
-    """An issuer that takes its time."""
-
-    def __init__(self) -> None:
-        self.answers, self.asked = asyncio.Event(), 0
-        self.answers.set()
-
-    async def __aenter__(self) -> Slow:
-        app = web.Application()
-        app.add_routes([web.get("/keys", self._keys)])
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/keys"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _keys(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        await self.answers.wait()
-        return web.json_response({"keys": [{**json.loads(ECAlgorithm.to_jwk(SIGNER.public_key())), "kid": "a"}]})
-
-
-def token() -> str:
-    claims = {"iss": "issuer", "aud": "mesh", "sub": "x", "exp": time.time() + 60}
-    return jwt.encode(claims, SIGNER, "ES256", headers={"kid": "a"})
 
 
 def write_keys(path: Path, **keys: str) -> Path:
@@ -114,7 +79,7 @@ async def test_a_key_that_leaked_and_is_replaced_under_its_name_ends_with_its_ca
 async def test_bytes_that_are_no_text_are_an_unknown_credential(tmp_path: Path, stores: list[Store], credential: str
                                                                 ) -> None:
     """aiohttp hands on a header with such bytes as surrogates."""
-    guard = Guard(KeyFile(write_keys(tmp_path / "keys")), Tokens("issuer", "mesh", KeySet("https://localhost")),
+    guard = Guard(KeyFile(write_keys(tmp_path / "keys")), Tokens(ISSUER, AUDIENCE, KeySet("https://localhost")),
                   Tickets(stores[0]), CallerLimits())
     with pytest.raises(Unauthenticated):
         await guard.caller(credential, HERE, "grpc")
@@ -123,10 +88,10 @@ async def test_bytes_that_are_no_text_are_an_unknown_credential(tmp_path: Path, 
 
 async def test_nobody_waits_for_an_issuer_whose_keys_are_only_getting_old() -> None:
     clock = Clock()
-    async with Slow() as issuer:
-        tokens = Tokens("issuer", "mesh", KeySet(issuer.url, clock))
+    async with Issuer() as issuer:
+        tokens = Tokens(ISSUER, AUDIENCE, KeySet(issuer.url, clock))
         await tokens.check(token())
-        issuer.answers.clear()
+        issuer.behave(waits_s=60)
         clock.now_s += FRESH_S + 1
         await asyncio.wait_for(tokens.check(token()), 1)
         await until(lambda: issuer.asked == 2)
@@ -136,9 +101,9 @@ async def test_nobody_waits_for_an_issuer_whose_keys_are_only_getting_old() -> N
 async def test_an_issuer_that_took_all_its_time_is_not_waited_for_by_the_next_caller(monkeypatch: pytest.MonkeyPatch
                                                                                      ) -> None:
     monkeypatch.setattr("services.gateway.trust.tokens.ANSWER_S", 0.3)
-    async with Slow() as issuer:
-        issuer.answers.clear()
-        tokens = Tokens("issuer", "mesh", KeySet(issuer.url))
+    async with Issuer() as issuer:
+        issuer.behave(waits_s=60)
+        tokens = Tokens(ISSUER, AUDIENCE, KeySet(issuer.url))
         for _ in range(3):
             with pytest.raises(IssuerUnavailable):
                 await tokens.check(token())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from services.gateway.calls.desk import Desk
-from services.gateway.edges.web.answers import refusal
+from services.gateway.edges.web.answers import NO_STORE, refusal
 from services.gateway.edges.web.credentials import credential_of
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
@@ -29,6 +29,6 @@ def routes(desk: Desk, gate: Gate) -> Sequence[web.RouteDef]:
         except MeshError as error:
             return refusal(error)
         return web.json_response({"keys": gate.closed, "models": models, "voices": voices},
-                                 headers={"Cache-Control": "no-store"})
+                                 headers=NO_STORE)
 
     return [web.get("/api/entry", entry)]

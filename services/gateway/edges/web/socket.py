@@ -7,7 +7,8 @@ import contextlib
 import math
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -127,6 +128,12 @@ class Socket:
     def _slow(self) -> SlowCaller:
         return SlowCaller(f"answers were not read for {self._stall_s:.0f} s")
 
+    async def refuse(self, error: MeshError, message: bytes | str) -> None:
+        """Say why the call ends, in its protocol's words, and close. Never raises."""
+        with contextlib.suppress(Closed, MeshError):
+            await self.send(message)
+        await self.close(close_code(error), error.reason)
+
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye. Never raises."""
         text = reason.encode()[:123].decode(errors="ignore").encode()  # what a close frame holds
@@ -180,6 +187,18 @@ class Sockets:
         while self._by_address:
             self._changed.clear()
             await self._changed.wait()
+
+
+async def until_one_ends(*sides: Coroutine[Any, Any, None]) -> list[Exception]:
+    """Run both directions of a call until either ends. Returns what failed, other than by the peer's leaving."""
+    tasks = [asyncio.create_task(side) for side in sides]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [result for result in results if isinstance(result, Exception) and not isinstance(result, Closed)]
 
 
 def close_code(error: MeshError) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.edges.web.answers import refusal
+from services.gateway.edges.web.answers import NO_STORE, refusal
 from services.gateway.edges.web.credentials import credential_of
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError, PermissionDenied
@@ -23,6 +23,6 @@ def routes(status: Callable[[], Awaitable[Mapping[str, Any]]], gate: Gate) -> Se
                 raise PermissionDenied("KEY_NEEDED", "the status is shown for a key, not for a ticket")
         except MeshError as error:
             return refusal(error)
-        return web.json_response(await status(), headers={"Cache-Control": "no-store"})
+        return web.json_response(await status(), headers=NO_STORE)
 
     return [web.get("/api/status", answer)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from services.gateway.edges.web.answers import refusal
+from services.gateway.edges.web.answers import NO_STORE, refusal
 from services.gateway.edges.web.credentials import credential_of
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
@@ -23,6 +23,6 @@ def routes(gate: Gate) -> Sequence[web.RouteDef]:
         except MeshError as error:
             return refusal(error)
         return web.json_response({"ticket": ticket, "expires_at": int(expires_at)},
-                                 headers={"Cache-Control": "no-store"})
+                                 headers=NO_STORE)
 
     return [web.post("/api/tickets", issue)]

@@ -131,7 +131,7 @@ async def test_a_session_that_does_not_begin(gateway: Gateway, door: WebDoor, na
 async def test_what_is_refused_later_ends_nothing(door: WebDoor) -> None:
     later: list[tuple[Any, str]] = [
         ("{", "invalid_event"), (START, "invalid_event"), ({"type": "session.dance"}, "invalid_event"),
-        ({"type": "session.input_audio.append", "audio": "?", "event_id": "e1"}, "invalid_value"),
+        ({"type": "session.input_audio.append", "audio": "?", "event_id": "e1"}, "invalid_base64"),
         ({"type": "session.commentary.append", "content": "Hello", "event_id": "e2"}, "unsupported_event"),
         (append(bytes(4_200_000)), "buffer_full")]
     async with door.connect(PATH) as socket:

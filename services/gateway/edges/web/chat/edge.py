@@ -17,7 +17,7 @@ from services.gateway.edges.web.chat import messages
 from services.gateway.edges.web.chat.hearing import Hearing
 from services.gateway.edges.web.chat.query import Asked, read_query, read_resumed
 from services.gateway.edges.web.credentials import credential_of
-from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code
+from services.gateway.edges.web.socket import Closed, Socket, Sockets
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest, MeshError
 from services.mesh.serving import internal_error
@@ -51,7 +51,8 @@ class ChatEdge:
             except Closed:
                 pass
             except Exception as error:
-                await _say_why(socket, error if isinstance(error, MeshError) else internal_error("/api/chat", error))
+                failure = error if isinstance(error, MeshError) else internal_error("/api/chat", error)
+                await socket.refuse(failure, messages.error(failure.reason, failure.message))
             return socket.response
 
     async def _call(self, socket: Socket, caller: Caller) -> None:
@@ -94,13 +95,6 @@ class ChatEdge:
                     hearing.in_line()
                 elif isinstance(event, GoAway | ResumeStatus) and asked.can_resume:
                     await socket.send(messages.notice(event))
-
-
-async def _say_why(socket: Socket, error: MeshError) -> None:
-    """End a call with an error."""
-    with contextlib.suppress(Closed, MeshError):
-        await socket.send(messages.error(error.reason, error.message))
-    await socket.close(close_code(error), error.reason)
 
 
 async def _resumed(socket: Socket) -> Resumed:

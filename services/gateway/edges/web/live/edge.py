@@ -4,7 +4,6 @@ are no turns and no responses.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 
@@ -18,7 +17,7 @@ from services.gateway.edges.web.live.reading import read_start
 from services.gateway.edges.web.live.session import Session, refused
 from services.gateway.edges.web.realtime.edge import MOST_MESSAGE_BYTES
 from services.gateway.edges.web.realtime.faults import ClientFault
-from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code
+from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code, until_one_ends
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
 from services.mesh.serving import internal_error
@@ -56,17 +55,9 @@ class LiveEdge:
             await socket.send(refused(error))
             await socket.close(close_code(error) if isinstance(error, MeshError) else 1008)
             return
-        sides = [asyncio.create_task(self._tell(socket, session, caller)),
-                 asyncio.create_task(_listen(socket, session))]
-        try:
-            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for side in sides:
-                side.cancel()
-            results = await asyncio.gather(*sides, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception) and not isinstance(result, Closed):
-                await _fail(socket, session, result)
+        for error in await until_one_ends(self._tell(socket, session, caller), _listen(socket, session)):
+            failure = error if isinstance(error, MeshError) else internal_error("/v1/live/sessions", error)
+            await socket.refuse(failure, session.failed(failure))
 
     async def _started(self, first: bytes | str) -> Session:
         """The session that the first message asks for. Raises ClientFault, MeshError."""
@@ -90,12 +81,3 @@ async def _listen(socket: Socket, session: Session) -> None:
     while True:
         for message in session.asked(await socket.receive()):
             await socket.send(message)
-
-
-async def _fail(socket: Socket, session: Session, error: Exception) -> None:
-    """Say why the session ends. Never raises."""
-    failure = error if isinstance(error, MeshError) else internal_error("/v1/live/sessions", error)
-    with contextlib.suppress(Closed, MeshError):
-        for message in session.failed(failure):
-            await socket.send(message)
-    await socket.close(close_code(failure), failure.reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -32,7 +31,7 @@ from services.gateway.edges.web.realtime.feed import Feed
 from services.gateway.edges.web.realtime.ids import Ids
 from services.gateway.edges.web.realtime.inbox import Inbox
 from services.gateway.edges.web.realtime.settings import OPENAI_HERTZ, PCM, Format
-from services.gateway.edges.web.realtime.sound import Mouth, ear_of
+from services.gateway.edges.web.realtime.sound import Mouth, decoded, ear_of
 from services.gateway.path.audio import Pcm
 from services.mesh.errors import MeshError
 
@@ -78,7 +77,7 @@ class Session:
     def _asked(self, told: Told) -> Iterator[Message]:
         match told:
             case Append():
-                if not self._muted and not self._inbox.take(_decoded(told.audio), self._format):
+                if not self._muted and not self._inbox.take(decoded(told.audio), self._format):
                     raise ClientFault("buffer_full", "too much sound waits; send it as it is spoken", "audio")
             case Mute() | Unmute():
                 self._muted = isinstance(told, Mute)
@@ -121,12 +120,11 @@ class Session:
                     yield _audio(rest)
                 yield json.dumps(self._closed("close_requested"))
 
-    def failed(self, error: MeshError) -> Iterator[str]:
+    def failed(self, error: MeshError) -> str:
         """What the client hears of the error that ends its session."""
         if error.reason == "CALL_TOO_LONG":
-            yield json.dumps(self._closed("expired"))
-        else:
-            yield json.dumps(_error(self._ids, faults.shown(error), None))
+            return json.dumps(self._closed("expired"))
+        return json.dumps(_error(self._ids, faults.shown(error), None))
 
     def _event(self, type: str, client_event_id: str | None, **fields: Any) -> Message:
         return _event(self._ids, type, client_event_id, **fields)
@@ -169,14 +167,6 @@ def _format(asked: AudioFormat) -> Format:
         raise ClientFault("invalid_value", f"the rate must be one of {', '.join(map(str, accepted))}, got {rate}",
                           "session.audio.format.rate")
     return Format(asked.type, rate)
-
-
-def _decoded(audio: str) -> bytes:
-    """Raises ClientFault."""
-    try:
-        return base64.b64decode(audio, validate=True)
-    except (binascii.Error, ValueError):
-        raise ClientFault("invalid_value", "the sound is not base64", "audio") from None
 
 
 def _audio(data: bytes) -> str:

@@ -17,7 +17,7 @@ from services.gateway.edges.web.credentials import credential_of
 from services.gateway.edges.web.pcm import writing
 from services.gateway.edges.web.pcm.reading import End, Open, Ping, read_open, read_query, read_told
 from services.gateway.edges.web.pcm.sound import Sound, sound_of
-from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code
+from services.gateway.edges.web.socket import Closed, Socket, Sockets
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
 from services.mesh.serving import internal_error
@@ -51,7 +51,8 @@ class PcmEdge:
             except Closed:
                 pass
             except Exception as error:
-                await _say_why(socket, error if isinstance(error, MeshError) else internal_error("/api/pcm", error))
+                failure = error if isinstance(error, MeshError) else internal_error("/api/pcm", error)
+                await socket.refuse(failure, writing.refusal(failure))
             return socket.response
 
     async def _call(self, socket: Socket, caller: Caller) -> None:
@@ -166,10 +167,3 @@ class _Talk:
     def _end(self, reason: Exception) -> None:
         if not self.over.done():
             self.over.set_result(reason)
-
-
-async def _say_why(socket: Socket, error: MeshError) -> None:
-    """Tell the caller why its call ends. Never raises."""
-    with contextlib.suppress(Closed, MeshError):
-        await socket.send(writing.refusal(error))
-    await socket.close(close_code(error), error.reason)

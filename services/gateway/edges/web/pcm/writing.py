@@ -7,6 +7,7 @@ import json
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls import events
+from services.gateway.edges.web.answers import described
 from services.mesh.errors import MeshError
 from services.mesh.recorder import HOP_NAMES
 
@@ -61,11 +62,7 @@ def pong(id: int) -> str:
 
 def refusal(error: MeshError) -> str:
     """Why the mesh ends the call."""
-    message = {"type": "error", "code": error.code.name, "reason": error.reason, "message": error.message,
-               "metadata": error.metadata}
-    if error.retry_after_s is not None:
-        message["retry_after_ms"] = round(error.retry_after_s * 1000)
-    return json.dumps(message)
+    return json.dumps({"type": "error", **described(error)})
 
 
 def _sampling(sampling: lm_pb2.Sampling) -> dict[str, float | int]:

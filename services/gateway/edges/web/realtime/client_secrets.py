@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from services.gateway.calls.desk import Desk
+from services.gateway.edges.web.answers import NO_STORE
 from services.gateway.edges.web.credentials import credential_of
 from services.gateway.edges.web.realtime import faults
 from services.gateway.edges.web.realtime.dialects import Beta, Dialect, Ga
@@ -60,7 +61,7 @@ class ClientSecrets:
 
 
 def _secret(answer: dict[str, Any]) -> web.Response:
-    return web.json_response(answer, headers={"Cache-Control": "no-store"})
+    return web.json_response(answer, headers=NO_STORE)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

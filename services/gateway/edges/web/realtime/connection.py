@@ -12,7 +12,7 @@ from services.gateway.calls.rates import Rate
 from services.gateway.edges.web.realtime.dialects import Dialect
 from services.gateway.edges.web.realtime.ids import Ids
 from services.gateway.edges.web.realtime.session import Session
-from services.gateway.edges.web.socket import MESSAGES_BURST, MESSAGES_PER_S, Closed, Socket
+from services.gateway.edges.web.socket import MESSAGES_BURST, MESSAGES_PER_S, Closed, Socket, until_one_ends
 from services.mesh.errors import MeshError
 from services.mesh.serving import internal_error
 
@@ -33,16 +33,8 @@ class Connection:
 
     async def hold(self, told: AsyncIterator[Event]) -> None:
         """Carry what the desk tells to the client and what the client says to the session, until the end."""
-        sides = [asyncio.ensure_future(self._tell(told)), asyncio.ensure_future(self._listen())]
-        try:
-            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for side in sides:
-                side.cancel()
-            results = await asyncio.gather(*sides, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception) and not isinstance(result, Closed):
-                await self._fail(result)
+        for error in await until_one_ends(self._tell(told), self._listen()):
+            await self._fail(error)
 
     async def _tell(self, told: AsyncIterator[Event]) -> None:
         async for event in told:

@@ -25,7 +25,7 @@ from services.gateway.edges.web.realtime.session import Session
 from services.gateway.edges.web.realtime.settings import Settings
 from services.gateway.edges.web.realtime.sound import Mouth, ear_of
 from services.gateway.edges.web.realtime.turns import Turns
-from services.gateway.edges.web.socket import Closed, Sockets, close_code
+from services.gateway.edges.web.socket import Sockets
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest, MeshError
 
@@ -89,9 +89,7 @@ class RealtimeEdge:
     async def _refuse_browser(self, request: web.Request, error: MeshError) -> web.StreamResponse:
         """A page does not see the status of a refused upgrade, so it is told on the socket."""
         async with self._sockets.open(request, (SUBPROTOCOL,)) as socket:
-            with contextlib.suppress(Closed, MeshError):
-                await socket.send(json.dumps({"event_id": Ids().new("event"), **faults.shown(error)}))
-            await socket.close(close_code(error), error.reason)
+            await socket.refuse(error, json.dumps({"event_id": Ids().new("event"), **faults.shown(error)}))
             return socket.response
 
 

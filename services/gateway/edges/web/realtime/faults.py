@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from aiohttp import web
 
+from services.gateway.edges.web.answers import answer
 from services.mesh.errors import LineFull, MeshError, NoFreeSlot
 
 Message = dict[str, Any]
@@ -35,11 +35,8 @@ def refused(error: MeshError) -> web.Response:
     """An error of the mesh as the answer to a request. LiveKit gives up after four refused upgrades, but calls for ever
     after a close.
     """
-    headers = {"Cache-Control": "no-store"}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     status = 503 if isinstance(error, NoFreeSlot | LineFull) else _STATUSES.get(error.code.name, 503)
-    return web.json_response({"error": shown(error)["error"]}, status=status, headers=headers)
+    return answer(error, shown(error)["error"], status)
 
 
 def _error(kind: str, code: str, message: str, param: str | None, event_id: str | None) -> Message:

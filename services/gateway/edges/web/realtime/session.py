@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 from collections import deque
@@ -19,6 +17,7 @@ from services.gateway.edges.web.realtime.ids import Ids
 from services.gateway.edges.web.realtime.inbox import Inbox
 from services.gateway.edges.web.realtime.items import Items, written_by_client
 from services.gateway.edges.web.realtime.settings import Settings
+from services.gateway.edges.web.realtime.sound import decoded
 from services.gateway.edges.web.realtime.turns import Turns
 from services.mesh.errors import Draining, MeshError
 
@@ -134,11 +133,7 @@ class Session:
         self._show_settings("session.updated")
 
     def _append(self, message: Message) -> None:
-        try:
-            data = base64.b64decode(_text(message, "audio"), validate=True)
-        except (binascii.Error, ValueError):
-            raise ClientFault("invalid_base64", "audio must be base64", "audio") from None
-        if not self._inbox.take(data, self._settings.input):
+        if not self._inbox.take(decoded(_text(message, "audio")), self._settings.input):
             raise ClientFault("input_audio_buffer_full", "too much audio waits to be heard; send it as it is spoken",
                               "audio")
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable
 
 from services.gateway.edges import pcm
 from services.gateway.edges.resampling import Resampler
+from services.gateway.edges.web.realtime.faults import ClientFault
 from services.gateway.edges.web.realtime.feed import Ear
 from services.gateway.edges.web.realtime.settings import A_LAW, MU_LAW, PCM, Format
 from services.gateway.path.audio import Pcm
 
 _SAMPLES = {PCM: pcm.S16LE, MU_LAW: pcm.G711_MU_LAW, A_LAW: pcm.G711_A_LAW}
+
+
+def decoded(text: str) -> bytes:
+    """A client's sound, from base64. Raises ClientFault."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ClientFault("invalid_base64", "audio must be base64", "audio") from None
 
 
 def ear_of(rate: int) -> Callable[[Format], Ear]:
