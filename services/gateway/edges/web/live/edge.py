@@ -55,8 +55,8 @@ class LiveEdge:
             await socket.send(refused(error))
             await socket.close(close_code(error) if isinstance(error, MeshError) else 1008)
             return
-        for error in await until_one_ends(self._tell(socket, session, caller), _listen(socket, session)):
-            failure = error if isinstance(error, MeshError) else internal_error("/v1/live/sessions", error)
+        for problem in await until_one_ends(self._tell(socket, session, caller), _listen(socket, session)):
+            failure = problem if isinstance(problem, MeshError) else internal_error("/v1/live/sessions", problem)
             await socket.refuse(failure, session.failed(failure))
 
     async def _started(self, first: bytes | str) -> Session:
