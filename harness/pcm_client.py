@@ -57,14 +57,14 @@ class HeldCall:
         return FORMATS[format].decode(b"".join(self.audio))
 
 
-async def hold(url: str, pcm: Pcm, format: str = "s16le", rate: int = 24_000, *, piece_s: float = PIECE_S,
+async def hold(url: str, pcm: Pcm, format: str = "s16le", rate: int = 24_000, *,
                headers: Mapping[str, str] | None = None, **asked: Any) -> HeldCall:
     """Say a recording, float32 [samples] at `rate`, and return what the mesh answers to it.
 
     `url` is the mesh's (http://localhost:8080); `asked` goes into the open message: pacing (offline by default), frames
     (true), sampling ... Raises aiohttp.WSServerHandshakeError when the mesh refuses the upgrade.
     """
-    samples = round(piece_s * rate)
+    samples = round(PIECE_S * rate)
     pieces = [FORMATS[format].encode(pcm[at:at + samples]) for at in range(0, len(pcm), samples)]
     async with aiohttp.ClientSession() as session, session.ws_connect(
             f"{url}/api/pcm", protocols=("moshimesh",), headers=headers) as socket:

@@ -69,11 +69,11 @@ class File:
         return response
 
 
-def routes(folder: Path = FOLDER) -> list[web.RouteDef]:
+def routes() -> list[web.RouteDef]:
     """A route for each file of the page. No other path leads to a file."""
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(FOLDER.rglob("*")):
         if path.suffix in TYPES:
-            name = path.relative_to(folder).as_posix()
+            name = path.relative_to(FOLDER).as_posix()
             found.append(web.get(PATHS.get(name, f"/{name}"), File.read(path).answer))
     return found
