@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import moshimesh
+from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2 as pb
 from moshimesh.gateway.v1 import conversation_pb2_grpc
 
@@ -67,7 +68,7 @@ async def _fork_equal(target: str, speech: bytes) -> bool:
 async def _held(stub: Any, config: pb.ConverseConfig, speech: bytes, first: int, until: int, stay: bool = False) -> Any:
     """The tokens of a call's answers by sequence, its handle, and what goes on with it if it is to `stay` open."""
     config.sample_rate_hertz, config.pacing = 24_000, pb.PACING_OFFLINE
-    config.encoding = 2
+    config.encoding = audio_pb2.AUDIO_ENCODING_PCM_S16LE
     config.sampling.seed = 11
     call = stub.Converse()
     await call.write(pb.ConverseRequest(config=config))

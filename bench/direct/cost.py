@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,3 @@ async def run(wav: Path) -> dict[str, Any]:
             "event_step_us": round(own_us, 1),  # what a busy machine blurs less than the pairs
             "event_step_share": round(own_us / 1000 / float(np.median([silent for _, silent in pairs])), 4),
             "gateway_cpu_ms_per_frame": [[round(ms, 4) for ms in pair] for pair in pairs]}
-
-
-if __name__ == "__main__":
-    import asyncio
-    import json
-    print(json.dumps(asyncio.run(run(Path(sys.argv[1] if len(sys.argv) > 1 else "samples"))), indent=1))

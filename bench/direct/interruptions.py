@@ -108,9 +108,3 @@ def run(checkpoint: str, work: Path, seed: int = 77) -> dict[str, Any]:
     speech, rng = Speech(Work(work), "heldout_voice"), np.random.default_rng(seed)
     scripts = [script(speech, rng, barge_in=number % 2 == 1, parts=1 + (number % 4 == 0)) for number in range(CALLS)]
     return judged(scripts, asyncio.run(calls(checkpoint, scripts)))
-
-
-if __name__ == "__main__":
-    import json
-    import sys
-    print(json.dumps(run("checkpoints/talker", Path(sys.argv[1])), indent=1))

@@ -16,11 +16,10 @@ from typing import Any
 
 import moshimesh
 
-from harness.load import read_speech
+from harness.load import FRAME_S, read_speech
 from harness.local_mesh import ROOT, LocalMesh
 from harness.recordings import FRAME_BYTES
 
-FRAME_S = 0.08
 EXPORT_S = 5.0
 DISTURBED_S = 20.0  # between one loss and the next
 WRITTEN_S = 1.5  # until the last steps are in the journal

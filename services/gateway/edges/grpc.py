@@ -30,13 +30,13 @@ from services.gateway.edges import replay
 from services.gateway.edges.farewell import Requests, with_farewell
 from services.gateway.edges.own_rate import hold_at
 from services.gateway.edges.pcm import F32LE, S16LE, Format, Pieces
+from services.gateway.edges.web.credentials import key_or_token
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
 from services.mesh.incoming import Incoming, Sender, read_config_message
 from services.mesh.serving import Service
 
 DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
-KEY_HEADER = "x-api-key"
 _FORMATS = {audio_pb2.AUDIO_ENCODING_UNSPECIFIED: F32LE, audio_pb2.AUDIO_ENCODING_PCM_F32LE: F32LE,
             audio_pb2.AUDIO_ENCODING_PCM_S16LE: S16LE}
 
@@ -108,9 +108,7 @@ class GrpcEdge:
 
     async def _caller(self, sender: Sender) -> Caller:
         """Who calls. Raises what the gate raises."""
-        scheme, _, bearer = sender.metadata.get("authorization", "").partition(" ")
-        credential = bearer.strip() if scheme.lower() == "bearer" else sender.metadata.get(KEY_HEADER, "").strip()
-        return await self._gate.caller(credential, host_of(sender.peer), "grpc")
+        return await self._gate.caller(key_or_token(sender.metadata), host_of(sender.peer), "grpc")
 
     async def _converse(self, requests: Requests, caller: Caller
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:

@@ -1,4 +1,4 @@
-"""Where a request of the HTTP side carries its credential: a key, a JWT or a ticket."""
+"""Where a request carries its credential: a key, a JWT or a ticket."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ def credential_of(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
         if name in query:
             raise InvalidRequest("SECRET_IN_URL", f"the URL has a parameter {name}, and URLs are logged on their way; "
                                  "use the header Authorization, or a ticket as a subprotocol", field=name)
-    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and bearer.strip():
-        return bearer.strip()
-    if key := headers.get("X-Api-Key", "").strip():
-        return key
-    for offered in headers.get("Sec-WebSocket-Protocol", "").split(","):
+    if credential := key_or_token(headers):
+        return credential
+    for offered in headers.get("sec-websocket-protocol", "").split(","):
         for prefix in (TICKET_PROTOCOL, OPENAI_PROTOCOL):
             if offered.strip().startswith(prefix):
                 return offered.strip().removeprefix(prefix)
     return ""
+
+
+def key_or_token(headers: Mapping[str, str]) -> str:
+    """The credential in headers of HTTP or metadata of gRPC, whose names are in small letters; empty for none."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and bearer.strip():
+        return bearer.strip()
+    return headers.get("x-api-key", "").strip()
