@@ -16,10 +16,6 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from harness import page_section
-=======
->>>>>>> reader
 from tests.browser.gateway import Gateway
 from tests.conftest import ROOT
 from tests.until import until
