@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from harness import page_section
+from bench import page_section
 
 DOCS = Path("docs")
 IMAGES = DOCS / "img"

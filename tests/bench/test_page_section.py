@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import page_section
+from bench import page_section
 
 
 def test_the_pages_figures_are_replaced_and_the_rest_is_kept(tmp_path: Path) -> None:
