@@ -44,6 +44,9 @@ class NullFacts:
     kv_bytes_per_frame: int = 0
     priming_frames: int = 64
     silent_text_tokens: tuple[int, int] = (3, 0)
+    precision: str = "float32"
+    kv_precision: str = "float32"
+    floor_ms: float = 0.0
 
 
 class NullEngine:

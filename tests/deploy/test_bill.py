@@ -1,0 +1,25 @@
+"""The images' bills of materials list what is locked, under licences that we may use."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from scripts.bill import IMAGES, LOCKS, UNKNOWN, locked
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_bill_lists_each_locked_package(lock: str) -> None:
+    bill = json.loads((IMAGES / "locks" / f"{lock}.cdx.json").read_text())
+    found = {one["name"]: (one["version"], [each["content"] for each in one["hashes"]]) for one in bill["components"]}
+    assert found == locked(lock)
+    assert len(found) > 20 and all(hashes for _, hashes in found.values())
+
+
+def test_the_gateway_s_licences_are_permissive() -> None:
+    bill = json.loads((IMAGES / "locks" / "gateway.cdx.json").read_text())
+    said = {one["name"]: one["licenses"][0]["license"]["name"] for one in bill["components"]}
+    odd = {name: text for name, text in said.items() if not re.search("Apache|BSD|MIT|PSF|Python|MPL", text)}
+    assert set(odd.values()) <= {UNKNOWN}, odd
