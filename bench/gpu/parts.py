@@ -118,6 +118,8 @@ def steps(lm: LMModel, device: str, rows: tuple[int, ...], write: Callable[[list
         for count in sorted({min(count, most) for count in rows}):
             for row in range(count):
                 engine.open(row, Sampling(seed=row))
+            for heard in codes(engine.facts.delay_frames + 2, count):  # from then on every stream has a token
+                engine.step(range(count), heard)
             engine._line.positions[:] = lm.context + 100  # full windows, whatever is in them
             heard = codes(1, count)[0]
             took = median_ms(lambda engine=engine, heard=heard: engine.step(range(len(heard)), heard))

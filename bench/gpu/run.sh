@@ -29,6 +29,6 @@ part() { # name, seconds, command
 }
 
 rm -f out/gpu/parts.jsonl
-part attention 120 "$python" -m tests.lm.attention_cases
+part attention 120 "$python" -m tests.lm.attention_cases "$device"
 part parts 300 "$python" -m bench.gpu.parts --device "$device" $small --out out/gpu
 exit "$failed"

@@ -1,6 +1,7 @@
-"""`python -m tests.lm.attention_cases`: the GPU's decode attention beside the CPU's, in Triton's interpreter.
+"""`python -m tests.lm.attention_cases [cuda]`: the GPU's decode attention beside the CPU's.
 
-Prints one JSON line. A process of its own, because Triton decides at the import whether it interprets.
+On the named device, or in Triton's interpreter. Prints one JSON line. A process of its own, because Triton decides at
+the import whether it interprets.
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "0" if "cuda" in sys.argv else "1"
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from services.lm.attention import attend_filled, kept, places, recalled
 from services.lm.decode_attention import attend_decode
 
+DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
 SLOTS = 4
 # kv_heads, queries a key-value head, head_dim, context. 128 and 3000 are the 7 B model's, with fewer heads.
 SHAPES = [(2, 1, 64, 250), (1, 1, 128, 3000), (2, 3, 32, 130), (1, 4, 80, 700), (2, 2, 16, 24)]
@@ -40,8 +42,9 @@ def cases() -> Iterator[tuple[float, float, bool]]:
 
 
 def compare(heads: Tensor, filled: Tensor, positions: Tensor) -> tuple[float, float, bool]:
-    ours, theirs = filled.clone(), filled.clone()
-    found = attend_decode(heads, ours, positions)
+    ours, theirs = filled.to(DEVICE, copy=True), filled.clone()
+    found = attend_decode(heads.to(DEVICE), ours, positions.to(DEVICE)).cpu()
+    ours = ours.cpu()
     rows = (positions >= 0).nonzero().flatten()
     at = places(theirs, rows, positions[rows])
     expected = torch.zeros_like(found)
