@@ -81,7 +81,7 @@ BAD = {
     "unknown key": (token(headers={"kid": "nobody"}), "BAD_TOKEN"),
     "key that is no text": (token(headers={}), "BAD_TOKEN"),
     "expired": (token(exp=time.time() - 31), "TOKEN_EXPIRED"),
-    "not yet": (token(nbf=time.time() + 300), "BAD_TOKEN"),
+    "not yet": (token(nbf=time.time() + 86_400, exp=time.time() + 90_000), "BAD_TOKEN"),
     "no end": (token(exp=None), "BAD_TOKEN"),
     "no subject": (token(sub=None), "BAD_TOKEN"),
     "empty": ("", "BAD_TOKEN"),
