@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,16 @@ SLOTS = 8
 
 if sys.version_info >= (3, 14):  # where torch can't compile, which moshi's own loop asks for
     os.environ.setdefault("NO_TORCH_COMPILE", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidy_memory() -> Iterator[None]:
+    """A server that starts keeps what is there from being collected, which suits a process, but not one that has had
+    many servers and engines in it.
+    """
+    yield
+    gc.unfreeze()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
