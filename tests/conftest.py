@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 from harness.local_mesh import LocalMesh
@@ -30,6 +31,16 @@ def _tidy_memory() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.collect()
+
+
+MOST_BYTES = 4 << 30  # engines are in cycles, 200 MB each, and Python is in no hurry to look for those
+
+
+@pytest.fixture(autouse=True)
+def _let_go_of_engines() -> Iterator[None]:
+    yield
+    if psutil.Process().memory_info().rss > MOST_BYTES:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
