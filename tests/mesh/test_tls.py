@@ -213,7 +213,7 @@ async def served_serial(port: int) -> int:
 
 async def test_a_connection_that_does_not_shake_hands_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                 ) -> None:
-    monkeypatch.setattr(door, "HEADER_WAIT_S", 0.2)
+    monkeypatch.setattr(door, "TLS_HANDSHAKE_S", 0.2)
     identity = Identity("--tls", *written(tmp_path)[:2], for_http=True)
     https = HttpDoor("127.0.0.1", 0, (), Sockets(5.0), ready=lambda: True, tls=identity.server_context())
     await https.open()
