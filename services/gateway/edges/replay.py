@@ -25,13 +25,12 @@ async def export(desk: Desk, caller: Caller, request: conversation_pb2.ExportReq
     """What is kept of a conversation. Raises UnknownSession, ResumeUnavailable, TooManyResumes."""
     record = await desk.export(caller, request.resume_handle)
     history = record.history
-    chunk = history.chunk(request.from_step)
+    kept = history.steps_from(request.from_step)
     return conversation_pb2.ExportResponse(
         model_id=record.model_id, codec_id=record.codec_id, user_codebooks=history.user_codebooks,
         own_codebooks=history.own_codebooks, delay_frames=history.delay_frames, context_frames=history.context_frames,
         sampling=record.sampling, steps=conversation_pb2.RecordedSteps(
-            first_step=chunk.first_step, sequences=_sequences(chunk, history.user_codebooks),
-            user_codes=_numbers(chunk.user_codes), tokens=_numbers(chunk.tokens), controls=chunk.controls),
+            **kept._asdict(), controls=history.controls.since(kept.first_step)),
         prompt=history.prompt)
 
 
@@ -72,25 +71,10 @@ async def _recorded(requests: AsyncIterator[conversation_pb2.ReplayRequest]) -> 
             yield Recorded(step, list(steps.user_codes[number * width:(number + 1) * width]), controls.get(step))
 
 
-def _sequences(chunk: journal_pb2.Chunk, user_codebooks: int) -> list[int]:
-    """The caller's number of each step's frame."""
-    skipped = {skip.step: skip.frames for skip in chunk.skipped}
-    sequences, following = [], chunk.first_sequence
-    for step in range(len(chunk.user_codes) // 2 // user_codebooks):
-        following += skipped.get(step, 0)
-        sequences.append(following)
-        following += 1
-    return sequences
-
-
 def _chunk(steps: conversation_pb2.RecordedSteps) -> journal_pb2.Chunk:
     """Steps as a history takes them. Their numbers in the conversation are those of their frames here."""
     return journal_pb2.Chunk(first_step=steps.first_step, first_sequence=steps.first_step,
                              user_codes=_bytes(steps.user_codes), tokens=_bytes(steps.tokens), controls=steps.controls)
-
-
-def _numbers(data: bytes) -> list[int]:
-    return [int.from_bytes(data[at:at + 2], "little") for at in range(0, len(data), 2)]
 
 
 def _bytes(numbers: Sequence[int]) -> bytes:

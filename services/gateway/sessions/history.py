@@ -6,6 +6,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
@@ -14,6 +15,15 @@ from services.gateway.sessions.controls import Controls
 
 BLOCK_STEPS = 250  # old steps are dropped in blocks: moving the rest at every step would cost more than the step
 REWIND_STEPS = 125  # kept beyond the context: a call that goes back by some seconds still has a whole context then
+
+
+class KeptSteps(NamedTuple):
+    """Consecutive steps, copied from a history: see there."""
+
+    first_step: int
+    sequences: array[int]
+    user_codes: array[int]
+    tokens: array[int]
 
 
 class History:
@@ -114,17 +124,22 @@ class History:
             yield (sequence, self._user[kept * heard:(kept + 1) * heard].tolist(),
                    None if step < self.delay_frames else self._tokens[row:row + said].tolist(), controls.get(step))
 
-    def chunk(self, first_step: int) -> journal_pb2.Chunk:
-        """The steps from first_step on, as far as they are kept, for a journal. The caller adds version and age."""
+    def steps_from(self, first_step: int) -> KeptSteps:
+        """The steps from first_step on, as far as they are kept."""
         first = max(first_step, self.first_step)
         start = first - self.first_step
+        return KeptSteps(first, self._sequences[start:], self._user[start * self.user_codebooks:],
+                         self._tokens[self._token_row(first):])
+
+    def chunk(self, first_step: int) -> journal_pb2.Chunk:
+        """The steps from first_step on, as far as they are kept, for a journal. The caller adds version and age."""
+        kept = self.steps_from(first_step)
+        start = kept.first_step - self.first_step
         expected = self._sequences[start - 1] + 1 if start else self._sequence_before
-        sequences = self._sequences[start:]
         return journal_pb2.Chunk(
-            first_step=first, first_sequence=expected, skipped=_skipped(expected, sequences),
-            user_codes=_little_endian(self._user[start * self.user_codebooks:]).tobytes(),
-            tokens=_little_endian(self._tokens[self._token_row(first):]).tobytes(),
-            controls=self.controls.since(first))
+            first_step=kept.first_step, first_sequence=expected, skipped=_skipped(expected, kept.sequences),
+            user_codes=_little_endian(kept.user_codes).tobytes(), tokens=_little_endian(kept.tokens).tobytes(),
+            controls=self.controls.since(kept.first_step))
 
     def extend(self, chunk: journal_pb2.Chunk) -> None:
         """Append a chunk of a journal that continues this history. An empty history begins where the chunk begins.
