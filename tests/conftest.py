@@ -23,16 +23,6 @@ if sys.version_info >= (3, 14):  # where torch can't compile, which moshi's own 
     os.environ.setdefault("NO_TORCH_COMPILE", "1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tidy_memory() -> Iterator[None]:
-    """A server that starts keeps what is there from being collected, which suits a process, but not one that has had
-    many servers and engines in it.
-    """
-    yield
-    gc.unfreeze()
-    gc.collect()
-
-
 MOST_BYTES = 4 << 30  # engines are in cycles, 200 MB each, and Python is in no hurry to look for those
 
 

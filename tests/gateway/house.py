@@ -71,6 +71,15 @@ class House:
             await lm.kill()
         await self.store.close()
 
+    async def replace_lm(self) -> None:
+        """Kill the language model's first replica, and start another one in its place."""
+        port = self.lm.port
+        await self.lm.kill()
+        self._lms.remove(self.lm)
+        self.lm = FakeLm()
+        self._lms.append(self.lm)
+        await self.lm.start(port)
+
     def hold(self, opening: Opening, inputs: AsyncIterator[Input]) -> AsyncIterator[Event]:
         caller = dataclasses.replace(CALLER, limits=CallerLimits(calls=self._calls_per_key))
         return self.desk.hold(caller, opening, inputs)

@@ -22,7 +22,7 @@ from services.gateway.sessions.sealing import Handle
 from services.gateway.trust.gate import OpenGate
 from services.mesh.errors import SessionMoved, from_rpc_error
 from tests.gateway.fake_codec import FRAME, RATE
-from tests.gateway.fake_lm import DELAY, FakeLm
+from tests.gateway.fake_lm import DELAY
 from tests.gateway.house import OPENING, House, spoken
 from tests.gateway.redis_server import RedisServer
 from tests.served import Served
@@ -126,10 +126,7 @@ async def test_a_replay_survives_the_loss_of_its_replica(live: Held, redis_serve
     async for frame in mesh.replay(recording):
         replayed.append(frame)
         if frame.step == 10:
-            port = house.lm.port
-            await house.lm.kill()
-            house.lm = FakeLm()
-            await house.lm.start(port)
+            await house.replace_lm()
     assert [(frame.text_token, *frame.codes) for frame in replayed[DELAY:]] == told
 
 
