@@ -20,6 +20,7 @@ import moshimesh
 import pytest
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.conversation import Conversation
+from moshimesh.director import Director
 from moshimesh.gateway.v1 import conversation_pb2 as pb
 from moshimesh.gateway.v1 import conversation_pb2_grpc
 from moshimesh.sent import Sent
@@ -127,7 +128,7 @@ async def by_client(target: str, way: Way, opened: Opened) -> str:
     config = pb.ConverseConfig(sample_rate_hertz=24_000, encoding=pcm_format.encoding)
     async with grpc.aio.insecure_channel(target, options=FRESH) as channel:
         events = Conversation([conversation_pb2_grpc.ConversationServiceStub(channel)], config, source,
-                              Sent(source.pieces(), pcm_format), pcm_format.sample_bytes, (), resume_s=0,
+                              Sent(source.pieces(), pcm_format), Director(), pcm_format.sample_bytes, (), resume_s=0,
                               on_ready=lambda ready: opened(ready.resume_handle)).events()
         try:
             async for _ in events:
