@@ -19,19 +19,20 @@ from scripts.prometheus_rule import RESOURCE, resource
 CRDS = Path(__file__).resolve().parent / "crds"
 OBSERVABILITY = K8S.parent / "observability"
 COMPONENTS = sorted(path for path in (K8S / "components").iterdir() if path.is_dir())
-# Each is the other one's alternative.
-EXCLUSIVE = [("autoscaling", "autoscaling-hpa"), ("ingress", "ingress-nginx"), ("redis-sentinel", "external-redis"),
-             ("checkpoint-cache", "checkpoint-image")]
+# Alternatives: the first ones go together, then the second ones, then the third.
+EXCLUSIVE = [("autoscaling", "autoscaling-hpa"), ("ingress", "ingress-nginx", "edge-tls"),
+             ("redis-sentinel", "external-redis"), ("checkpoint-cache", "checkpoint-image")]
 
 
 def _combinations() -> Iterator[tuple[str, ...]]:
     yield from ((path.name,) for path in COMPONENTS)
-    for chosen in range(2):
-        left_out = {pair[chosen] for pair in EXCLUSIVE}
+    for chosen in range(3):
+        left_out = {name for names in EXCLUSIVE for name in names} - {
+            names[min(chosen, len(names) - 1)] for names in EXCLUSIVE}
         yield tuple(path.name for path in COMPONENTS if path.name not in left_out)
 
 
-def _rendered(components: tuple[str, ...]) -> list[dict[str, Any]]:
+def rendered(components: tuple[str, ...]) -> list[dict[str, Any]]:
     """The base with these, and with observability."""
     folder = K8S / "overlays" / f".test-{os.getpid()}"  # kustomize reads nothing outside of the tree
     folder.mkdir()
@@ -46,7 +47,7 @@ def _rendered(components: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("components", list(_combinations()), ids="+".join)
 def test_components_go_together(components: tuple[str, ...]) -> None:
-    documents = _rendered(components)
+    documents = rendered(components)
     assert list(check_documents(documents)) == []
     _check_safe(documents)
 
@@ -57,7 +58,7 @@ def test_pods_are_restricted_and_images_have_versions(folder: Path) -> None:
 
 
 def test_pods_are_spread_and_come_in_the_order_of_their_worth() -> None:
-    pods = {document["metadata"]["name"]: document["spec"]["template"]["spec"] for document in _rendered(("priority",))
+    pods = {document["metadata"]["name"]: document["spec"]["template"]["spec"] for document in rendered(("priority",))
             if document["kind"] == "Deployment" and document["metadata"]["name"] in ("gateway", "codec", "lm")}
     for name, pod in pods.items():
         assert [one["topologyKey"] for one in pod["topologySpreadConstraints"]] == [
@@ -68,7 +69,7 @@ def test_pods_are_spread_and_come_in_the_order_of_their_worth() -> None:
 
 
 def test_cert_manager_makes_the_secrets_that_pods_mount() -> None:
-    documents = _rendered(("mutual-tls", "cert-manager"))
+    documents = rendered(("mutual-tls", "cert-manager", "edge-tls", "edge-cert-manager"))
     made = {document["spec"]["secretName"] for document in documents if document["kind"] == "Certificate"}
     mounted = {volume["secret"]["secretName"] for document in documents if document["kind"] == "Deployment"
                for volume in document["spec"]["template"]["spec"].get("volumes", ()) if "secret" in volume}
@@ -102,7 +103,7 @@ def test_the_overlays_for_gpus_have_a_namespace_of_their_own() -> None:
 
 
 def test_network_policies_name_the_ports_that_the_pods_have() -> None:
-    documents = _rendered(("network-policies",))
+    documents = rendered(("network-policies",))
     named = {port["name"] for document in documents if document["kind"] == "Deployment"
              for container in document["spec"]["template"]["spec"]["containers"] for port in container["ports"]}
     numbers = {port["containerPort"] for document in documents if document["kind"] == "Deployment"
@@ -130,7 +131,7 @@ def test_custom_resources_fit_their_operators_schemas() -> None:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         assert done.returncode == 0, done.stdout
         shutil.copy(wanted, installed)
-    documents = [document for components in _combinations() for document in _rendered(components)]
+    documents = [document for components in _combinations() for document in rendered(components)]
     done = subprocess.run([node, "validate.mjs"], cwd=CRDS, input=json.dumps(documents), text=True, capture_output=True,
                           check=False)
     assert done.stdout == ""
