@@ -2,7 +2,8 @@
 
 This is what a kubelet does with a pod, without images. Only what a machine without Kubernetes can't have is mapped:
 each pod's address is one of 127.0.0.0/8 (so that ports can stay), a Service's name is the addresses of its pods,
-`python` is this one, and /app, where the images have the sources, is the repository.
+`python` is this one, /app, where the images have the sources, is the repository, and a Secret that a pod mounts is a
+folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -148,9 +150,11 @@ class Cluster:
     """The pods of one rendering. Start with `async with`; each Deployment has `replicas` pods, Redis one."""
 
     def __init__(self, documents: Sequence[Mapping[str, Any]], replicas: int | Mapping[str, int],
-                 nodes: Sequence[Node] = ()) -> None:
-        """`replicas`: of every Deployment, or of each by its name. `nodes` have one pod each of a service."""
-        self._documents, self._nodes = documents, nodes
+                 nodes: Sequence[Node] = (), secrets: Path | None = None) -> None:
+        """`replicas`: of every Deployment, or of each by its name. `nodes` have one pod each of a service. `secrets`
+        has a folder of files for every Secret that pods mount, by its name.
+        """
+        self._documents, self._nodes, self._secrets = documents, nodes, secrets
         self.containers = {container.workload.removeprefix("Deployment/"): container
                            for container in containers_of(documents)}
         self.replicas = ({name: 1 if name == "redis" else replicas for name in self.containers}
@@ -241,6 +245,9 @@ class Cluster:
             return variables
         # What is mapped: the pod's own address, and names of Services.
         variables["MOSHIMESH_HOST"] = variables["MOSHIMESH_METRICS_HOST"] = address
+        for mounted, folder in self._mounts(container):
+            variables |= {key: value.replace(f"{mounted}/", f"{folder}/", 1) for key, value in variables.items()
+                          if value.startswith(f"{mounted}/")}
         for key in ("MOSHIMESH_CODEC", "MOSHIMESH_LM"):
             if key in variables:
                 host, _, port = variables[key].rpartition(":")
@@ -249,6 +256,15 @@ class Cluster:
             variables["MOSHIMESH_REDIS_URL"] = variables["MOSHIMESH_REDIS_URL"].replace(
                 "//redis:", f"//{self.addresses('redis')[0]}:")
         return variables
+
+    def _mounts(self, container: Container) -> Iterator[tuple[str, Path]]:
+        """Where its Secrets are for the container, and where they are here."""
+        of = {volume["name"]: volume["secret"]["secretName"] for volume in container.pod.get("volumes", ())
+              if "secret" in volume}
+        for mount in container.spec.get("volumeMounts", ()):
+            if mount["name"] in of:
+                assert self._secrets is not None, f"{container.workload} mounts {of[mount['name']]}"
+                yield mount["mountPath"], self._secrets / of[mount["name"]]
 
 
 def _image_variables(service: str) -> dict[str, str]:

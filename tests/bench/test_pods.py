@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import grpc
+import moshimesh
 import pytest
 
 from bench.chaos import FRAME_BYTES, Caller
 from bench.pods import ROOT, Cluster, Pod
+from harness.certificates import Authority
 from harness.load import read_speech
 from scripts.check_compose import documents
 from scripts.check_manifests import K8S, render
+from services.gateway.trust import make_key
+from services.gateway.trust.keys import KeyRecord, hash_of, new_key
 from tests.deploy.observability import autoscaler_metrics
+from tests.deploy.test_overlays import rendered
 from tests.e2e.metrics import samples_at
 from tests.until import until
 
@@ -76,6 +83,32 @@ async def test_a_call_completes_with_what_compose_says() -> None:
         until_then.set()
         await call
         assert caller.error == "" and _unhealthy(cluster) == {}
+
+
+async def test_a_call_completes_with_keys_and_tls_everywhere(tmp_path: Path) -> None:
+    documents = rendered(("keys", "edge-tls", "mutual-tls"), upon="overlays/dev", beside=())
+    authority, key = Authority(), new_key()
+    cluster = Cluster(documents, replicas=1, secrets=tmp_path)
+    for secret, names in (("gateway-tls", cluster.addresses("gateway")), ("gateway-peer-tls", ["gateway"]),
+                          ("codec-peer-tls", ["codec", *cluster.addresses("codec")]),
+                          ("lm-peer-tls", ["lm", *cluster.addresses("lm")])):
+        certificate, folder = authority.issue(*names), tmp_path / secret
+        folder.mkdir()
+        (folder / "tls.crt").write_bytes(certificate.pem)
+        (folder / "tls.key").write_bytes(certificate.key)
+        (folder / "ca.crt").write_bytes(authority.pem)
+    (tmp_path / "gateway-keys").mkdir()
+    make_key.add(tmp_path / "gateway-keys" / "keys.json", KeyRecord(name="shop", sha256=hash_of(key)))
+    async with cluster:
+        credentials = grpc.ssl_channel_credentials(authority.pem)
+        async with moshimesh.connect(cluster.target, credentials=credentials) as mesh:
+            with pytest.raises(moshimesh.MeshError) as refused:
+                await mesh.info()
+            assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
+            heard = [event async for event in mesh.converse(b"".join(FRAMES[:20]), pacing="offline", api_key=key)
+                     if isinstance(event, moshimesh.Speech)]
+            assert len(heard) == 20
+        assert _unhealthy(cluster) == {}
 
 
 def _unhealthy(cluster: Cluster) -> dict[str, list[str]]:

@@ -32,14 +32,16 @@ def _combinations() -> Iterator[tuple[str, ...]]:
         yield tuple(path.name for path in COMPONENTS if path.name not in left_out)
 
 
-def rendered(components: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The base with these, and with observability."""
+def rendered(components: tuple[str, ...], upon: str = "base", beside: tuple[str, ...] = ("../../../observability",)
+             ) -> list[dict[str, Any]]:
+    """The base, or an overlay, with these and with observability."""
     folder = K8S / "overlays" / f".test-{os.getpid()}"  # kustomize reads nothing outside of the tree
     folder.mkdir()
     try:
         (folder / "kustomization.yaml").write_text(yaml.safe_dump({
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": ["../../base"],
-            "components": [f"../../components/{name}" for name in components] + ["../../../observability"]}))
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+            "resources": [f"../../{upon}"],
+            "components": [*(f"../../components/{name}" for name in components), *beside]}))
         return [dict(document) for document in render(folder)]
     finally:
         shutil.rmtree(folder)
