@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import wave
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
 
 from harness.local_mesh import LocalMesh
@@ -21,16 +19,6 @@ SLOTS = 8
 
 if sys.version_info >= (3, 14):  # where torch can't compile, which moshi's own loop asks for
     os.environ.setdefault("NO_TORCH_COMPILE", "1")
-
-
-MOST_BYTES = 4 << 30  # engines are in cycles, 200 MB each, and Python is in no hurry to look for those
-
-
-@pytest.fixture(autouse=True)
-def _let_go_of_engines() -> Iterator[None]:
-    yield
-    if psutil.Process().memory_info().rss > MOST_BYTES:
-        gc.collect()
 
 
 @pytest.fixture(scope="session")
