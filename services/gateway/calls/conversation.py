@@ -142,8 +142,8 @@ class Conversation:
     def _ingest(self, rows: Rows, origin: Origin, frames_past: int) -> Ingest:
         """Where the caller's audio enters the path, after what the encoder has heard already."""
         return Ingest(rows.audio, self._observer, live=self._opening.live, delay_frames=rows.lm_ready.delay_frames,
-                      first_sequence=self._opening.first_sequence + frames_past, next_sequence=origin.history.next_sequence,
-                      ahead=origin.history.controls.ahead)
+                      first_sequence=self._opening.first_sequence + frames_past,
+                      next_sequence=origin.history.next_sequence, ahead=origin.history.controls.ahead)
 
     def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
         """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""

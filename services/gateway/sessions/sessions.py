@@ -35,7 +35,8 @@ _ELSEWHERE = "the conversation is being resumed or written elsewhere at this mom
 
 Checked = TypeVar("Checked")
 
-# Returns nothing for a session that is not there or has ended; else revision, fence, owner, what is sealed, the journal.
+# Returns nothing for a session that is not there or has ended; else revision, fence, owner, what is sealed, and the
+# journal.
 _READ = """
 local facts = redis.call('HGET', KEYS[1], 'facts')
 if not facts then return false end
