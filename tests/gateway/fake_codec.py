@@ -20,8 +20,9 @@ from services.mesh.tunnel import TunnelServer
 
 RATE, FRAME, CODEBOOKS = 100, 8, 2
 SILENCE = [60, 61]
-FACTS: dict[str, Any] = {"codec_id": "codec", "sample_rate_hertz": RATE, "samples_per_frame": FRAME, "codebooks": CODEBOOKS,
-         "cardinality": 64, "priming_frames": 0}
+FACTS: dict[str, Any] = {
+    "codec_id": "codec", "sample_rate_hertz": RATE, "samples_per_frame": FRAME, "codebooks": CODEBOOKS,
+    "cardinality": 64, "priming_frames": 0}
 
 
 def codes_of(pcm: np.ndarray) -> list[int]:

@@ -36,6 +36,8 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
 # A mesh that was cut off may have lost the last half second of what it had answered, and is told the controls of that
 # time again, each before its own audio. So audio from the first of them on waits until the mesh has said what it knows.
 UNSURE_FRAMES = 25
+# A call that answers the newest frame so soon after the one that it follows will be in time with the next one, too.
+IN_STEP_S = 0.02
 
 
 class _Leg:
@@ -58,21 +60,16 @@ class _Leg:
         """The next response; None at the end. Raises MeshError, or what the caller's audio raised."""
         return self._looked_at.popleft() if self._looked_at else await self._read()
 
-    async def catch_up(self, answered: Callable[[], int | None]) -> None:
-        """Wait until this leg answers what no other one has, up to `answered` by then. Raises as `next` does."""
+    async def catch_up(self, answered: Callable[[], tuple[int, float]]) -> None:
+        """Wait until this leg is as far as another one that goes on, whose last answer's number and time `answered`
+        tells. Raises as `next` does.
+        """
         while (response := await self._read()) is not None:
             self._looked_at.append(response)
-            self.skip(answered())
-            if self._looked_at and self._looked_at[-1].WhichOneof("response") in ("speech", "summary"):
+            kind, (last, at) = response.WhichOneof("response"), answered()
+            lags = asyncio.get_running_loop().time() - at > IN_STEP_S
+            if kind == "summary" or (kind == "speech" and response.speech.context.sequence >= last + lags):
                 return
-
-    def skip(self, answered: int | None) -> None:
-        """Forget the answers up to this one, and the events before each, among those that were looked at."""
-        kinds = [response.WhichOneof("response") for response in self._looked_at]
-        begin = 1 + max((number for number, response in enumerate(self._looked_at) if kinds[number] == "speech"
-                         and answered is not None and response.speech.context.sequence <= answered), default=-1)
-        self._looked_at = deque(response for number, response in enumerate(self._looked_at)
-                                if number >= begin or kinds[number] in ("go_away", "resume_status"))
 
     async def _read(self) -> conversation_pb2.ConverseResponse | None:
         try:
@@ -137,6 +134,7 @@ class Conversation:
         self._gateway = 0  # which of the stubs is in use
         self._ready: conversation_pb2.ConverseReady | None = None
         self._answered: int | None = None  # number of the last frame whose answer came
+        self._answered_at = 0.0
         self._frames_out = self._frames_before = self._skipped = self._skipped_before = 0
         self._catching_up = False  # a planned move has opened its leg
 
@@ -144,6 +142,7 @@ class Conversation:
         """What the mesh says, whichever gateway it comes from. Raises MeshError."""
         leg = self._leg()
         moving: asyncio.Task[_Leg] | None = None
+        happened: list[Event] = []  # with the answer to come: if that came already, from another leg, so did these
         try:
             while True:
                 try:
@@ -163,6 +162,7 @@ class Conversation:
                     moving = None
                     leg = moved or await self._resume(error)
                     self._go_on(leg)
+                    happened.clear()
                     yield Resumed(error.reason or error.code.name, asyncio.get_running_loop().time() - cut)
                     continue
                 if response is None:
@@ -171,8 +171,12 @@ class Conversation:
                 if kind == "speech":
                     speech = response.speech
                     if self._answered is not None and speech.context.sequence <= self._answered:
+                        happened.clear()
                         continue
-                    self._answered = speech.context.sequence
+                    for event in happened:
+                        yield event
+                    happened.clear()
+                    self._answered, self._answered_at = speech.context.sequence, asyncio.get_running_loop().time()
                     self._frames_out += 1
                     self._skipped = self._skipped_before + speech.frames_skipped
                     yield speech_event(speech, self._skipped_before)
@@ -184,9 +188,11 @@ class Conversation:
                                 ready.samples_per_frame, ready.delay_frames, ready.sampling.seed,
                                 ready.frame_due_us / 1e6, ready.resume_handle)
                 elif kind == "summary":
+                    for event in happened:
+                        yield event
                     yield self._summary(response.summary)
                 elif kind == "event":
-                    yield conversation_event(response.event)
+                    happened.append(conversation_event(response.event))
                 elif kind == "heard":
                     yield Heard(response.heard.sequence, response.heard.text, response.heard.unheard)
                 elif kind == "queued":
@@ -199,6 +205,7 @@ class Conversation:
                     leg.cancel()
                     leg, moving = moving.result(), None
                     self._go_on(leg)
+                    happened.clear()
                     yield Resumed("GO_AWAY", 0.0)
         finally:
             leg.cancel()
@@ -220,7 +227,6 @@ class Conversation:
     def _go_on(self, leg: _Leg) -> None:
         """From now on the conversation is this leg's."""
         assert leg.ready is not None
-        leg.skip(self._answered)
         self._ready = leg.ready
         self._frames_before = self._ready.next_sequence - self._skipped
         self._skipped_before = self._skipped
@@ -259,7 +265,7 @@ class Conversation:
                     pass  # a place in the line
                 if response is not None and beside:
                     self._catching_up = True
-                    await leg.catch_up(lambda: self._answered)
+                    await leg.catch_up(lambda: (-1 if self._answered is None else self._answered, self._answered_at))
             except MeshError as error:
                 leg.cancel()
                 again = self._can_resume(error) or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED

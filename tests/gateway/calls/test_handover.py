@@ -252,7 +252,7 @@ async def test_the_past_ends_where_the_audio_does(end: tuple[Input, ...]) -> Non
 
 async def test_a_past_that_is_no_audio_is_refused_and_takes_nothing(redis_server: RedisServer) -> None:
     async with House(redis_server.url, codec=FakeCodec(priming_frames=20)) as house:
-        ready, said = await cut_off(house, ANSWERS)
+        ready, _ = await cut_off(house, ANSWERS)
         before = owner(redis_server, ready)
         with pytest.raises(InvalidRequest):
             async with contextlib.aclosing(house.hold(
