@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -110,6 +111,14 @@ async def drains() -> dict[str, Any]:
     return found
 
 
+async def gateway_kill() -> dict[str, Any]:
+    """kill -9 of a gateway beside engines that compute nothing: noticing, reconnecting, and rows opened anew."""
+    async with NullMesh(slots=2 * CALLS, replicas=2) as mesh, talking(mesh.addresses("gateway"), CALLS) as people:
+        since = time.perf_counter()
+        mesh.processes["gateway"].send(signal.SIGKILL)
+    return told(people, since)
+
+
 async def rolling() -> dict[str, Any]:
     """Every pod of every service is replaced as the manifests say, one after another."""
     async with Cluster(render(K8S / "overlays" / "dev"), replicas=2) as cluster:
@@ -175,6 +184,7 @@ PARTS: dict[str, Callable[[], Awaitable[Any]]] = {
     "services_from_yaml": tests("tests/bench/test_pods.py"),
     "rolling": rolling,
     "drain_frames_late": drains,
+    "null_gateway_kill": gateway_kill,
     "codec_kill_gap_p95_ms": killed("codec"),
     "gateway_kill_gap_p95_ms": killed("gateway"),
     "scale_down": scale_down,

@@ -77,6 +77,27 @@ async def test_a_killed_gateway_changes_no_token(checkpoint: str, speech: Pcm, s
         assert np.abs(pcm - whole.pcm).max() < 1e-3
 
 
+async def test_a_gateway_that_stops_changes_no_token_and_costs_no_frame(checkpoint: str, speech: Pcm) -> None:
+    """The old call answers until the new one has caught up."""
+    long = np.tile(speech, 4)[:24_000 * 8]
+    async with LocalMesh(checkpoint, replicas=2, slots=2) as mesh:
+        whole = await call(mesh.target, long, **GREEDY)
+        answers: list[moshimesh.Speech] = []
+        resumed = []
+        async with moshimesh.connect(mesh.addresses("gateway")) as mesh_of_two:
+            async for event in mesh_of_two.converse(long.tobytes(), encoding="f32", **GREEDY):
+                if isinstance(event, moshimesh.Speech):
+                    answers.append(event)
+                    if len(answers) == 40:
+                        mesh.processes["gateway"].send(signal.SIGTERM)
+                elif isinstance(event, moshimesh.Resumed):
+                    resumed.append(event.reason)
+        assert resumed in (["GO_AWAY"], ["SESSION_MOVED"])  # which it is depends on how busy the machine is
+        assert answers[-1].frames_skipped == 0
+        assert [(frame.sequence, frame.text_token, *frame.codes) for frame in answers] == [
+            (frame.sequence, frame.text_token, *frame.codes) for frame in whole.speech]
+
+
 async def test_two_gateways_fight_for_a_session(two_gateways: LocalMesh, speech: Pcm) -> None:
     """The last call that takes the session up has it; the other one is told why it ends, though it is writing."""
     first, second = two_gateways.addresses("gateway").split(",")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import grpc
@@ -32,6 +33,11 @@ from moshimesh.sent import Sent
 from moshimesh.source import Source
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
+# A mesh that was cut off may have lost the last half second of what it had answered, and is told the controls of that
+# time again, each before its own audio. So audio from the first of them on waits until the mesh has said what it knows.
+UNSURE_FRAMES = 25
+# A call that answers the newest frame so soon after the one that it follows will be in time with the next one, too.
+IN_STEP_S = 0.02
 
 
 class _Leg:
@@ -42,13 +48,30 @@ class _Leg:
                  metadata: Sequence[tuple[str, str]]) -> None:
         """Its audio begins at the frame `first_sequence`, and `unanswered` is the first one without an answer."""
         self._config, self._sent, self._position = config, sent, first_sequence * frame_bytes
+        self._past_end = (first_sequence + config.past_frames) * frame_bytes
         self._director, self._unheard, self._frame_bytes = director, unanswered * frame_bytes, frame_bytes
+        self.ready: conversation_pb2.ConverseReady | None = None
+        self._looked_at: deque[conversation_pb2.ConverseResponse] = deque()  # by catch_up; `next` gives them again
         self._open = asyncio.Event()
         self._call = stub.Converse(self._requests(), metadata=metadata)
         self._responses = self._call.__aiter__()
 
     async def next(self) -> conversation_pb2.ConverseResponse | None:
         """The next response; None at the end. Raises MeshError, or what the caller's audio raised."""
+        return self._looked_at.popleft() if self._looked_at else await self._read()
+
+    async def catch_up(self, answered: Callable[[], tuple[int, float]]) -> None:
+        """Wait until this leg is as far as another one that goes on, whose last answer's number and time `answered`
+        tells. Raises as `next` does.
+        """
+        while (response := await self._read()) is not None:
+            self._looked_at.append(response)
+            kind, (last, at) = response.WhichOneof("response"), answered()
+            lags = asyncio.get_running_loop().time() - at > IN_STEP_S
+            if kind == "summary" or (kind == "speech" and response.speech.context.sequence >= last + lags):
+                return
+
+    async def _read(self) -> conversation_pb2.ConverseResponse | None:
         try:
             response: conversation_pb2.ConverseResponse = await self._responses.__anext__()
         except StopAsyncIteration:
@@ -64,6 +87,7 @@ class _Leg:
         if response.HasField("ready"):
             # A mesh that has lost the latest frames that it answered has lost their controls, too.
             self._unheard = min(self._unheard, response.ready.next_sequence * self._frame_bytes)
+            self.ready = response.ready
             self._open.set()
         elif response.HasField("ended"):  # the status that follows may be lost
             raise ended_error(response.ended)
@@ -76,6 +100,12 @@ class _Leg:
 
     async def _requests(self) -> AsyncIterator[conversation_pb2.ConverseRequest]:
         yield conversation_pb2.ConverseRequest(config=self._config)
+        if self._position < self._past_end:
+            for piece in self._sent.stretches(self._position, self._past_end, self._frame_bytes):
+                if self._call.done():
+                    return
+                yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
+            self._position = self._past_end
         await self._open.wait()  # audio that is taken earlier would grow old in the line
         next_control = 0
         while (piece := await self._sent.read(self._position)) is not None:
@@ -104,13 +134,15 @@ class Conversation:
         self._gateway = 0  # which of the stubs is in use
         self._ready: conversation_pb2.ConverseReady | None = None
         self._answered: int | None = None  # number of the last frame whose answer came
+        self._answered_at = 0.0
         self._frames_out = self._frames_before = self._skipped = self._skipped_before = 0
+        self._catching_up = False  # a planned move has opened its leg
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """What the mesh says, whichever gateway it comes from. Raises MeshError."""
         leg = self._leg()
         moving: asyncio.Task[_Leg] | None = None
-        began = asyncio.get_running_loop().time()
+        happened: list[Event] = []  # with the answer to come: if that came already, from another leg, so did these
         try:
             while True:
                 try:
@@ -129,6 +161,8 @@ class Conversation:
                     moved = await self._moved(moving, error)
                     moving = None
                     leg = moved or await self._resume(error)
+                    self._go_on(leg)
+                    happened.clear()
                     yield Resumed(error.reason or error.code.name, asyncio.get_running_loop().time() - cut)
                     continue
                 if response is None:
@@ -137,8 +171,12 @@ class Conversation:
                 if kind == "speech":
                     speech = response.speech
                     if self._answered is not None and speech.context.sequence <= self._answered:
+                        happened.clear()
                         continue
-                    self._answered = speech.context.sequence
+                    for event in happened:
+                        yield event
+                    happened.clear()
+                    self._answered, self._answered_at = speech.context.sequence, asyncio.get_running_loop().time()
                     self._frames_out += 1
                     self._skipped = self._skipped_before + speech.frames_skipped
                     yield speech_event(speech, self._skipped_before)
@@ -150,9 +188,11 @@ class Conversation:
                                 ready.samples_per_frame, ready.delay_frames, ready.sampling.seed,
                                 ready.frame_due_us / 1e6, ready.resume_handle)
                 elif kind == "summary":
+                    for event in happened:
+                        yield event
                     yield self._summary(response.summary)
                 elif kind == "event":
-                    yield conversation_event(response.event)
+                    happened.append(conversation_event(response.event))
                 elif kind == "heard":
                     yield Heard(response.heard.sequence, response.heard.text, response.heard.unheard)
                 elif kind == "queued":
@@ -160,12 +200,13 @@ class Conversation:
                 elif kind == "resume_status":
                     yield ResumeStatus(response.resume_status.available)
                 elif kind == "go_away" and self._ready is not None and self._ready.resume_handle and moving is None:
-                    began = asyncio.get_running_loop().time()
                     moving = asyncio.create_task(self._resume(None))
                 if moving is not None and moving.done() and not moving.exception():
                     leg.cancel()
                     leg, moving = moving.result(), None
-                    yield Resumed("GO_AWAY", asyncio.get_running_loop().time() - began)
+                    self._go_on(leg)
+                    happened.clear()
+                    yield Resumed("GO_AWAY", 0.0)
         finally:
             leg.cancel()
             if moving is not None:
@@ -183,11 +224,18 @@ class Conversation:
         return Summary(min(last_leg.frames_in + self._frames_before, frames_sent - skipped), self._frames_out, skipped,
                        self._source.bytes_dropped)
 
+    def _go_on(self, leg: _Leg) -> None:
+        """From now on the conversation is this leg's."""
+        assert leg.ready is not None
+        self._ready = leg.ready
+        self._frames_before = self._ready.next_sequence - self._skipped
+        self._skipped_before = self._skipped
+
     async def _moved(self, moving: asyncio.Task[_Leg] | None, cause: MeshError) -> _Leg | None:
         """The leg that a planned move has opened, if it was ready before the call was cut off."""
         if moving is None:
             return None
-        if cause.reason != "SESSION_MOVED":  # which is the move itself, about to be done
+        if cause.reason != "SESSION_MOVED" and not self._catching_up:  # else the move itself is about to be done
             moving.cancel()  # does nothing to one that is done
         await asyncio.wait((moving,))
         return None if moving.cancelled() or moving.exception() else moving.result()
@@ -199,8 +247,13 @@ class Conversation:
         return cut and self._resume_s > 0 and self._ready is not None and bool(self._ready.resume_handle)
 
     async def _resume(self, cause: MeshError | None) -> _Leg:
-        """A leg that goes on after the last answer. Raises the last refusal when the mesh's grace time is over."""
+        """A leg that goes on after the last answer. Raises the last refusal when the mesh's grace time is over.
+
+        Without a cause the last leg goes on until this one has caught up with it, unless that is a matter of speed: a
+        recording that is read as fast as it goes is not heard by anybody, and the audio that is kept has an end.
+        """
         assert self._ready is not None
+        beside = cause is None and self._config.pacing != conversation_pb2.PACING_OFFLINE
         now = asyncio.get_running_loop().time
         deadline = now() + min(self._ready.resume_grace_ms / 1000, self._resume_s)
         wait_s = FIRST_RETRY_S
@@ -210,6 +263,9 @@ class Conversation:
             try:
                 while (response := await leg.next()) is not None and response.WhichOneof("response") != "ready":
                     pass  # a place in the line
+                if response is not None and beside:
+                    self._catching_up = True
+                    await leg.catch_up(lambda: (-1 if self._answered is None else self._answered, self._answered_at))
             except MeshError as error:
                 leg.cancel()
                 again = self._can_resume(error) or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -221,10 +277,9 @@ class Conversation:
                 raise
             else:
                 if response is not None:
-                    self._ready = response.ready
-                    self._frames_before = self._ready.next_sequence - self._skipped
-                    self._skipped_before = self._skipped
                     return leg
+            finally:
+                self._catching_up = False
             await asyncio.sleep(max(wait_s, (cause.retry_after_s or 0) if cause else 0))
             wait_s = min(2 * wait_s, LONGEST_RETRY_S)
 
@@ -242,5 +297,8 @@ class Conversation:
             config.first_sequence = first
             if self._answered is not None:
                 config.answered_sequence = self._answered
+                directed = self._director.first_since(max(next_sequence - UNSURE_FRAMES, first) * frame_bytes)
+                end = self._sent.end if directed is None else directed  # answers go on after the end of the audio
+                config.past_frames = max(min(end // frame_bytes, next_sequence) - first, 0)
         return _Leg(self._stubs[self._gateway], config, self._sent, self._director, first, next_sequence, frame_bytes,
                     self._metadata)

@@ -55,6 +55,12 @@ class Director:
         """So many bytes of audio have been sent; `converse` says so."""
         self._position = max(self._position, position)
 
+    def first_since(self, position: int) -> int | None:
+        """Where the first control was given that changes what the model says, of those with audio from a position on.
+        """
+        return next((at for _, at, control in self._kept
+                     if at >= position and not control.HasField("played_out")), None)
+
     def due(self, number: int, begin: int, end: int) -> list[tuple[int, conversation_pb2.Control]]:
         """The controls from a number on that were given with audio between two positions, each with its number."""
         return [(each, control) for each, at, control in self._kept if each >= number and begin <= at <= end]

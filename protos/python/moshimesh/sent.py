@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from moshimesh.source import LONGEST_MS, SHORTEST_MS, PcmFormat
 
@@ -51,6 +51,13 @@ class Sent:
                 return (rest + following)[:self._longest] if len(rest) < self._shortest else rest
             piece_end, following = piece_begin, piece
         raise AssertionError(f"position {position} is not kept any more")
+
+    def stretches(self, begin: int, end: int, unit: int) -> Iterator[bytes]:
+        """What is kept between two positions, in pieces as long as the mesh takes, each a multiple of `unit` bytes."""
+        kept, first = b"".join(self._kept), self._begin
+        longest = max(self._longest // unit, 1) * unit
+        for position in range(begin, end, longest):
+            yield kept[position - first:min(position + longest, end) - first]
 
     async def close(self) -> None:
         """Stop reading the source."""

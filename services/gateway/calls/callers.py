@@ -64,6 +64,15 @@ class New:
 
 
 @dataclass(frozen=True)
+class PastAhead:
+    """Audio that a caller sends without waiting until its conversation is open."""
+
+    frames: int
+    sample_rate_hertz: int
+    """At another one than the mesh's it has to wait."""
+
+
+@dataclass(frozen=True)
 class Resumed:
     """A conversation that was cut off."""
 
@@ -73,6 +82,8 @@ class Resumed:
     """Number of the frame at which the audio to come begins."""
     answered_sequence: int | None = None
     """The last frame whose answer has reached the caller; None: continue after the last frame that was heard."""
+    past: PastAhead | None = field(default=None, kw_only=True)
+    """The audio that comes before the conversation is open, if any does."""
 
 
 @dataclass(frozen=True)

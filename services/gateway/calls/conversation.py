@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from services.gateway.calls.admission import rows_in_turn
 from services.gateway.calls.callers import Input, Opening, Resumed
@@ -23,9 +23,10 @@ from services.gateway.calls.events import (
 )
 from services.gateway.calls.limits import Use
 from services.gateway.calls.origin import Origin, find_origin
+from services.gateway.calls.past import take_past
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.transcript import Transcript
-from services.gateway.path.audio import Pcm
+from services.gateway.path.audio import AudioFormat, Pcm
 from services.gateway.path.ingest import Ingest
 from services.gateway.path.observer import Observer
 from services.gateway.path.pace import Reading
@@ -38,6 +39,9 @@ from services.mesh import logs
 from services.mesh.clock import now_unix_nanos
 from services.mesh.errors import CallTooLong, Draining, IdleCaller, MeshError, SessionMoved
 
+# How long a call that was asked to leave still answers when its session has another owner. A caller that hears both
+# calls misses nothing while the new one steps what was said since it was asked for, which takes a tenth of this.
+HANDOVER_S = 1.0
 GATEWAY_STOPS = "this gateway is stopping; connect again to reach another one"
 
 
@@ -57,19 +61,24 @@ class Conversation:
         """The mesh's side of the call, which counts what it uses up. Raises MeshError."""
         origin = await find_origin(self._resources, self._opening, self._handle, self._call_id)
         logs.bind(origin.session_id, self._opening.traceparent, self._key_id)
+        rows: Rows | None = None
         try:
-            async with contextlib.aclosing(self._wait_and_open(origin)) as turns:
+            past, inputs = await self._past(origin, inputs)
+            async with contextlib.aclosing(self._wait_and_open(origin, past)) as turns:
                 async for turn in turns:
                     if isinstance(turn, Rows):
                         rows = turn
                     else:
                         yield turn
-            session = origin.begin(rows.lm_ready.sampling)
+            assert rows is not None
+            session = await origin.begin(rows.lm_ready.sampling)
             session.key_id = self._key_id
         except BaseException as error:
+            if rows is not None:
+                rows.close()
             origin.abandon(reason_of(error))
             raise
-        ingest = self._ingest(rows, origin)
+        ingest = self._ingest(rows, origin, len(past))
         pipeline = Pipeline(rows, ingest, self._observer, Turns(rows.codec_ready, rows.lm_ready, origin.history))
         with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
                 contextlib.closing(pipeline), self._told(session, pipeline):
@@ -107,20 +116,34 @@ class Conversation:
         for _, pipeline in self._speaking:
             pipeline.fail(error)
 
-    def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | Rows, None]:
+    async def _past(self, origin: Origin, inputs: AsyncIterator[Input]
+                    ) -> tuple[Sequence[Pcm], AsyncIterator[Input]]:
+        """What the encoder's row is opened with, of the audio that the caller does not wait with, and what comes after
+        it. Raises InvalidRequest, SlowCaller.
+        """
+        asked = self._opening.origin
+        if isinstance(asked, Resumed) and asked.past is not None:
+            info = self._resources.fleet.codec.info(origin.model.codec_id)
+            # What the model is yet to hear goes the usual way, and so does more than a row can take.
+            frames = min(asked.past.frames, origin.history.next_sequence - asked.first_sequence)
+            if asked.past.sample_rate_hertz == info.sample_rate_hertz and 0 < frames <= info.priming_frames:
+                return await take_past(inputs, AudioFormat(info.sample_rate_hertz, info.samples_per_frame), frames)
+        return (), inputs
+
+    def _wait_and_open(self, origin: Origin, past: Sequence[Pcm]) -> AsyncGenerator[Queued | Rows, None]:
         def check() -> None:
             if self._ended is not None:
                 raise self._ended
             if self._leaving:
                 raise Draining(GATEWAY_STOPS)
 
-        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, check)
+        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, past, check)
 
-    def _ingest(self, rows: Rows, origin: Origin) -> Ingest:
-        """Where the caller's audio enters the path."""
+    def _ingest(self, rows: Rows, origin: Origin, frames_past: int) -> Ingest:
+        """Where the caller's audio enters the path, after what the encoder has heard already."""
         return Ingest(rows.audio, self._observer, live=self._opening.live, delay_frames=rows.lm_ready.delay_frames,
-                      first_sequence=self._opening.first_sequence, next_sequence=origin.history.next_sequence,
-                      ahead=origin.history.controls.ahead)
+                      first_sequence=self._opening.first_sequence + frames_past,
+                      next_sequence=origin.history.next_sequence, ahead=origin.history.controls.ahead)
 
     def _announce(self, rows: Rows, session: Session, ingest: Ingest) -> Ready:
         """Tell the observer and the caller that the conversation is open. Raises SessionMoved."""
@@ -141,7 +164,13 @@ class Conversation:
     @contextlib.contextmanager
     def _told(self, session: Session, pipeline: Pipeline) -> Iterator[None]:
         """Tell the caller what happens to the call from elsewhere."""
-        session.listen(Listener(lost=pipeline.fail, resumable=lambda now: pipeline.tell(ResumeStatus(now))))
+        def lost(error: MeshError) -> None:
+            if self._leaving:  # as it was asked to: the new call catches up with this one
+                asyncio.get_running_loop().call_later(HANDOVER_S, pipeline.fail, error)
+            else:
+                pipeline.fail(error)
+
+        session.listen(Listener(lost=lost, resumable=lambda now: pipeline.tell(ResumeStatus(now))))
         self._speaking.append((session, pipeline))
         if self._ended is not None:
             pipeline.fail(self._ended)

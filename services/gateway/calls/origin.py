@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from moshimesh.lm.v1 import lm_pb2
@@ -27,8 +28,13 @@ class Origin(Protocol):
     ahead: bool
     """Whether it waits in line before new callers, since its caller was cut off."""
 
-    def begin(self, sampling: lm_pb2.Sampling) -> Session:
-        """The session, now that the model has said what sampling is in force."""
+    async def wait(self) -> None:
+        """The conversation must wait for its rows."""
+
+    async def begin(self, sampling: lm_pb2.Sampling) -> Session:
+        """The session, now that its rows are open and the model has said what sampling is in force. Raises as
+        Sessions.take_over does.
+        """
 
     def abandon(self, reason: str) -> None:
         """The conversation ended before `begin`."""
@@ -46,7 +52,10 @@ class NewOrigin:
         self.history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
         self._sessions, self._handle = resources.sessions, handle
 
-    def begin(self, sampling: lm_pb2.Sampling) -> Session:
+    async def wait(self) -> None:
+        """See Origin."""
+
+    async def begin(self, sampling: lm_pb2.Sampling) -> Session:
         """See Origin."""
         return self._sessions.create(self._handle, Record(
             self.session_id, self.model.model_id, self.model.codec_id, sampling, self.history))
@@ -71,28 +80,45 @@ class ForkedOrigin(NewOrigin):
         if changed.ByteSize():  # the steps that are copied were drawn otherwise
             self.history.controls.ahead[self.history.next_sequence] = lm_pb2.StepControls(sampling=changed)
 
-    def begin(self, sampling: lm_pb2.Sampling) -> Session:
+    async def begin(self, sampling: lm_pb2.Sampling) -> Session:
         """See Origin."""
-        return super().begin(self.sampling)  # what is in force now comes from the history's controls
+        return await super().begin(self.sampling)  # what is in force now comes from the history's controls
 
 
 class ResumedOrigin:
-    """A session that was cut off."""
+    """A session that was cut off, or is about to leave its gateway.
+
+    It is taken over when its rows are open, so that a call that still holds it goes on until then, and is not touched
+    if they can't be opened.
+    """
 
     ahead = True
 
-    def __init__(self, session: Session, model: Model) -> None:
-        self.session_id, self.model = session.id, model
-        self.sampling, self.history = session.sampling, session.history
-        self._session = session
+    def __init__(self, record: Record, model: Model, owned: Session | Callable[[], Awaitable[Session]]) -> None:
+        """`owned` is the session, or what takes it over."""
+        self.session_id, self.model = record.session_id, model
+        self.sampling, self.history = record.sampling, record.history
+        self._owned = owned
 
-    def begin(self, sampling: lm_pb2.Sampling) -> Session:
+    async def wait(self) -> None:
+        """Take the session over now: it may be its own old call that has the slots, and if there is none any more,
+        nobody else keeps the session from expiring.
+        """
+        await self._own()
+
+    async def begin(self, sampling: lm_pb2.Sampling) -> Session:
         """See Origin."""
-        return self._session
+        return await self._own()
+
+    async def _own(self) -> Session:
+        if not isinstance(self._owned, Session):
+            self._owned = await self._owned()
+        return self._owned
 
     def abandon(self, reason: str) -> None:
         """It can be resumed again."""
-        self._session.end(reason, keep=True)
+        if isinstance(self._owned, Session):
+            self._owned.end(reason, keep=True)
 
 
 async def find_origin(resources: Resources, opening: Opening, handle: Handle, call_id: str) -> Origin:
@@ -115,15 +141,19 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
     if isinstance(asked, Resumed):
         answered = asked.answered_sequence
 
-        async def check(record: Record) -> Model:
+        async def check(record: Record) -> tuple[Record, Model]:
             if record.age_s >= resources.longest_call_s:
                 raise call_too_long(resources.longest_call_s)
-            model = await _model_of(record, resources)
-            if answered is not None:
-                _rewind(record.history, answered + 1)
-            return model
+            return record, await _model_of(record, resources)
 
-        return ResumedOrigin(*await resources.sessions.resume(handle, check))
+        sessions = resources.sessions
+        if answered is None:  # it goes on after the last frame that was heard, so its old call may hear no more
+            session, (record, model) = await sessions.resume(handle, check)
+            return ResumedOrigin(record, model, session)
+        seen, record = await sessions.read(handle)
+        record, model = await check(record)
+        _rewind(record.history, answered + 1)
+        return ResumedOrigin(record, model, lambda: sessions.take_over(handle, seen, record))
     model = await resources.fleet.model(asked.model_id)
     origin = NewOrigin(resources, handle, call_id, model, asked.sampling)
     origin.history.prompt = await resources.voices.prompt(resources.fleet, model, asked)

@@ -20,6 +20,7 @@ from services.gateway.calls.callers import (
     Interrupt,
     New,
     Opening,
+    PastAhead,
     PlayedOut,
     Resumed,
     Say,
@@ -142,7 +143,8 @@ def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
                                  field="config.fork_handle")
         origin: New | Resumed = Forked(config.fork_handle, config.first_sequence, answered, _sampling(config.sampling))
     elif config.resume_handle:
-        origin = Resumed(config.resume_handle, config.first_sequence, answered)
+        past = PastAhead(config.past_frames, config.sample_rate_hertz) if config.past_frames else None
+        origin = Resumed(config.resume_handle, config.first_sequence, answered, past=past)
     elif config.first_sequence or answered is not None:
         raise InvalidRequest("RESUME_HANDLE_MISSING", "first_sequence and answered_sequence belong to a resume_handle",
                              field="config.resume_handle")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,6 +16,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.path.audio import Pcm
 from services.gateway.sessions.history import History
 from services.mesh.samples import FULL_SCALE, from_s16
 
@@ -72,12 +74,18 @@ class Samples:
 class EncoderMemory:
     """What the encoder has heard."""
 
-    def __init__(self, session_id: str, first_sequence: int, codebooks: int) -> None:
-        """`codebooks` is how many codes the language model hears of each frame."""
+    def __init__(self, session_id: str, first_sequence: int, codebooks: int, past: Sequence[Pcm] = (),
+                 priming_frames: int = 0) -> None:
+        """`codebooks` is how many codes the language model hears of each frame. `past` are frames from first_sequence
+        on that the first row hears before it opens, `priming_frames` of them at the most.
+        """
         self._session_id, self._codebooks = session_id, codebooks
         self._starts_session = first_sequence == 0
-        self._priming_frames = 0
+        self._priming_frames = priming_frames
         self._recent: Recent[Samples] = Recent()
+        for pcm in past:
+            self._recent.add(Samples.of(pcm.astype("<f4", copy=False).tobytes()), priming_frames + PASSING_FRAMES)
+        self._frames_before = self._recent.count
 
     def opening(self) -> list[codec_pb2.EncodeRequest]:
         """See Memory."""
@@ -105,7 +113,7 @@ class EncoderMemory:
     def since(self, answers: int) -> list[codec_pb2.EncodeRequest]:
         """See Memory."""
         return [codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(pcm=samples.floats()))
-                for samples in self._recent.since(answers)]
+                for samples in self._recent.since(self._frames_before + answers)]
 
 
 class LmMemory:

@@ -81,14 +81,17 @@ class Rows:
 
     @classmethod
     async def open(cls, fleet: Fleet, model: Model, session_id: str, sampling: lm_pb2.Sampling, history: History,
-                   first_sequence: int) -> Rows:
-        """Hold a row in every service. Raises MeshError when one refuses; the others' rows are free again."""
+                   first_sequence: int, past: Sequence[Pcm] = ()) -> Rows:
+        """Hold a row in every service; the encoder's has heard `past`, which begins with the frame first_sequence.
+
+        Raises MeshError when one refuses; the others' rows are free again.
+        """
+        priming_frames = fleet.codec.info(model.codec_id).priming_frames
         leasers: tuple[Leaser[Any, Any], ...] = (
             Leaser(fleet.codec, ENCODE, model.codec_id, EncoderMemory(
-                session_id, first_sequence, history.user_codebooks)),
+                session_id, first_sequence, history.user_codebooks, past, priming_frames)),
             Leaser(fleet.lm, STEP, model.model_id, LmMemory(session_id, sampling, history)),
-            Leaser(fleet.codec, DECODE, model.codec_id, DecoderMemory(
-                session_id, history, fleet.codec.info(model.codec_id).priming_frames)))
+            Leaser(fleet.codec, DECODE, model.codec_id, DecoderMemory(session_id, history, priming_frames)))
         opening = [asyncio.ensure_future(leaser.lease(lambda: 0)) for leaser in leasers]
         try:
             leases = await asyncio.gather(*opening)

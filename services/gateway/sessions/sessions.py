@@ -16,6 +16,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.gateway.sessions import journal
@@ -30,25 +31,41 @@ log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.5  # a lost gateway has not written this much; the caller sends that audio again
 SLICES = 5  # the sessions are written in turns, so that a hundred of them never hold up the event loop together
 MOST_READS = 5  # of a session that is resumed; its owner writes twice a second, so even a second time is rare
+_ELSEWHERE = "the conversation is being resumed or written elsewhere at this moment; retry"
 
 Checked = TypeVar("Checked")
 
-# Returns nothing for a session that is not there or has ended; else its revision, what is sealed, the journal.
+# Returns nothing for a session that is not there or has ended; else revision, fence, owner, what is sealed, and the
+# journal.
 _READ = """
 local facts = redis.call('HGET', KEYS[1], 'facts')
 if not facts then return false end
-return {redis.call('HGET', KEYS[1], 'revision'), facts, redis.call('LRANGE', KEYS[2], 0, -1)}
+return {redis.call('HGET', KEYS[1], 'revision'), redis.call('HGET', KEYS[1], 'fence'),
+        redis.call('HGET', KEYS[1], 'owner'), facts, redis.call('LRANGE', KEYS[2], 0, -1)}
 """
 
-# Returns the new fencing token; nothing when the session has changed since it was read.
+# Returns the new fencing token; nothing when the session has changed since it was read: it has ended, another gateway
+# has it, or, unless the revision is empty, its owner has written more.
 _TAKE_OVER = """
-if redis.call('HGET', KEYS[1], 'revision') ~= ARGV[1] then return false end
+if not redis.call('HGET', KEYS[1], 'facts') or redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1]
+   or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[2] then return false end
+if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'revision') ~= ARGV[3] then return false end
 redis.call('HINCRBY', KEYS[1], 'revision', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[2], 'state', 'live')
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[1], 'owner', ARGV[4], 'state', 'live')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
 return redis.call('HINCRBY', KEYS[1], 'fence', 1)
 """
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a session was like when it was read."""
+
+    revision: bytes
+    """Counts writes."""
+    fence: bytes
+    owner: bytes
 
 
 class Sessions:
@@ -69,7 +86,7 @@ class Sessions:
     def probes(tag: str) -> list[Request]:
         """What is done to sessions, for Store.connect."""
         keys, (anew, append, gone) = keys_of(f"probe-{tag}"), journal.probes(tag)
-        return [anew, append, Request(_READ, keys), gone, Request(_TAKE_OVER, keys, (3, tag, 1000))]
+        return [anew, append, Request(_READ, keys), gone, Request(_TAKE_OVER, keys, (1, tag, "", tag, 1000))]
 
     def create(self, handle: Handle, record: Record) -> Session:
         """A new session, written soon."""
@@ -88,15 +105,31 @@ class Sessions:
             ResumeUnavailable: Redis does not answer, or refuses.
         """
         for _ in range(MOST_READS):
-            revision, record = await self.read(handle)
+            seen, record = await self.read(handle)
             checked = await check(record)
-            fence = await self._run(Request(_TAKE_OVER, keys_of(handle.name), (
-                revision, self._owner, round(self.grace_s * 1000))))
-            if fence is not None:
-                if (old := self._live.get(handle.name)) is not None:
-                    old.lose("again")
-                return self._add(handle, record, fence), checked
-        raise ResumeUnavailable("the conversation is being resumed or written elsewhere at this moment; retry")
+            if (session := await self._take(handle, seen, seen.revision, record)) is not None:
+                return session, checked
+        raise ResumeUnavailable(_ELSEWHERE)
+
+    async def take_over(self, handle: Handle, seen: Seen, record: Record) -> Session:
+        """The session of a caller that has got no answer after the steps of `record`, which was read from it. From now
+        on it is this gateway's, and a call that still holds it ends. What its owner has written since it was read is
+        forgotten: the caller says it again.
+
+        Raises ResumeUnavailable when it has ended or moved since it was read, and as resume does.
+        """
+        if (session := await self._take(handle, seen, b"", record)) is None:
+            raise ResumeUnavailable(_ELSEWHERE)
+        return session
+
+    async def _take(self, handle: Handle, seen: Seen, revision: bytes, record: Record) -> Session | None:
+        fence = await self._run(Request(_TAKE_OVER, keys_of(handle.name), (
+            seen.fence, seen.owner, revision, self._owner, round(self.grace_s * 1000))))
+        if fence is None:
+            return None
+        if (old := self._live.get(handle.name)) is not None:
+            old.lose("again")
+        return self._add(handle, record, fence)
 
     async def forget(self, handle: Handle) -> None:
         """End the session, wherever it is held, and erase what was said in it. Raises as resume does."""
@@ -127,16 +160,16 @@ class Sessions:
         with contextlib.suppress(StoreAway):
             await self._write(list(self._live.values()))
 
-    async def read(self, handle: Handle) -> tuple[bytes, Record]:
-        """The session's revision, and the session as it was last written. Raises as resume does."""
+    async def read(self, handle: Handle) -> tuple[Seen, Record]:
+        """The session as it was last written. Raises as resume does."""
         unknown = UnknownSession("no conversation has this resume handle; it has ended, or was cut off more than "
                                  f"{self.grace_s:.0f} s ago")
         found = await self._run(Request(_READ, keys_of(handle.name)))
         if found is None:
             raise unknown
-        revision, facts, chunks = found
+        revision, fence, owner, facts, chunks = found
         try:
-            return revision, open_record(handle, facts, chunks)
+            return Seen(revision, fence, owner), open_record(handle, facts, chunks)
         except ValueError as error:
             log.error("the journal of a session can't be read: %s", error)
             raise unknown from None

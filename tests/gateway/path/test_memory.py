@@ -138,3 +138,12 @@ def test_a_decoder_is_primed_with_what_was_said_before_the_cut_and_since() -> No
     (opening,) = memory.opening()
     assert list(opening.config.priming_codes) == [2, 3, 50, 51] and opening.config.codebooks == 1
     assert [list(request.frame.codes) for request in memory.since(1)] == [[51]]
+
+
+def test_an_encoder_that_opens_with_a_past_counts_its_own_answers() -> None:
+    past = [np.array([number, -number], np.float32) / np.float32(32768) for number in range(-3, 0)]
+    memory = EncoderMemory("a session", 5, 8, past, PRIMING)
+    assert numbers(memory.opening()) == [-3, -2, -1]
+    heard(memory, 3)
+    assert numbers(memory.opening()) == [-1, 0, 1, 2]
+    assert [int(np.frombuffer(request.frame.pcm, "<f4")[0] * 32768) for request in memory.since(1)] == [1, 2]

@@ -174,6 +174,40 @@ async def test_a_race_has_one_winner(server: RedisServer) -> None:
         assert again.history.to_proto() == winner.history.to_proto()
 
 
+async def test_what_the_owner_writes_until_it_is_taken_over_is_forgotten(server: RedisServer) -> None:
+    """Its caller has got no answer after those that were read, and says the rest again."""
+    async with Gateway(server.url) as first, Gateway(server.url, "two") as second:
+        session, heard = new_session(first, 20), Heard()
+        session.listen(heard.listener)
+        await written(server, session)
+        seen, record = await second.read(Handle(session.handle))
+        say(session.history, 10)
+        await written(server, session)
+        assert not heard.lost
+        copy = await second.take_over(Handle(session.handle), seen, record)
+        say(session.history, 5)
+        await until(lambda: heard.lost)
+        await written(server, copy)
+        again = await resume(first, session.handle)
+        assert again.history.steps == 20 and again.history.to_proto() == copy.history.to_proto()
+
+
+@pytest.mark.parametrize("change", ["taken over", "ended"])
+async def test_a_session_that_another_has_or_nobody_is_not_taken_over(server: RedisServer, change: str) -> None:
+    async with Gateway(server.url) as first, Gateway(server.url, "two") as second, Gateway(server.url, "3") as third:
+        session = new_session(first, 20)
+        await written(server, session)
+        seen, record = await second.read(Handle(session.handle))
+        if change == "taken over":
+            await resume(third, session.handle)
+        else:
+            session.end("completed", keep=False)
+            await written(server, session)
+        with pytest.raises(ResumeUnavailable):
+            await second.take_over(Handle(session.handle), seen, record)
+        assert second.open == 0
+
+
 async def test_a_rewound_history_replaces_the_journal(server: RedisServer) -> None:
     async with Gateway(server.url) as first, Gateway(server.url, "two") as second:
         session = new_session(first, 20)

@@ -214,7 +214,7 @@ class ListVoicesResponse(_message.Message):
     def __init__(self, voices: _Optional[_Iterable[_Union[Voice, _Mapping]]] = ...) -> None: ...
 
 class ConverseConfig(_message.Message):
-    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model", "voice", "text_prompt", "fork_handle")
+    __slots__ = ("sample_rate_hertz", "encoding", "pacing", "sampling", "traceparent", "resume_handle", "first_sequence", "answered_sequence", "model", "voice", "text_prompt", "fork_handle", "past_frames")
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PACING_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class ConverseConfig(_message.Message):
     VOICE_FIELD_NUMBER: _ClassVar[int]
     TEXT_PROMPT_FIELD_NUMBER: _ClassVar[int]
     FORK_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    PAST_FRAMES_FIELD_NUMBER: _ClassVar[int]
     sample_rate_hertz: int
     encoding: _audio_pb2.AudioEncoding
     pacing: Pacing
@@ -239,7 +240,8 @@ class ConverseConfig(_message.Message):
     voice: str
     text_prompt: str
     fork_handle: str
-    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ..., voice: _Optional[str] = ..., text_prompt: _Optional[str] = ..., fork_handle: _Optional[str] = ...) -> None: ...
+    past_frames: int
+    def __init__(self, sample_rate_hertz: _Optional[int] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., pacing: _Optional[_Union[Pacing, str]] = ..., sampling: _Optional[_Union[_lm_pb2.Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., resume_handle: _Optional[str] = ..., first_sequence: _Optional[int] = ..., answered_sequence: _Optional[int] = ..., model: _Optional[str] = ..., voice: _Optional[str] = ..., text_prompt: _Optional[str] = ..., fork_handle: _Optional[str] = ..., past_frames: _Optional[int] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
     __slots__ = ("pcm",)
