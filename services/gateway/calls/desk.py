@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resumed
@@ -20,7 +19,7 @@ from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.rates import Rate
-from services.gateway.calls.replay import Begun, Recorded, Replay, Replayed
+from services.gateway.calls.replay import Begun, Past, Recorded, Replay, Replayed
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.voices import Voice, Voices
 from services.gateway.path.observer import Observer, Unheard
@@ -96,25 +95,21 @@ class Desk:
         _, record = await self._resources.sessions.read(self._known(caller, handle))
         return record
 
-    async def replay(self, caller: Caller, model_id: str, sampling: lm_pb2.Sampling, past: journal_pb2.Chunk,
-                     prompt: lm_pb2.StepPrompt | None, steps: AsyncIterator[Recorded], *, audio: bool
-                     ) -> AsyncGenerator[Begun | Replayed, None]:
-        """Step a recording again, after its `past` and what came before that. Counts as a call of the caller's. Raises
-        MeshError.
-        """
+    async def replay(self, caller: Caller, model_id: str, sampling: lm_pb2.Sampling, past: Past,
+                     steps: AsyncIterator[Recorded], *, audio: bool) -> AsyncGenerator[Begun | Replayed, None]:
+        """Step a recording again, after its past. Counts as a call of the caller's. Raises MeshError."""
         if self._draining:
             raise Draining(GATEWAY_STOPS)
         model = await self._resources.fleet.model(model_id)
         lm = self._resources.fleet.lm.info(model.model_id)
         history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
-        most_bytes = (history.most_kept + BLOCK_STEPS) * lm.user_codebooks * 2  # what Export gives; more would be
-        # sorted out here, while all callers wait
-        if len(past.user_codes) > most_bytes or len(past.controls) > len(past.user_codes):
-            raise InvalidRequest("BAD_RECORDING", f"a past may have {history.most_kept + BLOCK_STEPS} steps, with "
-                                 "controls of these alone", field="config.past")
+        most = history.most_kept + BLOCK_STEPS  # what Export gives; more would be sorted out here, while all callers wait
+        if len(past.user_codes) > most * lm.user_codebooks or len(past.controls) > len(past.user_codes):
+            raise InvalidRequest("BAD_RECORDING", f"a past may have {most} steps, with controls of these alone",
+                                 field="config.past")
         try:
-            history.extend(past)
-            history.prompt = prompt
+            history.begin(past.first_step, past.user_codes, past.tokens, past.controls)
+            history.prompt = past.prompt
         except ValueError as error:
             raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
         name = f"replay-{secrets.token_hex(8)}"
