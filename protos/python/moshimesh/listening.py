@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import grpc
-from moshimesh.events import ConversationEvent, MeshError, Speech, conversation_event, mesh_error, speech_event
+from moshimesh.events import ConversationEvent, Speech, conversation_event, mesh_error, speech_event
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
 RETRY_S = 0.5
@@ -58,7 +58,9 @@ Listened: TypeAlias = "Listening | UserFrame | Speech | ConversationEvent | Miss
 async def listen(stubs: Sequence[conversation_pb2_grpc.ConversationServiceStub],
                  request: conversation_pb2.ListenRequest, metadata: Sequence[tuple[str, str]], search_s: float
                  ) -> AsyncGenerator[Listened, None]:
-    """What happens in a call, until it is over. Gateways are asked in turn, for `search_s` at the most. Raises MeshError.
+    """What happens in a call, until it is over. Gateways are asked in turn for its whereabouts, `search_s` at the most.
+
+    Raises MeshError.
     """
     now = asyncio.get_running_loop().time
     lost_at, turn = now(), 0

@@ -83,8 +83,8 @@ class Listeners:
 
     def end(self, reason: str, *, may_go_on: bool) -> None:
         """The call has ended here, and may be resumed."""
-        over = CallNotHere(f"the call has ended here ({reason}); when it is resumed, here or at another gateway, listen "
-                           "again with the same grant", ended=reason) if may_go_on else CallOver(reason)
+        over = CallNotHere(f"the call has ended here ({reason}); when it is resumed, here or at another gateway, "
+                           "listen again with the same grant", ended=reason) if may_go_on else CallOver(reason)
         for waiting in self._waiting:
             waiting.put(over)
 

@@ -1,6 +1,4 @@
-"""A second reader of a live call, through the gRPC edge: whole gateways over fake services, whose model depends on every
-code.
-"""
+"""A second reader of a live call, through the gRPC edge: gateways over fake services; a token depends on every code."""
 
 from __future__ import annotations
 
