@@ -27,8 +27,8 @@ SPANS_S = 30.0  # until the last session's span must have come
 
 
 async def leaks(folder: Path) -> list[str]:
-    """Where a key, a token, a ticket, a handle, a grant, or what was said or heard in three calls over gRPC and one over a
-    WebSocket is found: logs at debug, spans, metrics, Redis, ps.
+    """Where a key, a token, a ticket, a handle, a grant, or what was said or heard in three calls over gRPC and one
+    over a WebSocket is found: logs at debug, spans, metrics, Redis, ps.
 
     Raises AssertionError when one of these places says nothing of the calls: then finding nothing proves nothing.
     """

@@ -176,7 +176,8 @@ class Desk:
                                "others with the same grant")
         if gateway is None:
             return CallNotHere("the call was cut off; when it is resumed, listen again with the same grant")
-        return CallNotHere(f"the call is at the gateway {gateway}; listen there with the same grant", gateway=gateway)
+        return CallNotHere(f"the call was last seen at the gateway {gateway}; listen there with the same grant",
+                           gateway=gateway)
 
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""
