@@ -27,8 +27,8 @@ SPANS_S = 30.0  # until the last session's span must have come
 
 
 async def leaks(folder: Path) -> list[str]:
-    """Where a key, a token, a ticket, a handle, or what was said or heard in three calls over gRPC and one over a
-    WebSocket is found: logs at debug, spans, metrics, Redis, ps.
+    """Where a key, a token, a ticket, a handle, a grant, or what was said or heard in three calls over gRPC and one
+    over a WebSocket is found: logs at debug, spans, metrics, Redis, ps.
 
     Raises AssertionError when one of these places says nothing of the calls: then finding nothing proves nothing.
     """
@@ -52,7 +52,7 @@ async def leaks(folder: Path) -> list[str]:
     log = "\n".join(lines)
     places = {"the log": log, "spans": spans, "metrics": metrics, "Redis": kept, "ps": arguments}
     assert '"level": "debug"' in log and "'moshimesh.key_id': 'shop'" in spans and b"shop" in kept
-    assert all(places.values()) and len(shown) == 17
+    assert all(places.values()) and len(shown) == 20
     return secrets_found(shown, places)
 
 
@@ -72,8 +72,13 @@ async def _calls(mesh: LocalMesh, ours: Intruders) -> dict[str, str | bytes]:
             async for event in client.converse(SAID, pacing="offline", api_key=str(shown[name])):
                 if isinstance(event, moshimesh.Ready):
                     shown[f"the handle of {name}"] = event.resume_handle
+                    shown[f"the grant of {name}"] = grant = await client.grant(
+                        event.resume_handle, api_key=ours.key)
+                    listening = client.listen(grant, api_key=ours.key)
+                    await anext(listening)
                 elif isinstance(event, moshimesh.Speech):
                     codes += event.codes
+            await listening.aclose()
             # As a journal has them, and as a line or a span would.
             shown[f"the tokens of {name}"] = np.array(codes[-TOKENS:], "<u2").tobytes()
             shown[f"the printed tokens of {name}"] = ", ".join(map(str, codes[-TOKENS:]))

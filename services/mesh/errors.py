@@ -20,6 +20,8 @@
     +-- TooManyResumes      a conversation is resumed again and again
     +-- TooManyControls     a call brings more controls than its audio allows
     +-- SessionMoved        the conversation was resumed elsewhere
+    +-- CallNotHere         the call that somebody listens to is not held by this gateway (any more)
+    +-- TooManyListeners    as many listen to a call as may
     +-- ResumeUnavailable   the store of the sessions does not answer, or refuses
     +-- ResumeIncompatible  a gateway of another version wrote the session, in a format that this one does not read
     +-- PeerLost            a service further down the mesh is unreachable or ended the call
@@ -215,6 +217,20 @@ class SessionMoved(MeshError):
 
     def __init__(self, where: str = "elsewhere") -> None:
         super().__init__(f"the conversation was resumed {where} with its resume handle")
+
+
+class CallNotHere(MeshError):
+    """The call that somebody wants to listen to, or listened to, is not held by this gateway (any more)."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "CALL_NOT_HERE"
+    retry_after_s = 0.5  # in which a call that moves is open again
+
+
+class TooManyListeners(MeshError):
+    """As many listen to a call as may."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_LISTENERS"
+    retry_after_s = 5.0
 
 
 class ResumeUnavailable(MeshError):

@@ -81,7 +81,7 @@ class Health:
         return health_pb2.HealthListResponse(statuses={
             name: health_pb2.HealthCheckResponse(status=status) for name, status in self._status.items()})
 
-    async def watch(self, request: health_pb2.HealthCheckRequest
+    async def watch(self, request: health_pb2.HealthCheckRequest, sender: Sender
                     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         """How a service is, and again whenever that changes. Raises TooManyStreams."""
         said: int | None = None

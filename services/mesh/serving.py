@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # Those of streams are async generators, so that `finally` gives back what a call holds, however it ends.
 BidiHandler: TypeAlias = Callable[[Incoming[Any]], AsyncGenerator[Any, None]]
-ServerStreamHandler: TypeAlias = Callable[[Any], AsyncGenerator[Any, None]]
+ServerStreamHandler: TypeAlias = Callable[[Any, Sender], AsyncGenerator[Any, None]]
 UnaryHandler: TypeAlias = Callable[[Any, Sender], Awaitable[Any]]
 Handler: TypeAlias = BidiHandler | ServerStreamHandler | UnaryHandler
 Parse: TypeAlias = Callable[[bytes], Any]
@@ -113,8 +113,9 @@ def _stream(service: Service, method: MethodDescriptor, running: RunningStreams)
     parse = _parser(method)
 
     def begin(came: Any, context: Context) -> AsyncGenerator[Any, None]:
-        request = Incoming(came, parse, _sender(context)) if method.client_streaming else parse(came)
-        responses: AsyncGenerator[Any, None] = handler(request)
+        sender = _sender(context)
+        responses: AsyncGenerator[Any, None] = (
+            handler(Incoming(came, parse, sender)) if method.client_streaming else handler(parse(came), sender))
         return responses
 
     async def call(came: Any, context: Context) -> AsyncIterator[Any]:

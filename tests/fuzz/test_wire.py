@@ -5,6 +5,7 @@ bug, or keeps a slot, and a neighbour who speaks meanwhile gets each of its answ
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -170,7 +171,7 @@ async def test_replay(mesh: Mesh, requests: list[bytes]) -> None:
 
 @fuzz("Export, GetInfo and lists", share=0.5, request_bytes=st.one_of(
     protos(pb.ExportRequest).map(lambda message: message.SerializeToString()), st.binary(max_size=40)),
-      method=st.sampled_from(["Export", "GetInfo", "ListModels", "ListVoices"]),
+      method=st.sampled_from(["Export", "GetInfo", "ListModels", "ListVoices", "Forget", "Grant"]),
       metadata=st.lists(st.tuples(st.sampled_from(["x-api-key", "authorization", "traceparent"]), st.one_of(
           st.text("abc \x7f~", max_size=20), st.sampled_from(["Bearer", "bearer  x"]))), max_size=3))
 async def test_unary_methods(mesh: Mesh, request_bytes: bytes, method: str, metadata: list[tuple[str, str]]) -> None:
@@ -183,6 +184,21 @@ async def test_unary_methods(mesh: Mesh, request_bytes: bytes, method: str, meta
             assert "internal error" not in (error.details() or "")
             assert error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
             raise
+    await mesh.settled()
+
+
+_GRANTS = st.binary(min_size=54, max_size=57).map(lambda data: "lg_" + base64.urlsafe_b64encode(data).decode())
+
+
+@fuzz("Listen", share=0.3, request_bytes=st.one_of(
+    st.one_of(_GRANTS, st.sampled_from(TEXTS)).map(lambda grant: pb.ListenRequest(grant=grant).SerializeToString()),
+    protos(pb.ListenRequest).map(lambda message: message.SerializeToString()), st.binary(max_size=40)))
+async def test_listen(mesh: Mesh, request_bytes: bytes) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in mesh.gateway.channel.unary_stream(SERVICE + "Listen")(request_bytes, timeout=ANSWER_S):
+            pass
+    assert "internal error" not in (caught.value.details() or "")
+    assert caught.value.code() not in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED)
     await mesh.settled()
 
 

@@ -15,16 +15,20 @@ from moshimesh.events import (
     Speech,
     Summary,
 )
+from moshimesh.listening import CallOver, Listening, Missed, UserFrame
 from moshimesh.recording import Recording, Replayed
 
 __all__ = [
+    "CallOver",
     "ConversationEvent",
     "Director",
     "Heard",
     "HopTiming",
+    "Listening",
     "Mesh",
     "MeshError",
     "MeshInfo",
+    "Missed",
     "Queued",
     "Ready",
     "Recording",
@@ -33,5 +37,6 @@ __all__ = [
     "Resumed",
     "Speech",
     "Summary",
+    "UserFrame",
     "connect",
 ]

@@ -13,6 +13,7 @@ from moshimesh.conversation import Conversation
 from moshimesh.director import Director
 from moshimesh.events import Event, MeshInfo, mesh_error
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
+from moshimesh.listening import Listened, listen
 from moshimesh.lm.v1 import lm_pb2
 from moshimesh.recording import Recording, Replayed
 from moshimesh.sent import Sent
@@ -75,6 +76,43 @@ class Mesh:
         """
         request, metadata = conversation_pb2.ForgetRequest(resume_handle=resume_handle), _metadata(api_key)
         await self._ask(lambda stub: stub.Forget(request, metadata=metadata))
+
+    async def grant(self, resume_handle: str, *, lives_s: float = 900.0, api_key: str = "") -> str:
+        """A grant with which others may begin to `listen` to the conversation with this handle, for `lives_s`. It is a
+        secret, too, but lets nobody speak, resume or export.
+
+        Raises MeshError.
+        """
+        request = conversation_pb2.GrantRequest(resume_handle=resume_handle, lives_ms=round(lives_s * 1000))
+        metadata = _metadata(api_key)
+        answer = await self._ask(lambda stub: stub.Grant(request, metadata=metadata))
+        return str(answer.grant)
+
+    async def listen(self, grant: str, *, encoding: Encoding = "s16", audio: bool = True, search_s: float = 10.0,
+                     api_key: str = "") -> AsyncIterator[Listened]:
+        """Listen to a call that somebody else holds, from now on, at the mesh's own rate.
+
+        Args:
+            grant: from `grant`.
+            encoding: as for `converse`.
+            audio: False for text and events alone.
+            search_s: for how long to look for the gateway that holds the call, now and whenever the call has moved.
+            api_key: as for `converse`; it need not be that of the call.
+
+        Yields:
+            Listening, then a UserFrame and a Speech for each frame with ConversationEvents in between, Missed if this
+            listener is too slow, and CallOver.
+
+        Raises MeshError.
+        """
+        request = conversation_pb2.ListenRequest(grant=grant, encoding=PcmFormat.of(encoding, 24_000).encoding,
+                                                 without_audio=not audio)
+        items = listen(self._stubs, request, _metadata(api_key), search_s)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()
 
     async def replay(self, recording: Recording, *, model: str = "", sampling: lm_pb2.Sampling | None = None,
                      audio: bool = False, api_key: str = "") -> AsyncIterator[Replayed]:

@@ -22,6 +22,7 @@ from services.gateway.calls.events import (
     Summary,
 )
 from services.gateway.calls.limits import Use
+from services.gateway.calls.listening import Listened, Listeners, Listening
 from services.gateway.calls.origin import Origin, find_origin
 from services.gateway.calls.past import take_past
 from services.gateway.calls.resources import Resources
@@ -33,6 +34,7 @@ from services.gateway.path.pace import Reading
 from services.gateway.path.pipeline import Pipeline, Rows, Speech
 from services.gateway.path.turns import Turns
 from services.gateway.peers.replicas import Replica
+from services.gateway.sessions.grants import Grant
 from services.gateway.sessions.journal import Listener, Session
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
@@ -56,6 +58,7 @@ class Conversation:
         self._ended: MeshError | None = None  # while it was in line, or later
         self._leaving: list[GoAway] = []  # until the caller can hear of it
         self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
+        self._listeners: Listeners | None = None  # likewise
 
     async def hold(self, inputs: AsyncIterator[Input], use: Use) -> AsyncGenerator[Event, None]:
         """The mesh's side of the call, which counts what it uses up. Raises MeshError."""
@@ -79,9 +82,18 @@ class Conversation:
             origin.abandon(reason_of(error))
             raise
         ingest = self._ingest(rows, origin, len(past))
-        pipeline = Pipeline(rows, ingest, self._observer, Turns(rows.codec_ready, rows.lm_ready, origin.history))
-        with reported(lambda reason: session.end(reason, keep=reason not in (COMPLETED, CallTooLong.reason))), \
-                contextlib.closing(pipeline), self._told(session, pipeline):
+        listeners = Listeners(Listening(session.id, session.model_id, rows.codec_ready.codec_id,
+                                        rows.audio.sample_rate_hertz, rows.audio.samples_per_frame,
+                                        rows.lm_ready.delay_frames))
+        pipeline = Pipeline(rows, ingest, self._observer, Turns(rows.codec_ready, rows.lm_ready, origin.history),
+                            listeners.heard)
+
+        def end(reason: str) -> None:
+            may_go_on = reason not in (COMPLETED, CallTooLong.reason)
+            session.end(reason, keep=may_go_on)
+            listeners.end(reason, may_go_on=may_go_on)
+
+        with reported(end), contextlib.closing(pipeline), self._told(session, pipeline, listeners):
             yield self._announce(rows, session, ingest)
             transcript = Transcript()
             direction = Direction(rows, ingest, pipeline, transcript, use)
@@ -94,6 +106,8 @@ class Conversation:
                         transcript.said(event.context.sequence, event.text)
                     elif isinstance(event, ConversationEvent) and event.kind is EventKind.INTERRUPTED:
                         transcript.cut(transcript.next_answer)
+                    if isinstance(event, Speech | ConversationEvent):
+                        listeners.tell(event)
                     offered = time.monotonic()
                     yield event
                     reading.took(time.monotonic() - offered)
@@ -109,6 +123,16 @@ class Conversation:
     def leave(self, replica: Replica) -> bool:
         """Let the call's rows at a replica try to move to others. Whether one tries."""
         return any([pipeline.leave(replica) for _, pipeline in self._speaking])
+
+    def holds(self, name: str) -> bool:
+        """Whether it is the live call of the session with this name."""
+        return self._handle.name == name and any(not session.lost for session, _ in self._speaking)
+
+    def listen(self, grant: Grant) -> AsyncGenerator[Listened, None]:
+        """What happens in the call, while it is live. Raises PermissionDenied, TooManyListeners, CallNotHere."""
+        grant.check(self._handle)
+        assert self._listeners is not None
+        return self._listeners.listen()
 
     def end(self, error: MeshError) -> None:
         """End the call with an error, after the answers that are there; one in line leaves it."""
@@ -162,8 +186,8 @@ class Conversation:
             frame_due_us=(codec.frame_phase_us - now_unix_nanos() // 1000) % (audio.frame_nanos // 1000))
 
     @contextlib.contextmanager
-    def _told(self, session: Session, pipeline: Pipeline) -> Iterator[None]:
-        """Tell the caller what happens to the call from elsewhere."""
+    def _told(self, session: Session, pipeline: Pipeline, listeners: Listeners) -> Iterator[None]:
+        """Tell the caller what happens to the call from elsewhere, and let others listen to it."""
         def lost(error: MeshError) -> None:
             if self._leaving:  # as it was asked to: the new call catches up with this one
                 asyncio.get_running_loop().call_later(HANDOVER_S, pipeline.fail, error)
@@ -172,6 +196,7 @@ class Conversation:
 
         session.listen(Listener(lost=lost, resumable=lambda now: pipeline.tell(ResumeStatus(now))))
         self._speaking.append((session, pipeline))
+        self._listeners = listeners
         if self._ended is not None:
             pipeline.fail(self._ended)
         for notice in self._leaving:
@@ -180,6 +205,7 @@ class Conversation:
             yield
         finally:
             self._speaking.clear()
+            self._listeners = None
 
     @contextlib.asynccontextmanager
     async def _heard(self, session: Session, pipeline: Pipeline, ingest: Ingest, audio: AsyncIterator[Pcm]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resumed
@@ -19,18 +20,29 @@ from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
 from services.gateway.calls.limits import Limits
+from services.gateway.calls.listening import Listened, Listening
 from services.gateway.calls.rates import Rate
-from services.gateway.calls.replay import Begun, Recorded, Replay, Replayed
+from services.gateway.calls.replay import Begun, Past, Recorded, Replay, Replayed
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.voices import Voice, Voices
 from services.gateway.path.observer import Observer, Unheard
 from services.gateway.peers.models import Model
+from services.gateway.sessions.grants import Grant, make_grant
 from services.gateway.sessions.history import BLOCK_STEPS, History
 from services.gateway.sessions.records import Record
 from services.gateway.sessions.sealing import Handle
 from services.mesh import logs
-from services.mesh.errors import Draining, InvalidRequest, TooManyResumes
+from services.mesh.errors import (
+    CallNotHere,
+    Draining,
+    InvalidRequest,
+    ResumeUnavailable,
+    TooManyResumes,
+    Unauthenticated,
+)
 from services.mesh.invariants import Violation
+
+log = logging.getLogger(__name__)
 
 MOST_FRAMES = 1 << 24  # of one conversation, 15 days; the language model's positions go no further
 INFO_AGE_S = 0.2  # of what `info` says: asking often must not cost the replicas anything
@@ -96,25 +108,21 @@ class Desk:
         _, record = await self._resources.sessions.read(self._known(caller, handle))
         return record
 
-    async def replay(self, caller: Caller, model_id: str, sampling: lm_pb2.Sampling, past: journal_pb2.Chunk,
-                     prompt: lm_pb2.StepPrompt | None, steps: AsyncIterator[Recorded], *, audio: bool
-                     ) -> AsyncGenerator[Begun | Replayed, None]:
-        """Step a recording again, after its `past` and what came before that. Counts as a call of the caller's. Raises
-        MeshError.
-        """
+    async def replay(self, caller: Caller, model_id: str, sampling: lm_pb2.Sampling, past: Past,
+                     steps: AsyncIterator[Recorded], *, audio: bool) -> AsyncGenerator[Begun | Replayed, None]:
+        """Step a recording again, after its past. Counts as a call of the caller's. Raises MeshError."""
         if self._draining:
             raise Draining(GATEWAY_STOPS)
         model = await self._resources.fleet.model(model_id)
         lm = self._resources.fleet.lm.info(model.model_id)
         history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)
-        most_bytes = (history.most_kept + BLOCK_STEPS) * lm.user_codebooks * 2  # what Export gives; more would be
-        # sorted out here, while all callers wait
-        if len(past.user_codes) > most_bytes or len(past.controls) > len(past.user_codes):
-            raise InvalidRequest("BAD_RECORDING", f"a past may have {history.most_kept + BLOCK_STEPS} steps, with "
-                                 "controls of these alone", field="config.past")
+        most = history.most_kept + BLOCK_STEPS  # what Export gives; more would keep all callers waiting
+        if len(past.user_codes) > most * lm.user_codebooks or len(past.controls) > len(past.user_codes):
+            raise InvalidRequest("BAD_RECORDING", f"a past may have {most} steps, with controls of these alone",
+                                 field="config.past")
         try:
-            history.extend(past)
-            history.prompt = prompt
+            history.begin(past.first_step, past.user_codes, past.tokens, past.controls)
+            history.prompt = past.prompt
         except ValueError as error:
             raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
         name = f"replay-{secrets.token_hex(8)}"
@@ -127,6 +135,49 @@ class Desk:
                     yield event
         finally:
             self._replays -= 1
+
+    async def grant(self, caller: Caller, handle: str, lives_s: float) -> tuple[str, int]:
+        """A grant to listen to a conversation, and when it expires, in ms since the Unix epoch. Raises what `export`
+        does.
+        """
+        known = self._known(caller, handle)
+        if not any(conversation.holds(known.name) for conversation in self._conversations):
+            await self._resources.sessions.read(known)
+        expires_unix_ms = round((time.time() + lives_s) * 1000)
+        return make_grant(known, expires_unix_ms), expires_unix_ms
+
+    async def listen(self, caller: Caller, grant: str) -> AsyncGenerator[Listened, None]:
+        """What happens in a call that this gateway holds, from now on. The grant is enough, whoever the caller is.
+
+        Raises PermissionDenied, UnknownSession, CallNotHere, TooManyListeners, TooManyResumes; Unauthenticated when the
+        caller's key is revoked.
+        """
+        if wait_s := self._resumes_from_address.take(caller.address):
+            raise TooManyResumes("too many ask to listen or resume from this address; wait", wait_s)
+        shown = Grant.read(grant, round(time.time() * 1000))
+        held = next((conversation for conversation in self._conversations if conversation.holds(shown.name)), None)
+        if held is None:
+            raise await self._elsewhere(shown)
+        async with contextlib.aclosing(held.listen(shown)) as told:
+            async for item in told:
+                if not caller.valid():
+                    raise Unauthenticated("KEY_REVOKED", "the key of who listens was revoked")
+                if isinstance(item, Listening):
+                    logs.bind(item.session_id, "", caller.key_id)
+                    log.info("somebody listens to this call")
+                yield item
+
+    async def _elsewhere(self, grant: Grant) -> CallNotHere:
+        """Why this gateway can't let anybody listen to a call that it does not hold. Raises UnknownSession."""
+        try:
+            gateway = await self._resources.sessions.holder(grant.name)
+        except ResumeUnavailable:
+            return CallNotHere("this gateway does not hold the call, and Redis does not say which one does; try the "
+                               "others with the same grant")
+        if gateway is None:
+            return CallNotHere("the call was cut off; when it is resumed, listen again with the same grant")
+        return CallNotHere(f"the call was last seen at the gateway {gateway}; listen there with the same grant",
+                           gateway=gateway)
 
     def _handle(self, caller: Caller, opening: Opening) -> Handle:
         """The conversation's handle. Raises UnknownSession, TooManyResumes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,18 @@ class Replayed:
     """None while the delay line fills."""
     codes: list[int]
     pcm: Pcm | None
+
+
+@dataclass(frozen=True)
+class Past:
+    """The steps before those that are stepped again; see History.begin."""
+
+    first_step: int
+    user_codes: Sequence[int]
+    tokens: Sequence[int]
+    controls: Sequence[lm_pb2.StepControlsAt]
+    prompt: lm_pb2.StepPrompt | None
+    """What came before the first step of the recording."""
 
 
 @dataclass(frozen=True)

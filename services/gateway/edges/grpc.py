@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncGenerator
 from urllib.parse import unquote
 
-from moshimesh.audio.v1 import audio_pb2
 from moshimesh.gateway.v1 import conversation_pb2
 from moshimesh.lm.v1 import lm_pb2
 
@@ -27,10 +26,11 @@ from services.gateway.calls.callers import (
     SetSampling,
 )
 from services.gateway.calls.desk import Desk
-from services.gateway.edges import replay
+from services.gateway.edges import listening, replay
 from services.gateway.edges.farewell import Requests, with_farewell
+from services.gateway.edges.messages import conversation_event, format_of, speech_frame
 from services.gateway.edges.own_rate import hold_at
-from services.gateway.edges.pcm import F32LE, S16LE, Format, Pieces
+from services.gateway.edges.pcm import Format, Pieces
 from services.gateway.edges.web.credentials import key_or_token
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
@@ -38,8 +38,6 @@ from services.mesh.incoming import Incoming, Sender, read_config_message
 from services.mesh.serving import Service
 
 DESCRIPTOR = conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]
-_FORMATS = {audio_pb2.AUDIO_ENCODING_UNSPECIFIED: F32LE, audio_pb2.AUDIO_ENCODING_PCM_F32LE: F32LE,
-            audio_pb2.AUDIO_ENCODING_PCM_S16LE: S16LE}
 
 
 class GrpcEdge:
@@ -48,7 +46,8 @@ class GrpcEdge:
     def __init__(self, desk: Desk, gate: Gate, stall_s: float) -> None:
         self.services = (Service(DESCRIPTOR, {
             "GetInfo": self.get_info, "ListModels": self.list_models, "ListVoices": self.list_voices,
-            "Converse": self.converse, "Export": self.export, "Forget": self.forget, "Replay": self.replay}, stall_s),)
+            "Converse": self.converse, "Export": self.export, "Forget": self.forget, "Replay": self.replay,
+            "Grant": self.grant, "Listen": self.listen}, stall_s),)
         self._desk, self._gate = desk, gate
 
     def drain(self) -> None:
@@ -107,6 +106,18 @@ class GrpcEdge:
             async for response in responses:
                 yield response
 
+    async def grant(self, request: conversation_pb2.GrantRequest, sender: Sender) -> conversation_pb2.GrantResponse:
+        """A grant to listen to a conversation."""
+        return await listening.grant(self._desk, await self._caller(sender), request)
+
+    async def listen(self, request: conversation_pb2.ListenRequest, sender: Sender
+                     ) -> AsyncGenerator[conversation_pb2.ListenResponse, None]:
+        """A live conversation, for who has a grant."""
+        caller = await self._caller(sender)
+        async with contextlib.aclosing(listening.listen(self._desk, caller, request)) as responses:
+            async for response in responses:
+                yield response
+
     async def _caller(self, sender: Sender) -> Caller:
         """Who calls. Raises what the gate raises."""
         return await self._gate.caller(key_or_token(sender.metadata), host_of(sender.peer), "grpc")
@@ -114,7 +125,8 @@ class GrpcEdge:
     async def _converse(self, requests: Requests, caller: Caller
                         ) -> AsyncGenerator[conversation_pb2.ConverseResponse, None]:
         config: conversation_pb2.ConverseConfig = await read_config_message(requests)
-        opening, rate, format = _opening(config), config.sample_rate_hertz, _FORMATS[config.encoding]
+        format = format_of(config.encoding, "config.encoding")
+        opening, rate = _opening(config), config.sample_rate_hertz
         pieces = Pieces(format, rate)
         inputs = (_input(request, pieces) async for request in requests)
         async with contextlib.aclosing(hold_at(self._desk, caller, opening, rate, inputs)) as told:
@@ -130,9 +142,6 @@ def host_of(peer: str) -> str:
 
 def _opening(config: conversation_pb2.ConverseConfig) -> Opening:
     """What the caller asks for. Raises InvalidRequest."""
-    if config.encoding not in _FORMATS:
-        raise InvalidRequest("BAD_ENCODING", f"encoding {config.encoding} is not one that this mesh knows",
-                             field="config.encoding")
     if config.pacing not in conversation_pb2.Pacing.values():
         raise InvalidRequest("BAD_PACING", f"pacing {config.pacing} is not one that this mesh knows",
                              field="config.pacing")
@@ -189,9 +198,7 @@ def _response(event: events.Event, format: Format) -> conversation_pb2.ConverseR
     Response = conversation_pb2.ConverseResponse
     match event:
         case events.Speech():
-            return Response(speech=conversation_pb2.SpeechFrame(
-                context=event.context, pcm=format.encode(event.pcm), text=event.text,
-                text_token=event.text_token, codes=event.codes, frames_skipped=event.frames_skipped))
+            return Response(speech=speech_frame(event, format.encode(event.pcm)))
         case events.Ready():
             ready = {name: value for name, value in vars(event).items() if name != "resume_grace_s"}
             return Response(ready=conversation_pb2.ConverseReady(
@@ -203,8 +210,7 @@ def _response(event: events.Event, format: Format) -> conversation_pb2.ConverseR
         case events.ResumeStatus():
             return Response(resume_status=conversation_pb2.ResumeStatus(available=event.available))
         case events.ConversationEvent():
-            return Response(event=conversation_pb2.ConversationEvent(
-                kind=f"EVENT_KIND_{event.kind.name}", sequence=event.sequence, at_ms=event.at_ms))
+            return Response(event=conversation_event(event))
         case events.Heard():
             return Response(heard=conversation_pb2.Heard(**vars(event)))
         case events.Summary():

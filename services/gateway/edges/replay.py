@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from moshimesh.gateway.v1 import conversation_pb2
-from moshimesh.journal.v1 import journal_pb2
 
 from services.gateway.calls.callers import Caller
 from services.gateway.calls.desk import Desk
-from services.gateway.calls.replay import Begun, Recorded
+from services.gateway.calls.replay import Begun, Past, Recorded
 from services.gateway.edges.pcm import S16LE
 from services.mesh.errors import InvalidRequest
 from services.mesh.incoming import Incoming, read_config_message, read_payloads
@@ -38,9 +36,9 @@ async def replay(desk: Desk, caller: Caller, requests: Incoming[conversation_pb2
                  ) -> AsyncGenerator[conversation_pb2.ReplayResponse, None]:
     """Step a recording again. Raises MeshError."""
     config: conversation_pb2.ReplayConfig = await read_config_message(requests)
-    past = _chunk(config.past)
-    prompt = config.prompt if config.HasField("prompt") else None
-    held = desk.replay(caller, config.model, config.sampling, past, prompt, _recorded(requests), audio=config.audio)
+    past = Past(config.past.first_step, config.past.user_codes, config.past.tokens, config.past.controls,
+                config.prompt if config.HasField("prompt") else None)
+    held = desk.replay(caller, config.model, config.sampling, past, _recorded(requests), audio=config.audio)
     async with contextlib.aclosing(held) as replayed:
         async for event in replayed:
             if isinstance(event, Begun):
@@ -69,21 +67,3 @@ async def _recorded(requests: AsyncIterator[conversation_pb2.ReplayRequest]) -> 
         for number in range(count):
             step = steps.first_step + number
             yield Recorded(step, list(steps.user_codes[number * width:(number + 1) * width]), controls.get(step))
-
-
-def _chunk(steps: conversation_pb2.RecordedSteps) -> journal_pb2.Chunk:
-    """Steps as a history takes them. Their numbers in the conversation are those of their frames here."""
-    return journal_pb2.Chunk(first_step=steps.first_step, first_sequence=steps.first_step,
-                             user_codes=_bytes(steps.user_codes), tokens=_bytes(steps.tokens), controls=steps.controls)
-
-
-def _bytes(numbers: Sequence[int]) -> bytes:
-    """16-bit numbers, little endian. Raises InvalidRequest."""
-    try:
-        packed = array("H", numbers)
-    except OverflowError:
-        raise InvalidRequest("BAD_RECORDING", f"codes and tokens are below {CODES}", field="config.past",
-                             accepted=f"0..{CODES - 1}") from None
-    if array("H", [1]).tobytes() != b"\1\0":
-        packed.byteswap()
-    return packed.tobytes()

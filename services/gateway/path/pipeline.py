@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,8 +130,10 @@ class Rows:
 class Pipeline:
     """One call's three stages."""
 
-    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer, turns: Turns) -> None:
-        self._ingest, self._observer, self._turns = ingest, observer, turns
+    def __init__(self, rows: Rows, ingest: Ingest, observer: Observer, turns: Turns,
+                 overheard: Callable[[CallerFrame], None]) -> None:
+        """`overheard` gets each frame that the model hears, when it is sent on its way."""
+        self._ingest, self._observer, self._turns, self._overheard = ingest, observer, turns, overheard
         self._frame_ms = ingest.audio.frame_nanos / 1_000_000
         self._directed: dict[int, lm_pb2.StepControls] = {}  # while their frames are being encoded, by sequence
         # Codes and controls that are being stepped, and steps whose audio is being decoded, each with what has become
@@ -182,6 +184,8 @@ class Pipeline:
         if frame.controls is not None:
             self._directed[frame.sequence] = frame.controls
         self._encode.send(codec_pb2.EncodeRequest(frame=audio_pb2.PcmFrame(context=context, pcm=frame.pcm)))
+        if frame.sequence >= self._ingest.next_sequence:
+            self._overheard(frame)
 
     def _encoded(self, frame: audio_pb2.CodeFrame) -> None:
         if frame.context.sequence >= self._ingest.next_sequence:

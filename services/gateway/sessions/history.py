@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from moshimesh.journal.v1 import journal_pb2
@@ -141,6 +141,18 @@ class History:
             user_codes=_little_endian(kept.user_codes).tobytes(), tokens=_little_endian(kept.tokens).tobytes(),
             controls=self.controls.since(kept.first_step))
 
+    def begin(self, first_step: int, user_codes: Sequence[int], tokens: Sequence[int],
+              controls: Iterable[lm_pb2.StepControlsAt]) -> None:
+        """Let an empty history begin with a recording's steps, laid out as in KeptSteps; each frame has its step's
+        number. Raises ValueError when they have not its shape.
+        """
+        try:
+            user, said = array("H", user_codes), array("H", tokens)
+            sequences = array("I", range(first_step, first_step + len(user) // self.user_codebooks))
+        except OverflowError:
+            raise ValueError("codes and tokens are below 2^16, and steps below 2^32") from None
+        self._extend(KeptSteps(first_step, sequences, user, said), first_step, controls)
+
     def extend(self, chunk: journal_pb2.Chunk) -> None:
         """Append a chunk of a journal that continues this history. An empty history begins where the chunk begins.
 
@@ -150,22 +162,27 @@ class History:
         user, tokens = array("H"), array("H")
         user.frombytes(chunk.user_codes)
         tokens.frombytes(chunk.tokens)
-        steps = len(user) // self.user_codebooks
-        answered = max(chunk.first_step + steps - max(chunk.first_step, self.delay_frames), 0)
+        sequences = _sequences(chunk, len(user) // self.user_codebooks)
+        self._extend(KeptSteps(chunk.first_step, sequences, _little_endian(user), _little_endian(tokens)),
+                     chunk.first_sequence, chunk.controls)
+
+    def _extend(self, added: KeptSteps, first_sequence: int, controls: Iterable[lm_pb2.StepControlsAt]) -> None:
+        """Append steps; frames between `first_sequence` and the first of them were skipped. Raises ValueError."""
+        first, steps = added.first_step, len(added.sequences)
+        answered = max(first + steps - max(first, self.delay_frames), 0)
         empty = not self.steps and not self._sequences
-        if len(user) != steps * self.user_codebooks or len(tokens) != answered * (self.own_codebooks + 1) or not (
-                empty or (chunk.first_step, chunk.first_sequence) == (self.steps, self.next_sequence)):
-            raise ValueError(f"a chunk from step {chunk.first_step} on ({len(user)} user codes, {len(tokens)} tokens) "
-                             f"does not continue a history of {self.steps} steps")
-        sequences = _sequences(chunk, steps)
+        shape = (steps * self.user_codebooks, answered * (self.own_codebooks + 1))
+        if (len(added.user_codes), len(added.tokens)) != shape or not (
+                empty or (first, first_sequence) == (self.steps, self.next_sequence)):
+            raise ValueError(f"what begins with step {first} ({len(added.user_codes)} user codes, {len(added.tokens)} "
+                             f"tokens) does not continue a history of {self.steps} steps")
         if empty:
-            self.first_step = self.steps = chunk.first_step
-            self._sequence_before = chunk.first_sequence
-        self.controls.extend((at for at in chunk.controls if empty or at.step >= chunk.first_step),
-                             chunk.first_step + steps)
-        self._sequences.extend(sequences)
-        self._user.extend(_little_endian(user))
-        self._tokens.extend(_little_endian(tokens))
+            self.first_step = self.steps = first
+            self._sequence_before = first_sequence
+        self.controls.extend((at for at in controls if empty or at.step >= first), first + steps)
+        self._sequences.extend(added.sequences)
+        self._user.extend(added.user_codes)
+        self._tokens.extend(added.tokens)
         self.steps += steps
         if len(self._sequences) >= self.most_kept + BLOCK_STEPS:
             self._trim(len(self._sequences) - self.most_kept)

@@ -1,8 +1,8 @@
 """The resume handle: a secret that only the caller holds. The key that seals the conversation in Redis comes from it.
 
-Two values are derived from it (HKDF, RFC 5869), and neither leads back to it: the name under which the session is
-kept, which Redis sees, and the key that seals it (AES-256-GCM), which never leaves the process. A reader of Redis
-learns neither what was said nor how to resume a conversation.
+What is derived from it (HKDF, RFC 5869) does not lead back to it: the name under which the session is kept, which
+Redis sees, the key that seals it (AES-256-GCM), which never leaves the process, and what signs grants (grants.py). A
+reader of Redis learns neither what was said nor how to resume a conversation.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Handle:
             raise UnknownSession("this is no resume handle")
         self.text = text
         self.name = _derive(secret, b"name", 16).hex()
+        self._secret = secret
         self._cipher = AESGCM(_derive(secret, b"key", 32))
 
     @classmethod
@@ -47,6 +48,10 @@ class Handle:
         """Data that only `open` with the same handle and kind can read."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, data, kind)
+
+    def sign(self, data: bytes, kind: bytes) -> bytes:
+        """What only who has the handle can make of data, 32 bytes."""
+        return _derive(self._secret, kind + b" " + data, 32)
 
     def open(self, sealed: bytes, kind: bytes) -> bytes:
         """What was sealed. Raises ValueError when it was sealed otherwise, or changed since."""

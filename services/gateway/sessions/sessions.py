@@ -44,6 +44,12 @@ return {redis.call('HGET', KEYS[1], 'revision'), redis.call('HGET', KEYS[1], 'fe
         redis.call('HGET', KEYS[1], 'owner'), facts, redis.call('LRANGE', KEYS[2], 0, -1)}
 """
 
+# Returns nothing for a session that is not there or has ended; else the gateway that holds it, empty for none.
+_HOLDER = """
+if not redis.call('HGET', KEYS[1], 'facts') then return false end
+return redis.call('HGET', KEYS[1], 'state') == 'live' and redis.call('HGET', KEYS[1], 'owner') or ''
+"""
+
 # Returns the new fencing token; nothing when the session has changed since it was read: it has ended, another gateway
 # has it, or, unless the revision is empty, its owner has written more.
 _TAKE_OVER = """
@@ -86,7 +92,8 @@ class Sessions:
     def probes(tag: str) -> list[Request]:
         """What is done to sessions, for Store.connect."""
         keys, (anew, append, gone) = keys_of(f"probe-{tag}"), journal.probes(tag)
-        return [anew, append, Request(_READ, keys), gone, Request(_TAKE_OVER, keys, (1, tag, "", tag, 1000))]
+        return [anew, append, Request(_READ, keys), Request(_HOLDER, keys), gone,
+                Request(_TAKE_OVER, keys, (1, tag, "", tag, 1000))]
 
     def create(self, handle: Handle, record: Record) -> Session:
         """A new session, written soon."""
@@ -173,6 +180,15 @@ class Sessions:
         except ValueError as error:
             log.error("the journal of a session can't be read: %s", error)
             raise unknown from None
+
+    async def holder(self, name: str) -> str | None:
+        """The gateway that holds the session of this name, or held it when it was last written; None when it was cut
+        off. Raises UnknownSession, ResumeUnavailable.
+        """
+        found = await self._run(Request(_HOLDER, keys_of(name)))
+        if found is None:
+            raise UnknownSession(f"this conversation has ended, or was cut off more than {self.grace_s:.0f} s ago")
+        return found.decode() or None
 
     async def _run(self, request: Request) -> Any:
         try:

@@ -35,7 +35,8 @@ async def test_a_failure_while_a_row_is_lost_ends_the_call_after_a_notice() -> N
     # What the other two stages speak does not matter here.
     observer, rows = Heard(), Rows(await row(), await row(), await row())
     pipeline = Pipeline(rows, Ingest(AudioFormat(24_000, 1920), observer, live=True, delay_frames=1), observer,
-                        Turns(codec_pb2.EncodeReady(), lm_pb2.StepReady(), History(USER, OWN, DELAY, CONTEXT)))
+                        Turns(codec_pb2.EncodeReady(), lm_pb2.StepReady(), History(USER, OWN, DELAY, CONTEXT)),
+                        lambda frame: None)
     try:
         conversing = pipeline.converse()
         notice = Notice()

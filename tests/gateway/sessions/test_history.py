@@ -141,3 +141,21 @@ def test_chunks_have_one_order_of_bytes() -> None:
     history.append(0, [0x0102], [0x0304, 0x0506])
     assert history.chunk(0).user_codes == b"\x02\x01"
     assert history.chunk(0).tokens == b"\x04\x03\x06\x05"
+
+
+def test_a_history_begins_with_a_recordings_steps() -> None:
+    history = History(1, 1, 1, 100)
+    history.begin(5, [7, 8], [1, 2, 3, 4], [])
+    assert (history.first_step, history.steps, history.next_sequence) == (5, 7, 7)
+    assert [(step, user, tokens) for step, user, tokens, _ in history.kept_steps()] == [
+        (5, [7], [1, 2]), (6, [8], [3, 4])]
+
+
+@pytest.mark.parametrize(("first_step", "user", "tokens"), [
+    (5, [7, 1 << 16], [1, 2, 3, 4]), (5, [7, 8], [1, 2, 3, -1]), (5, [7, 8], [1, 2, 3]), (0, [7, 8], [1, 2, 3, 4]),
+    (1 << 32, [7], [1, 2]), ((1 << 64) - 1, [7], [1, 2])])
+def test_a_recording_that_has_not_its_shape_begins_nothing(first_step: int, user: list[int], tokens: list[int]) -> None:
+    history = History(1, 1, 1, 100)
+    with pytest.raises(ValueError, match=r"does not continue|2\^32"):
+        history.begin(first_step, user, tokens, [])
+    assert (history.first_step, history.steps) == (0, 0)

@@ -39,7 +39,7 @@ async def run(options: argparse.Namespace) -> None:
     pcm, rate = read_wav(options.file)
     output = Output(options.json, options.events)
     with contextlib.ExitStack() as files:
-        out = files.enter_context(_writer(options.out, rate)) if options.out else None
+        out = files.enter_context(wav_writer(options.out, rate)) if options.out else None
         async with connect(options.target, credentials=options.credentials) as mesh:
             recording = _Recorded(mesh, pcm, rate, options)
             async for event in mesh.converse(recording.audio() if options.record else pcm,
@@ -114,12 +114,13 @@ def read_wav(path: Path) -> tuple[bytes, int]:
         raise CommandFailed(f"{path} can't be read as WAV: {reason}") from None
 
 
-def _writer(path: Path, rate: int) -> wave.Wave_write:
+def wav_writer(path: Path, rate: int, channels: int = 1) -> wave.Wave_write:
+    """A WAV file of 16 bit samples, to be written. Raises CommandFailed."""
     try:
         wav = wave.open(str(path), "wb")  # noqa: SIM115
     except OSError as error:
         raise CommandFailed(f"{path} can't be written: {error.strerror}") from None
-    wav.setnchannels(1)
+    wav.setnchannels(channels)
     wav.setsampwidth(2)
     wav.setframerate(rate)
     return wav

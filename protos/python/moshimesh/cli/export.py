@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from moshimesh.cli.output import CommandFailed
 from moshimesh.cli.record import Recorder
+from moshimesh.cli.secret import handle_of_environment
 from moshimesh.client import connect
 
 
@@ -36,11 +34,3 @@ async def run(options: argparse.Namespace) -> None:
                 recorder.recording.save(options.out)
     assert recorder.recording is not None
     print(f"{options.out}: steps {recorder.recording.first_step} to {recorder.recording.next_step - 1}")
-
-
-def handle_of_environment() -> str:
-    """The resume handle from MOSHIMESH_HANDLE or stdin. Raises CommandFailed."""
-    handle = os.environ.get("MOSHIMESH_HANDLE", "") or sys.stdin.readline().strip()
-    if not handle:
-        raise CommandFailed("no resume handle came; set MOSHIMESH_HANDLE, or give it on stdin")
-    return handle

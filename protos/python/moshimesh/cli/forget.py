@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from moshimesh.cli.export import handle_of_environment
+from moshimesh.cli.secret import handle_of_environment
 from moshimesh.client import connect
 
 

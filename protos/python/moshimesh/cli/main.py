@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from moshimesh.cli import call, export, forget, info, replay, talk, top
+from moshimesh.cli import call, events, export, forget, grant, info, listen, replay, talk, top
 from moshimesh.cli.output import CommandFailed
 from moshimesh.events import MeshError
 
@@ -21,7 +21,7 @@ Command = Callable[[argparse.Namespace], Coroutine[Any, Any, None]]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="moshimesh", description="Talk to a mesh of Moshi, and look at it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (talk, call, info, top, export, forget, replay):
+    for module in (talk, call, info, top, grant, listen, events, export, forget, replay):
         module.add_to(commands, _common())
     return parser
 

@@ -9,7 +9,6 @@ from typing import Any
 from moshimesh.events import (
     ConversationEvent,
     Event,
-    Heard,
     Queued,
     Ready,
     Resumed,
@@ -17,6 +16,7 @@ from moshimesh.events import (
     Speech,
     Summary,
 )
+from moshimesh.listening import CallOver, Listened, Listening, Missed, UserFrame
 
 
 class CommandFailed(Exception):
@@ -31,7 +31,7 @@ class Output:
         self._json, self._events = as_json, events
         self._in_line = False
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Listened) -> None:
         """Print one."""
         if self._json:
             print(json.dumps(_fields(event)), flush=True)
@@ -51,6 +51,12 @@ class Output:
                            "the mesh can't keep conversations now: this one would be lost if it were cut off")
             case ConversationEvent(kind=kind, at_s=at_s) if self._events:
                 self._line(f"{at_s:.2f} s {kind.replace('_', ' ')}")
+            case Listening(session_id=session_id):
+                self._line(f"listening to {session_id}")
+            case Missed(messages=messages):
+                self._line(f"too slow: {messages} messages are lost")
+            case CallOver(reason=reason):
+                self._line(f"the call is over ({reason})")
             case Summary():
                 self._line(f"{event.frames_in} frames heard, {event.frames_out} answered, "
                            f"{event.frames_skipped} skipped")
@@ -62,7 +68,7 @@ class Output:
         print(f"[{text}]", file=sys.stderr, flush=True)
 
 
-def _fields(event: Event) -> dict[str, Any]:
+def _fields(event: Event | Listened) -> dict[str, Any]:
     """An event for machines. Audio stays out: `--out` has it."""
     name = type(event).__name__
     match event:
@@ -73,5 +79,6 @@ def _fields(event: Event) -> dict[str, Any]:
                                        "batch_size": hop.batch_size} for hop in event.hops}}
         case Ready():
             return {"event": name, **{key: value for key, value in vars(event).items() if key != "resume_handle"}}
-        case Queued() | Resumed() | ResumeStatus() | ConversationEvent() | Heard() | Summary():
-            return {"event": name, **vars(event)}
+        case UserFrame():
+            return {"event": name, "sequence": event.sequence}
+    return {"event": name, **vars(event)}

@@ -39,6 +39,84 @@ EVENT_KIND_OVERLAP_ENDED: EventKind
 EVENT_KIND_INTERRUPTED: EventKind
 EVENT_KIND_BACK_CHANNEL: EventKind
 
+class GrantRequest(_message.Message):
+    __slots__ = ("resume_handle", "lives_ms")
+    RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    LIVES_MS_FIELD_NUMBER: _ClassVar[int]
+    resume_handle: str
+    lives_ms: int
+    def __init__(self, resume_handle: _Optional[str] = ..., lives_ms: _Optional[int] = ...) -> None: ...
+
+class GrantResponse(_message.Message):
+    __slots__ = ("grant", "expires_unix_ms")
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    grant: str
+    expires_unix_ms: int
+    def __init__(self, grant: _Optional[str] = ..., expires_unix_ms: _Optional[int] = ...) -> None: ...
+
+class ListenRequest(_message.Message):
+    __slots__ = ("grant", "encoding", "without_audio")
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_AUDIO_FIELD_NUMBER: _ClassVar[int]
+    grant: str
+    encoding: _audio_pb2.AudioEncoding
+    without_audio: bool
+    def __init__(self, grant: _Optional[str] = ..., encoding: _Optional[_Union[_audio_pb2.AudioEncoding, str]] = ..., without_audio: bool = ...) -> None: ...
+
+class Listening(_message.Message):
+    __slots__ = ("session_id", "model_id", "codec_id", "sample_rate_hertz", "samples_per_frame", "delay_frames")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    model_id: str
+    codec_id: str
+    sample_rate_hertz: int
+    samples_per_frame: int
+    delay_frames: int
+    def __init__(self, session_id: _Optional[str] = ..., model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., delay_frames: _Optional[int] = ...) -> None: ...
+
+class UserFrame(_message.Message):
+    __slots__ = ("sequence", "pcm")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PCM_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    pcm: bytes
+    def __init__(self, sequence: _Optional[int] = ..., pcm: _Optional[bytes] = ...) -> None: ...
+
+class Missed(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: int
+    def __init__(self, messages: _Optional[int] = ...) -> None: ...
+
+class CallOver(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class ListenResponse(_message.Message):
+    __slots__ = ("listening", "user", "speech", "event", "missed", "over")
+    LISTENING_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    SPEECH_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    listening: Listening
+    user: UserFrame
+    speech: SpeechFrame
+    event: ConversationEvent
+    missed: Missed
+    over: CallOver
+    def __init__(self, listening: _Optional[_Union[Listening, _Mapping]] = ..., user: _Optional[_Union[UserFrame, _Mapping]] = ..., speech: _Optional[_Union[SpeechFrame, _Mapping]] = ..., event: _Optional[_Union[ConversationEvent, _Mapping]] = ..., missed: _Optional[_Union[Missed, _Mapping]] = ..., over: _Optional[_Union[CallOver, _Mapping]] = ...) -> None: ...
+
 class ForgetRequest(_message.Message):
     __slots__ = ("resume_handle",)
     RESUME_HANDLE_FIELD_NUMBER: _ClassVar[int]

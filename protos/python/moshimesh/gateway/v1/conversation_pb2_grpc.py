@@ -70,6 +70,16 @@ class ConversationServiceStub(object):
                 request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.SerializeToString,
                 response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayResponse.FromString,
                 _registered_method=True)
+        self.Grant = channel.unary_unary(
+                '/moshimesh.gateway.v1.ConversationService/Grant',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GrantRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GrantResponse.FromString,
+                _registered_method=True)
+        self.Listen = channel.unary_stream(
+                '/moshimesh.gateway.v1.ConversationService/Listen',
+                request_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListenRequest.SerializeToString,
+                response_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListenResponse.FromString,
+                _registered_method=True)
 
 
 class ConversationServiceServicer(object):
@@ -131,6 +141,22 @@ class ConversationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Grant(self, request, context):
+        """Lets somebody else listen to a conversation: gives a grant, which is no handle and lets nobody speak, resume or
+        export. NOT_FOUND (UNKNOWN_SESSION) when the mesh does not have the conversation (any more).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Listen(self, request, context):
+        """Listens to a live conversation, from now on: both sides' audio, the text, the events. It ends with the call. The
+        gateway that holds the call serves it; others refuse with UNAVAILABLE (CALL_NOT_HERE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConversationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -168,6 +194,16 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.Replay,
                     request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.FromString,
                     response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayResponse.SerializeToString,
+            ),
+            'Grant': grpc.unary_unary_rpc_method_handler(
+                    servicer.Grant,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GrantRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GrantResponse.SerializeToString,
+            ),
+            'Listen': grpc.unary_stream_rpc_method_handler(
+                    servicer.Listen,
+                    request_deserializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListenRequest.FromString,
+                    response_serializer=moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -360,6 +396,60 @@ class ConversationService(object):
             '/moshimesh.gateway.v1.ConversationService/Replay',
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayRequest.SerializeToString,
             moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Grant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/Grant',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GrantRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.GrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Listen(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moshimesh.gateway.v1.ConversationService/Listen',
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListenRequest.SerializeToString,
+            moshimesh_dot_gateway_dot_v1_dot_conversation__pb2.ListenResponse.FromString,
             options,
             channel_credentials,
             insecure,
