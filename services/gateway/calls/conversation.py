@@ -16,13 +16,14 @@ from services.gateway.calls.events import (
     Event,
     EventKind,
     GoAway,
+    HasRoom,
     Queued,
     Ready,
     ResumeStatus,
     Summary,
 )
 from services.gateway.calls.limits import Use
-from services.gateway.calls.origin import Origin, find_origin
+from services.gateway.calls.origin import Origin, find_origin, set_prompt
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.transcript import Transcript
 from services.gateway.path.audio import Pcm
@@ -107,14 +108,25 @@ class Conversation:
         for _, pipeline in self._speaking:
             pipeline.fail(error)
 
-    def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | Rows, None]:
+    def _wait_and_open(self, origin: Origin) -> AsyncGenerator[Queued | HasRoom | Rows, None]:
         def check() -> None:
             if self._ended is not None:
                 raise self._ended
             if self._leaving:
                 raise Draining(GATEWAY_STOPS)
 
-        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, check)
+        begins, asked = self._opening.begins, None
+
+        async def begin() -> AsyncIterator[HasRoom]:
+            nonlocal asked
+            assert begins is not None
+            if asked is None:
+                yield HasRoom()
+                asked = await begins()
+            await set_prompt(origin, self._resources, asked)
+
+        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, check,
+                            begin if begins else None)
 
     def _ingest(self, rows: Rows, origin: Origin) -> Ingest:
         """Where the caller's audio enters the path."""
