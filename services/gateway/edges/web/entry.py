@@ -26,7 +26,8 @@ def routes(desk: Desk, gate: Gate) -> Sequence[web.RouteDef]:
                 await gate.caller(credential, request.remote or "", "entry")
                 served = await desk.models()
                 models = [model.model_id for model in served]
-                told = {model.model_id: model.text_prompt_characters for model in served if model.text_prompt_characters}
+                told = {model.model_id: model.text_prompt_characters for model in served
+                        if model.text_prompt_characters}
                 voices = [voice.name for voice in desk.voices]
         except MeshError as error:
             return refusal(error)
