@@ -33,7 +33,14 @@ async def main(config: LmConfig) -> None:
     began = time.monotonic()
     # torch takes seconds to import: bad flags and a busy port are refused before.
     from services.lm.server import LmServer
-    from services.mesh.checkpoint import check_device, codec_id, lm_id, load_tokenizer, resolve
+    from services.mesh.checkpoint import (
+        check_device,
+        codec_id,
+        lm_id,
+        load_tokenizer,
+        resolve,
+        text_prompt_characters,
+    )
     from services.mesh.device import device_memory
 
     check_device(config.device)
@@ -44,7 +51,9 @@ async def main(config: LmConfig) -> None:
     engine.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "lm")
     service = LmServer(engine, tokenizer, _defaults(checkpoint), model, codec_id(checkpoint), tracer,
-                       config.stall_s, BatchingOptions(config.idle_s, config.yield_cpu))
+                       config.stall_s, BatchingOptions(config.idle_s, config.yield_cpu),
+                       # A prompt may take half of the context, and few tokens are shorter than a character.
+                       min(text_prompt_characters(checkpoint), engine.facts.context_frames // 2))
     watch(metrics, service.batchers, device_memory(config.device))
     if config.device != "cpu":
         metrics.total("moshimesh.engine.refused_ways", "{way}", "Faster ways to step that the check at the start "

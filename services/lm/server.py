@@ -93,8 +93,10 @@ class LmServer:
 
     def __init__(self, engine: LmEngine, tokenizer: Tokenizer, defaults: Sampling, model_id: str, codec_id: str,
                  tracer: FrameTracer, stall_s: float,
-                 options: BatchingOptions = USUAL) -> None:
-        """`codec_id` names the codec that the model was trained with."""
+                 options: BatchingOptions = USUAL, text_prompt_characters: int = 0) -> None:
+        """`codec_id` names the codec that the model was trained with; `text_prompt_characters` is the longest text
+        prompt that it was trained to follow.
+        """
         self._batcher: Batcher[Opening, CodesItem, tuple[CodesItem, list[int]]] = Batcher(
             "lm", LmStepper(engine), options)
         self._recorder = HopRecorder(tracer, audio_pb2.HOP_LM_STEP, engine.slots, model_id, self._batcher.recent)
@@ -104,6 +106,7 @@ class LmServer:
         self.services = (service, self._tunnel.service)
         self.facts = engine.facts
         self._ids = {"model_id": model_id, "codec_id": codec_id}
+        self._text_prompt_characters = text_prompt_characters
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._tracer = tracer
@@ -132,7 +135,8 @@ class LmServer:
             context_frames=facts.context_frames, slots_total=self._batcher.total, slots_free=self._batcher.free,
             weights_bytes=facts.weights_bytes, kv_bytes_per_frame=facts.kv_bytes_per_frame,
             draining=self._batcher.draining, instance_id=self._instance_id, precision=facts.precision,
-            kv_precision=facts.kv_precision, floor_ms=facts.floor_ms)
+            kv_precision=facts.kv_precision, floor_ms=facts.floor_ms,
+            text_prompt_characters=self._text_prompt_characters)
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
         """One session's steps."""

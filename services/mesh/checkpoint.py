@@ -27,7 +27,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from services.mesh.checkpoint_config import ConfigRefused, check_generation, check_lm, check_mimi
+from services.mesh.checkpoint_config import (
+    TEXT_PROMPT_CHARACTERS,
+    ConfigRefused,
+    check_generation,
+    check_lm,
+    check_mimi,
+    check_model_id,
+)
 from services.mesh.fingerprint import safetensors_digest
 from services.mesh.finite import first_not_finite
 from services.mesh.quantised import dequantised
@@ -77,6 +84,7 @@ def resolve(checkpoint: str) -> CheckpointInfo:
         check_lm(lm_config(info))
         check_mimi(mimi_config(info))
         check_generation(info.lm_gen_config)
+        check_model_id(info.model_id)
         if info.tts_config.get("multistream"):
             raise ConfigRefused("tts_config.multistream must be false, got true")
     except ConfigRefused as error:
@@ -104,6 +112,11 @@ def lm_id(info: CheckpointInfo) -> str:
     weights = [info.moshi_weights] if info.lora_weights is None else [info.moshi_weights, info.lora_weights]
     facts = [lm_config(info), info.lm_gen_config, info.tokenizer.read_bytes().hex(), codec_id(info)]
     return _name(info.model_type, facts, weights)
+
+
+def text_prompt_characters(info: CheckpointInfo) -> int:
+    """The longest text prompt that the model was trained to follow; 0: it was trained without, or does not say."""
+    return cast(int, info.model_id.get(TEXT_PROMPT_CHARACTERS, 0))
 
 
 def lm_config(info: CheckpointInfo) -> dict[str, Any]:
@@ -235,7 +248,8 @@ def _download(folder: Path, name: str) -> Path:
 def _tidied(info: CheckpointInfo) -> CheckpointInfo:
     """A null where an object may be counts as missing."""
     return replace(info, lm_gen_config=info.lm_gen_config or {}, tts_config=info.tts_config or {},
-                   stt_config=info.stt_config or {}, lm_config=dict(lm_config(info)))
+                   stt_config=info.stt_config or {}, model_id=info.model_id or {},
+                   lm_config=dict(lm_config(info)))
 
 
 def _check_lora(checkpoint: str, info: CheckpointInfo) -> None:

@@ -148,6 +148,18 @@ GENERATION: dict[str, Rule] = {
     "check": _WITHOUT_EFFECT, "support_out_of_sync": _WITHOUT_EFFECT,
 }
 
+# What moshi-mesh asks of a checkpoint besides what moshi reads. It is in `model_id`, the only place where moshi takes
+# what it does not know and does not compute with it.
+TEXT_PROMPT_CHARACTERS = "text_prompt_characters"
+_TEXT_PROMPT = Rule("a whole number from 0 to 4000", lambda value: type(value) is int and 0 <= value <= 4000, 0)
+
+
+def check_model_id(config: Mapping[str, Any]) -> None:
+    """Refuse what a checkpoint can't say of itself. Raises ConfigRefused."""
+    if not isinstance(config, dict):
+        raise ConfigRefused(f"model_id must be an object, got {json.dumps(config)}")
+    _TEXT_PROMPT.check(TEXT_PROMPT_CHARACTERS, config)
+
 
 def check_lm(config: Mapping[str, Any]) -> None:
     """Refuse a language model whose tokens would not be moshi's. Raises ConfigRefused."""

@@ -14,6 +14,7 @@ from services.codec.server import CodecServer
 from services.gateway.calls.desk import Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
+from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.edges.web import entry, page, status, tickets
 from services.gateway.edges.web.door import HttpDoor
@@ -45,14 +46,15 @@ class Gateway:
     """`async with` opens it; `url` leads to its page."""
 
     def __init__(self, slots: int = 4, most_waiting: int = 5, gate: Callable[[Tickets], Gate] = OpenGate,
-                 traces: bool = False) -> None:
-        """With `traces` each frame has a trace id."""
+                 traces: bool = False, voices: str = "", text_prompt_characters: int = 0) -> None:
+        """With `traces` each frame has a trace id; `voices` is a folder of them."""
+        self._voices = Voices(voices)
         self._most_waiting, self._gate = most_waiting, gate
         self._tracer = FrameTracer(Spans() if traces else None)
         self.ears = Ears(slots)
         codec: Any = CodecServer(self.ears, Mouth(slots), "speaker", FrameTracer(), 5.0)  # type: ignore[arg-type]
         lm: Any = LmServer(Mind(slots), Words(), Sampling(), "speaker", "speaker",  # type: ignore[arg-type]
-                           FrameTracer(), 5.0)
+                           FrameTracer(), 5.0, text_prompt_characters=text_prompt_characters)
         self._served = (Served("codec", codec, codec_pb2_grpc.CodecServiceStub),
                         Served("lm", lm, lm_pb2_grpc.LmServiceStub))
         self._batchers = (*codec.batchers, *lm.batchers)
@@ -71,7 +73,7 @@ class Gateway:
                 opened.push_async_callback(pool.close)
                 await pool.refresh()
             resources = Resources(fleet, Sessions(store, "here", GRACE_S), WaitingLine(store, self._most_waiting),
-                                  longest_call_s=600.0, idle_s=60.0, stall_s=5.0)
+                                  longest_call_s=600.0, idle_s=60.0, stall_s=5.0, voices=self._voices)
             recent, gate = RecentFrames(), self._gate(Tickets(store))
             watch = watcher(self._tracer, GatewayMetrics(Metrics()), recent, 1)
             self.desk = Desk(resources, Limits(store), watch, drain_s=5.0)

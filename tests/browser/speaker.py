@@ -83,14 +83,20 @@ class Mind(_Rows):
     def open(self, row: int, sampling: Any = None) -> None:
         self._steps[row] = self._silent_until[row] = self._was_silent[row] = 0
 
-    def direct(self, row: int, directed: Directed) -> None:
-        if directed.tokens is not None:
+    def direct(self, row: int, directed: Directed, step: int | None = None) -> None:
+        if directed.tokens is not None and step is None:
             self._silent_until[row] = self._steps[row] + len(directed.tokens)
 
     def prefill(self, row: int, codes: np.ndarray, tokens: np.ndarray, first_step: int,
                 controls: Sequence[DirectedAt]) -> Iterator[None]:
         self._steps[row] = first_step + len(codes)
         yield
+
+    def copy_row(self, row: int) -> int:
+        return int(self._steps[row])
+
+    def restore_row(self, row: int, kept: int) -> None:
+        self._steps[row] = kept
 
     def step(self, rows: Sequence[int], frames: np.ndarray) -> np.ndarray:
         index = np.array(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from services.gateway.trust.tickets import Tickets
 from tests.browser.conftest import COUNTED, Tab, open_tab
 from tests.browser.gateway import Gateway
 from tests.browser.proxy import BadNetwork
+from tests.browser.speaker import RATE
 from tests.until import until
 
 State = Callable[["World"], Awaitable[Tab]]
@@ -46,6 +48,13 @@ class World:
         def gate(tickets: Tickets) -> Guard:
             return Guard(KeyFile(file), None, tickets, CallerLimits())
         return await self.gateway(gate=gate)
+
+    async def with_voices(self, characters: int = 40) -> Gateway:
+        """A gateway with a voice, and a model that can be told so many characters."""
+        with wave.open(str(self._folder / "lena.wav"), "wb") as wav:
+            wav.setparams((1, 2, RATE, 0, "NONE", ""))
+            wav.writeframes(bytes(2 * RATE))
+        return await self.gateway(voices=str(self._folder), text_prompt_characters=characters)
 
     async def network(self, gateway: Gateway, **badness: float) -> BadNetwork:
         return await self._opened.enter_async_context(BadNetwork(gateway.door.port, **badness))
@@ -82,6 +91,19 @@ async def idle(world: World) -> Tab:
     tab = await world.tab((await world.gateway()).url)
     await tab.page.click("#devices summary")
     await tab.page.click("#settings summary")
+    return tab
+
+
+@state
+async def directed(world: World) -> Tab:
+    """In a mesh with voices, whose model can be told something; in a call, with everything open."""
+    tab = await world.tab((await world.with_voices()).url)
+    await tab.page.click("#devices summary")
+    await tab.page.click("#settings summary")
+    await tab.page.select_option("[name=voice]", "lena")
+    await tab.page.fill("[name=text_prompt]", "You are a doctor.")
+    await tab.talk()
+    await tab.figures_of(2)
     return tab
 
 

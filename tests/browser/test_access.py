@@ -5,6 +5,7 @@ With $MOSHIMESH_SHOTS, a picture of each state goes to that folder.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 SHOTS = os.environ.get("MOSHIMESH_SHOTS", "")
+KEEP_SENT = """{
+    const {send} = WebSocket.prototype;
+    window.sent = [];
+    WebSocket.prototype.send = function(data) {
+      if (typeof data === 'string') sent.push(data);
+      send.call(this, data);
+    };
+}"""
 AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.flatMap(
     rule => rule.nodes.map(node => `${rule.id}: ${node.target} ${node.failureSummary}`))"""
 
@@ -163,14 +172,7 @@ async def test_a_key_opens_a_call_and_goes_nowhere_else(world: World) -> None:
 async def test_a_change_of_temperature_reaches_the_mesh_in_mid_call(tab: Tab) -> None:
     await tab.talk()
     sent: list[str] = []
-    await tab.page.evaluate("""() => {
-        const {send} = WebSocket.prototype;
-        window.sent = [];
-        WebSocket.prototype.send = function(data) {
-          if (typeof data === 'string') sent.push(data);
-          send.call(this, data);
-        };
-    }""")
+    await tab.page.evaluate(f"() => {KEEP_SENT}")
     await tab.page.click("#settings summary")
     await tab.page.fill("[name=temperature]", "0.4")
     await tab.page.keyboard.press("Tab")
@@ -182,6 +184,43 @@ async def test_a_change_of_temperature_reaches_the_mesh_in_mid_call(tab: Tab) ->
     assert await tab.page.is_disabled("[name=seed]")
     await tab.end()
     assert tab.complaints == []
+
+
+async def opened(tab: Tab) -> dict[str, Any]:
+    """The message with which the page has opened its last call."""
+    messages: list[dict[str, Any]] = [json.loads(message) for message in await tab.page.evaluate("sent")]
+    return next(message for message in reversed(messages) if "pacing" in message)
+
+
+async def test_a_voice_and_instructions_go_with_the_call_and_are_remembered(world: World) -> None:
+    gateway = await world.with_voices(characters=20)
+    tab = await world.tab(gateway.url, KEEP_SENT)
+    await tab.page.click("#settings summary")
+    await tab.page.focus("[name=temperature]")
+    await tab_to(tab, "voice")
+    await tab.page.keyboard.press("ArrowDown")
+    await tab_to(tab, "text_prompt")
+    await tab.page.keyboard.type("You are a doctor. Are you?")
+    await tab.talk()
+    asked = await opened(tab)
+    assert (asked["voice"], asked["text_prompt"]) == ("lena", "You are a doctor. Ar")
+    assert await tab.page.is_disabled("[name=voice]") and await tab.page.is_disabled("[name=text_prompt]")
+    await tab.end()
+    await tab.page.reload()
+    await tab.page.wait_for_selector("#start:enabled")
+    assert await tab.page.input_value("[name=voice]") == "lena"
+    assert await tab.page.input_value("[name=text_prompt]") == "You are a doctor. Ar"
+    assert tab.complaints == []
+
+
+async def test_a_model_that_can_t_be_told_anything_is_not(world: World) -> None:
+    tab = await world.tab((await world.gateway()).url, KEEP_SENT)
+    await tab.page.click("#settings summary")
+    await tab.page.wait_for_selector("#start:enabled")
+    assert not await tab.page.is_visible("[name=text_prompt]") and not await tab.page.is_visible("[name=voice]")
+    await tab.page.evaluate("document.querySelector('[name=text_prompt]').value = 'left from another mesh'")
+    await tab.talk()
+    assert (await opened(tab))["text_prompt"] == ""
 
 
 async def test_who_wants_less_motion_gets_less(world: World) -> None:

@@ -64,7 +64,7 @@ def test_grpc_and_torch_are_never_in_one_file_that_is_not_wiring() -> None:
 # Who may import whom inside of the gateway; services/mesh is everybody's. `watching` is imported by __main__ only: the
 # others don't know what listens to them.
 GATEWAY_ARROWS = {
-    "edges": {"calls", "path", "trust"}, "trust": {"calls", "store", "config", "exposure"},
+    "edges": {"calls", "path", "trust"}, "trust": {"calls", "sessions", "store", "config", "exposure"},
     "calls": {"path", "turns", "sessions", "peers", "store"}, "path": {"turns", "sessions", "peers"},
     "turns": set[str](),
     "peers": {"store"}, "sessions": {"store"}, "store": {"redis_url"}, "redis_url": set[str](),

@@ -54,6 +54,8 @@ class FakeLm:
         self.slots, self.held = slots, 0
         self.instance_id = str(uuid.uuid4())
         self.opened: list[int] = []  # the steps of history that each session brought
+        self.prompts: list[lm_pb2.StepPrompt] = []  # and its prompt, empty for none
+        self.text_prompt_characters = 0
         self.draining = False
         self.speaks = False  # whether its tokens are words or padding
         self.opening_s = 0.0  # how long it takes to rebuild a row
@@ -87,7 +89,8 @@ class FakeLm:
         return lm_pb2.GetInfoResponse(model_id="checksum", codec_id="codec", instance_id=self.instance_id,
                                       user_codebooks=USER, own_codebooks=OWN,
                                       delay_frames=DELAY, context_frames=CONTEXT, slots_total=self.slots,
-                                      slots_free=self.slots - self.held, draining=self.draining)
+                                      slots_free=self.slots - self.held, draining=self.draining,
+                                      text_prompt_characters=self.text_prompt_characters)
 
     async def step(self, requests: Incoming[lm_pb2.StepRequest]) -> AsyncGenerator[lm_pb2.StepResponse, None]:
         config = await read_config_message(requests)
@@ -102,6 +105,7 @@ class FakeLm:
             for begin in range(0, len(codes), USER):
                 model.step(codes[begin:begin + USER], past.get(begin // USER))
             self.opened.append(model.steps)
+            self.prompts.append(config.prompt)
             await asyncio.sleep(self.opening_s)
             await self.opening_until.wait()
             yield lm_pb2.StepResponse(ready=lm_pb2.StepReady(

@@ -54,7 +54,7 @@ class Replica(Served):
 
     def __init__(self, engine: LmEngine, options: BatchingOptions = USUAL) -> None:
         super().__init__("lm", LmServer(engine, Tokenizer(), Sampling(), "small", "its codec", FrameTracer(), 5.0,
-                                        options), lm_pb2_grpc.LmServiceStub)
+                                        options, text_prompt_characters=120), lm_pb2_grpc.LmServiceStub)
 
     async def info(self) -> lm_pb2.GetInfoResponse:
         return await self.stub.GetInfo(lm_pb2.GetInfoRequest())
@@ -361,9 +361,10 @@ async def test_a_session_that_sends_no_frame_loses_its_slot(lm: LMModel, tunnell
         assert await replica.free(SLOTS)
 
 
-async def test_it_tells_its_precision_and_no_floor_of_a_cpu(replicas: tuple[Replica, Replica]) -> None:
+async def test_it_tells_its_precision_no_floor_of_a_cpu_and_what_it_takes(replicas: tuple[Replica, Replica]) -> None:
     info = await replicas[0].info()
     assert (info.precision, info.kv_precision, info.floor_ms) == ("fp32", "fp32", 0)
+    assert info.text_prompt_characters == 120
 
 
 async def test_the_service_names_its_model_and_the_codec_of_that(replicas: tuple[Replica, Replica]) -> None:

@@ -21,7 +21,14 @@ from torch import Tensor
 from scripts.random_checkpoint import write_checkpoint
 from services.lm.engine import LmEngine
 from services.lm.sampling import Sampling
-from services.mesh.checkpoint import CheckpointError, lm_id, load_lm, load_mimi, resolve
+from services.mesh.checkpoint import (
+    CheckpointError,
+    lm_id,
+    load_lm,
+    load_mimi,
+    resolve,
+    text_prompt_characters,
+)
 from tests.lm.small_lm import random_codes, reference_tokens
 
 SCALING = 1.5
@@ -189,6 +196,16 @@ def test_what_says_nothing_is_as_good_as_nothing(folder: Path, changes: dict[str
     assert (answers(engine, codes) == reference_tokens(expected, codes)).all()
 
 
+@pytest.mark.parametrize(("model_id", "characters"), [
+    (None, 0), ({}, 0), ({"sig": "0f3a", "epoch": 3}, 0), ({"sig": "0f3a", "text_prompt_characters": 120}, 120)])
+def test_a_model_says_how_long_a_text_it_was_trained_to_follow_and_moshi_loads_it(
+        folder: Path, model_id: object, characters: int) -> None:
+    edit(folder, model_id=model_id)
+    info = resolve(str(folder))
+    assert text_prompt_characters(info) == characters
+    load_lm(info, dtype=torch.float32)
+
+
 def _renamed(folder: Path) -> Any:
     edit(folder, mimi_name=loaders.MIMI_NAME)
     return resolve(str(folder))
@@ -221,6 +238,8 @@ def _renamed(folder: Path) -> Any:
     ({"lm_gen_config": {"cfg_coef": 3}}, "lm_gen_config.cfg_coef must be 1"),
     ({"lm_gen_config": {"temperature": 3}}, "lm_gen_config.temperature is a key that moshi-mesh does not know"),
     ({"lm_gen_config": [1]}, "lm_gen_config must be an object"),
+    ({"model_id": {"text_prompt_characters": -1}}, "text_prompt_characters must be a whole number from 0 to 4000"),
+    ({"model_id": "moshi"}, "model_id must be an object"),
     ({"tts_config": {"multistream": True}}, "tts_config.multistream must be false"),
     ({"quantize": "q8"}, 'quantize must be false or true, got "q8"'),
 ], ids=str)

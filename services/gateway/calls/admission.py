@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from services.gateway.calls.events import Queued
+from services.gateway.calls.events import HasRoom, Queued
 from services.gateway.calls.origin import Origin
 from services.gateway.calls.resources import Resources
 from services.gateway.path.audio import Pcm
@@ -14,11 +14,13 @@ from services.mesh.errors import MeshError, NoFreeSlot
 
 
 async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first_sequence: int, past: Sequence[Pcm],
-                       check: Callable[[], None]) -> AsyncGenerator[Queued | Rows, None]:
+                       check: Callable[[], None], begin: Callable[[], AsyncIterator[HasRoom]] | None = None
+                       ) -> AsyncGenerator[Queued | HasRoom | Rows, None]:
     """The call's position in the line, whenever it changes, as long as it must wait; at last its rows, which are the
     taker's to close. The encoder's has heard `past`, which begins with the frame first_sequence.
 
-    `check` raises when it will not be here that the caller gets a slot. Raises MeshError.
+    `check` raises when it will not be here that the caller gets a slot. `begin` is gone through before each try to take
+    one: it tells the caller, and learns how the call begins. Raises MeshError.
     """
     line, fleet, model = resources.line, resources.fleet, origin.model
 
@@ -26,23 +28,24 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
         check()
         return fleet.slots_free(model)
 
-    async def open_rows() -> Rows:
+    async def take() -> AsyncIterator[HasRoom | Rows]:
+        if begin is not None:
+            async for has_room in begin():
+                yield has_room
         try:
-            return await Rows.open(fleet, model, origin.session_id, origin.sampling, origin.history, first_sequence,
-                                   past)
+            yield await Rows.open(fleet, model, origin.session_id, origin.sampling, origin.history, first_sequence,
+                                  past)
         except MeshError as error:
             if error.reason == NoFreeSlot.reason:  # also when it was a replica that said so
                 raise NoFreeSlot(error.message) from None
             raise
 
-    # A caller that was cut off does not wait for new callers.
-    if origin.ahead or not await line.length(model.model_id):
-        try:
-            rows = await open_rows()
-        except NoFreeSlot:
-            pass
-        else:
-            yield rows
+    # A caller that was cut off does not wait for new callers. Who is to be told that there is room must not hear it in
+    # vain.
+    if (origin.ahead or not await line.length(model.model_id)) and (begin is None or free()):
+        with contextlib.suppress(NoFreeSlot):
+            async for taken in take():
+                yield taken
             return
     await origin.wait()
     async with line.join(model.model_id, call_id, ahead=origin.ahead) as ticket:
@@ -50,6 +53,9 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
             async for queued in ticket.turns(free):
                 yield queued
             with contextlib.suppress(NoFreeSlot):  # another caller was faster
-                rows = await open_rows()
-                ticket.served = True
+                async for taken in take():
+                    if isinstance(taken, Rows):
+                        rows, ticket.served = taken, True
+                    else:
+                        yield taken
     yield rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -41,6 +41,8 @@ class Caller:
     """Of its API key, if that is what lets it in; its tickets end with that key."""
     from_ticket: bool = False
     """Whether it has shown a ticket, which gives it less than a key does."""
+    ticket_note: str = field(default="", repr=False)
+    """What the door that issued the ticket wrote on it, such as how its calls begin."""
 
     @classmethod
     def with_key(cls, key: str, address: str, edge: str, limits: CallerLimits | None = None) -> Caller:
@@ -103,6 +105,11 @@ class Opening:
     """Whether the mesh keeps time with the caller, and skips frames when it is late."""
     traceparent: str = field(default="", kw_only=True)
     """W3C trace context, to which the call's trace belongs; may be empty."""
+
+    begins: Callable[[], Awaitable[New]] | None = field(default=None, kw_only=True)
+    """Asked for the voice and the text prompt when there is room for a new conversation, after HasRoom, for edges whose
+    callers say that only then; must not take long. The rest of what it gives is not looked at.
+    """
 
     @property
     def first_sequence(self) -> int:

@@ -16,6 +16,7 @@ from services.gateway.calls.events import (
     Event,
     EventKind,
     GoAway,
+    HasRoom,
     Queued,
     Ready,
     ResumeStatus,
@@ -23,7 +24,7 @@ from services.gateway.calls.events import (
 )
 from services.gateway.calls.limits import Use
 from services.gateway.calls.listening import Listened, Listeners, Listening
-from services.gateway.calls.origin import Origin, find_origin
+from services.gateway.calls.origin import Origin, find_origin, set_prompt
 from services.gateway.calls.past import take_past
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.transcript import Transcript
@@ -154,14 +155,25 @@ class Conversation:
                 return await take_past(inputs, AudioFormat(info.sample_rate_hertz, info.samples_per_frame), frames)
         return (), inputs
 
-    def _wait_and_open(self, origin: Origin, past: Sequence[Pcm]) -> AsyncGenerator[Queued | Rows, None]:
+    def _wait_and_open(self, origin: Origin, past: Sequence[Pcm]) -> AsyncGenerator[Queued | HasRoom | Rows, None]:
         def check() -> None:
             if self._ended is not None:
                 raise self._ended
             if self._leaving:
                 raise Draining(GATEWAY_STOPS)
 
-        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, past, check)
+        begins, asked = self._opening.begins, None
+
+        async def begin() -> AsyncIterator[HasRoom]:
+            nonlocal asked
+            assert begins is not None
+            if asked is None:
+                yield HasRoom()
+                asked = await begins()
+            await set_prompt(origin, self._resources, asked)
+
+        return rows_in_turn(self._resources, origin, self._call_id, self._opening.first_sequence, past, check,
+                            begin if begins else None)
 
     def _ingest(self, rows: Rows, origin: Origin, frames_past: int) -> Ingest:
         """Where the caller's audio enters the path, after what the encoder has heard already."""

@@ -63,6 +63,8 @@ class ModelInfo:
     samples_per_frame: int
     slots_total: int
     slots_free: int
+    text_prompt_characters: int = 0
+    """The longest text prompt that it was trained to follow; 0: it was trained without."""
 
 
 class Desk:
@@ -240,7 +242,8 @@ class Desk:
         fleet = self._resources.fleet
         codec = fleet.codec.info(model.codec_id)
         return ModelInfo(model.model_id, model.codec_id, codec.sample_rate_hertz, codec.samples_per_frame,
-                         fleet.slots_total(model), fleet.slots_free(model))
+                         fleet.slots_total(model), fleet.slots_free(model),
+                         fleet.lm.info(model.model_id).text_prompt_characters)
 
     def drain(self) -> None:
         """Take no new calls, and ask the running ones to reconnect: another gateway finds their sessions in Redis."""

@@ -1,5 +1,6 @@
-"""What a caller hears of a conversation, in this order: Queued as long as it waits, Ready, then Speech with notices in
-between, and Summary. Each edge turns these into its own wire format. How a conversation failed is a MeshError.
+"""What a caller hears of a conversation, in this order: Queued as long as it waits, HasRoom if its edge is to say how
+it begins, Ready, then Speech with notices in between, and Summary. Each edge turns these into its own wire format. How
+a conversation failed is a MeshError.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from moshimesh.lm.v1 import lm_pb2
 from services.gateway.path.pipeline import ConversationEvent, Notice, Speech
 from services.gateway.turns.events import EventKind
 
-__all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "Heard", "Notice", "Queued", "Ready", "ResumeStatus",
-           "Speech", "Summary"]
+__all__ = ["ConversationEvent", "Event", "EventKind", "GoAway", "HasRoom", "Heard", "Notice", "Queued", "Ready",
+           "ResumeStatus", "Speech", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Queued:
     """From 1."""
     estimated_wait_ms: int
     """0: not known."""
+
+
+@dataclass(frozen=True)
+class HasRoom:
+    """There is a slot for the call. It is taken once the caller has said how it begins (Opening.begins); if another one
+    is faster, the call waits in line.
+    """
 
 
 @dataclass(frozen=True)
@@ -89,4 +97,4 @@ class Summary:
     frames_skipped: int
 
 
-Event: TypeAlias = Queued | Ready | Speech | Notice | Summary
+Event: TypeAlias = Queued | HasRoom | Ready | Speech | Notice | Summary

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from moshimesh.lm.v1 import lm_pb2
 
-from services.gateway.calls.callers import Forked, Opening, Resumed
+from services.gateway.calls.callers import Forked, New, Opening, Resumed
 from services.gateway.calls.ending import call_too_long
 from services.gateway.calls.resources import Resources
 from services.gateway.peers.models import Model
@@ -156,8 +156,14 @@ async def find_origin(resources: Resources, opening: Opening, handle: Handle, ca
         return ResumedOrigin(record, model, lambda: sessions.take_over(handle, seen, record))
     model = await resources.fleet.model(asked.model_id)
     origin = NewOrigin(resources, handle, call_id, model, asked.sampling)
-    origin.history.prompt = await resources.voices.prompt(resources.fleet, model, asked)
+    await set_prompt(origin, resources, asked)
     return origin
+
+
+async def set_prompt(origin: Origin, resources: Resources, asked: New) -> None:
+    """Let a new conversation begin with the voice and the text that are asked for. Raises MeshError."""
+    resources.voices.check(asked)
+    origin.history.prompt = await resources.voices.prompt(resources.fleet, origin.model, asked)
 
 
 async def _model_of(record: Record, resources: Resources) -> Model:

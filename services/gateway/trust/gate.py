@@ -24,8 +24,10 @@ class Gate(Protocol):
         Raises Unauthenticated, PermissionDenied, TicketsUnavailable, IssuerUnavailable, TooManyRefused.
         """
 
-    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
+    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True, note: str = ""
+                    ) -> tuple[str, float]:
         """A ticket with which others call in this caller's name, and when it expires, in seconds since the Unix epoch.
+        Those callers have the note (Caller.ticket_note).
 
         Raises PermissionDenied, TicketsUnavailable.
         """
@@ -47,14 +49,15 @@ class OpenGate:
         """See Gate."""
         if credential.startswith(PREFIX) and self._tickets is not None:
             found = await self._tickets.redeem(credential)
-            return Caller(found.name, address, edge, found.limits)
+            return Caller(found.name, address, edge, found.limits, ticket_note=found.note)
         return Caller.with_key(credential, address, edge, self._limits)
 
-    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
+    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True, note: str = ""
+                    ) -> tuple[str, float]:
         """See Gate."""
         if self._tickets is None:
             raise TicketsUnavailable("this gateway has no tickets")
-        return await self._tickets.issue(caller, lives_s, single_use=single_use)
+        return await self._tickets.issue(caller, lives_s, single_use=single_use, note=note)
 
     async def close(self) -> None:
         """See Gate."""

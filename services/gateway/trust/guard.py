@@ -56,7 +56,7 @@ class Guard:
             if not self._holds(ticket.key_hash):
                 raise Unauthenticated("KEY_REVOKED", "the key that this ticket was issued for was revoked")
             return Caller(ticket.name, address, edge, ticket.limits, lambda: self._holds(ticket.key_hash),
-                          from_ticket=True)
+                          from_ticket=True, ticket_note=ticket.note)
         if credential.startswith(KEY_PREFIX) or self._tokens is None:
             record = self._keys.find(credential) if self._keys is not None else None
             if record is None:
@@ -66,11 +66,12 @@ class Guard:
         name = await self._tokens.check(credential)
         return Caller(name, address, edge, self._defaults)
 
-    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
+    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True, note: str = ""
+                    ) -> tuple[str, float]:
         """See Gate."""
         if caller.from_ticket:  # else one that leaks would live for ever
             raise PermissionDenied("TICKET_OF_TICKET", "a ticket gives no other ticket; ask with the key")
-        return await self._tickets.issue(caller, lives_s, single_use=single_use)
+        return await self._tickets.issue(caller, lives_s, single_use=single_use, note=note)
 
     async def close(self) -> None:
         """Give back what it holds."""

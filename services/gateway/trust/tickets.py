@@ -3,8 +3,8 @@
 A backend with a key asks for one; it lives for a minute and opens one call, at any gateway. OpenAI's clients call them
 client secrets; those may be used until they expire.
 
-Redis has the hash of a ticket and what its callers may do. Without Redis there are no tickets, unlike limits: a ticket
-that can't be checked is refused.
+Redis has the hash of a ticket, what its callers may do, and a note of the door that asked for it, sealed with the
+ticket. Without Redis there are no tickets, unlike limits: a ticket that can't be checked is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 
 from services.gateway.calls.callers import Caller, CallerLimits
+from services.gateway.sessions.sealing import Handle
 from services.gateway.store import Request, Store, StoreError
 from services.gateway.trust.keys import hash_of
 from services.mesh.errors import TicketsUnavailable, Unauthenticated
@@ -23,12 +24,16 @@ PREFIX = "ek_"  # OpenAI's clients look for it in browsers
 LIVES_S = 60.0
 LONGEST_S = 7200.0  # of a ticket that may be used again and again
 
-_ISSUE = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])"
-# Returns what is known of it, and takes it away if it opens one call only.
+# The note has a key of its own: gateways of an older version don't look for it.
+_ISSUE = """
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2]) end
+"""
+# Returns what is known of it and its note, and takes both away if it opens one call only.
 _REDEEM = """
-local found = redis.call('GET', KEYS[1])
-if found and string.sub(found, 1, 1) == '1' then redis.call('DEL', KEYS[1]) end
-return found
+local found, note = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+if found and string.sub(found, 1, 1) == '1' then redis.call('DEL', KEYS[1], KEYS[2]) end
+return {found, note}
 """
 
 
@@ -41,6 +46,8 @@ class Ticket:
     key_hash: str
     """Of the API key that it was issued for; empty if that was none."""
     limits: CallerLimits
+    note: str
+    """What the door that asked for it wrote on it."""
 
 
 class Tickets:
@@ -52,10 +59,11 @@ class Tickets:
     @staticmethod
     def probes(tag: str) -> list[Request]:
         """What is done to tickets, for Store.connect."""
-        key = _key_of(f"probe-{tag}")
-        return [Request(_ISSUE, (key,), ("0", 1000)), Request(_REDEEM, (key,))]
+        keys = _keys_of(f"probe-{tag}")
+        return [Request(_ISSUE, keys, ("0", 1000, "note")), Request(_REDEEM, keys)]
 
-    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True) -> tuple[str, float]:
+    async def issue(self, caller: Caller, lives_s: float = LIVES_S, *, single_use: bool = True, note: str = ""
+                    ) -> tuple[str, float]:
         """A ticket for callers that count as this one, and when it expires, in seconds since the Unix epoch.
 
         Raises TicketsUnavailable.
@@ -63,8 +71,9 @@ class Tickets:
         lives_s = min(max(lives_s, 1.0), LONGEST_S)
         ticket = PREFIX + secrets.token_urlsafe(32)
         known = f"{int(single_use)}{json.dumps([caller.key_id, caller.key_hash, *vars(caller.limits).values()])}"
+        sealed = _seal_of(ticket).seal(note.encode(), _NOTE) if note else b""
         try:
-            await self._store.run(Request(_ISSUE, (_key_of(ticket),), (known, round(lives_s * 1000))))
+            await self._store.run(Request(_ISSUE, _keys_of(ticket), (known, round(lives_s * 1000), sealed)))
         except StoreError:
             raise TicketsUnavailable("tickets are kept in Redis, which does not answer; retry") from None
         return ticket, time.time() + lives_s
@@ -72,15 +81,25 @@ class Tickets:
     async def redeem(self, ticket: str) -> Ticket:
         """What is known of it. Raises Unauthenticated, TicketsUnavailable."""
         try:
-            known = await self._store.run(Request(_REDEEM, (_key_of(ticket),)))
+            known, sealed = await self._store.run(Request(_REDEEM, _keys_of(ticket)))
         except StoreError:
             raise TicketsUnavailable("tickets are kept in Redis, which does not answer; retry") from None
         if known is None:
             raise Unauthenticated("BAD_TICKET", "this ticket has expired, or was used before; get another one")
         name, key_hash, *limits = json.loads(known[1:])
-        return Ticket(name, key_hash, CallerLimits(*limits))
+        note = "" if sealed is None else _seal_of(ticket).open(sealed, _NOTE).decode()
+        return Ticket(name, key_hash, CallerLimits(*limits), note)
 
 
-def _key_of(ticket: str) -> str:
-    """The Redis key. Redis does not learn the ticket."""
-    return f"moshimesh:{{ticket:{hash_of(ticket)}}}"
+_NOTE = b"ticket"  # part of the seal
+
+
+def _seal_of(ticket: str) -> Handle:
+    """What seals a note: as with a conversation's handle, only who has the ticket can read it."""
+    return Handle(ticket.removeprefix(PREFIX))
+
+
+def _keys_of(ticket: str) -> tuple[str, str]:
+    """The Redis keys of a ticket and of its note. Redis does not learn the ticket."""
+    key = f"moshimesh:{{ticket:{hash_of(ticket)}}}"
+    return key, f"{key}:note"

@@ -9,7 +9,6 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -20,6 +19,7 @@ from harness.intruders import Intruders
 from harness.issuer import AUDIENCE, ISSUER, token
 from harness.secrets_scan import of_processes, of_redis, secrets_found
 from services.gateway.calls.callers import CallerLimits
+from services.gateway.calls.desk import ModelInfo
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.edges.web import tickets
 from services.gateway.edges.web.chat.edge import ChatEdge
@@ -36,12 +36,17 @@ from tests.gateway.redis_server import RedisServer
 from tests.served import Served
 
 ANSWER_S = 0.4
+NOTE = "You are a doctor, and the caller is your patient."
 
 
 class Desk(EchoDesk):
-    async def info(self) -> SimpleNamespace:
-        return SimpleNamespace(model_id="echo", codec_id="mimi", sample_rate_hertz=RATE, samples_per_frame=FRAME,
-                               slots_total=1, slots_free=1)
+    voices = ()
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo("echo", "mimi", RATE, FRAME, 1, 1)
+
+    async def models(self) -> list[ModelInfo]:
+        return [await self.info()]
 
     async def close(self) -> None:
         pass
@@ -130,6 +135,20 @@ async def test_a_ticket_opens_one_socket_at_another_gateway(gateways: list[Gatew
             assert answer.status in (401, 403)
 
 
+@pytest.mark.parametrize("single_use", [True, False])
+async def test_a_ticket_has_its_note_at_any_gateway(gateways: list[Gateway], intruders: Intruders, server: RedisServer,
+                                                    single_use: bool) -> None:
+    one, other = (gateway.gate for gateway in gateways)
+    caller = await one.caller(intruders.key, "127.0.0.1", "realtime")
+    assert caller.ticket_note == ""
+    ticket, _ = await one.issue(caller, 600, single_use=single_use, note=NOTE)
+    assert (await other.caller(ticket, "127.0.0.1", "realtime")).ticket_note == NOTE
+    kept = [key for key in server.client.keys("*ticket:*") if b"probe" not in key]
+    assert len(kept) == (0 if single_use else 2)
+    plain, _ = await one.issue(caller)
+    assert (await other.caller(plain, "127.0.0.1", "realtime")).ticket_note == ""
+
+
 async def test_tickets_without_redis_say_so(gateways: list[Gateway], intruders: Intruders, server: RedisServer) -> None:
     server.kill()
     async with aiohttp.ClientSession() as http, http.post(
@@ -152,12 +171,12 @@ async def test_no_secret_is_in_logs_redis_or_ps(gateways: list[Gateway], intrude
     for credential in (intruders.key, signed):
         await ask(gateways[0], credential)
     caller = await gateways[0].gate.caller(intruders.key, "127.0.0.1", "pcm")
-    many, _ = await gateways[0].gate.issue(caller, 600, single_use=False)
+    many, _ = await gateways[0].gate.issue(caller, 600, single_use=False, note=NOTE)
     await ask(gateways[1], many)
     for wrong in (one := intruders.revoked[:-1] + "x", signed[:-8] + "AAAAAAAA"):
         with pytest.raises(Exception, match=r"UNAUTHENTICATED|Unauthenticated"):
             await ask(gateways[0], wrong)
-    shown = {"the key": intruders.key, "the token": signed, "the ticket": many, "a wrong key": one}
+    shown = {"the key": intruders.key, "the token": signed, "the ticket": many, "a wrong key": one, "the note": NOTE}
     redis = of_redis(server.client)
     assert b"ticket:" in redis  # there is something to find
     assert secrets_found(shown, {"the log": caplog.text, "Redis": redis, "ps": of_processes([os.getpid()])}) == []

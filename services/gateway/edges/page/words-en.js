@@ -110,7 +110,7 @@ export default {
   devices: {title: 'Microphone and loudspeaker', microphone: 'Microphone', speaker: 'Loudspeaker',
     clean: 'Remove echo and noise', unnamed: index => `Device ${index}`},
   settings: {title: 'Settings', during: 'At any time', before: 'Before the call', temperature: 'Voice temperature', topK: 'Voice top-k',
-    textTemperature: 'Text temperature', textTopK: 'Text top-k', seed: 'Seed', model: 'Model', voice: 'Voice', any: 'Whichever is free',
+    textTemperature: 'Text temperature', textTopK: 'Text top-k', seed: 'Seed', model: 'Model', voice: 'Voice', prompt: 'Instructions for Moshi', any: 'Whichever is free',
     format: 'Sound travels as', pcm: 'PCM, 384 kbit/s', opus: 'Opus, 32 kbit/s', random: 'random', own: 'the model\'s own'},
   key: {title: 'API key', help: 'This mesh asks who calls. The key stays in this page\'s memory, and is gone when you leave.', use: 'Use this key'},
   keep: {record: 'Record both voices in this browser, to download after the call', wav: 'Download the sound',

@@ -110,7 +110,7 @@ export default {
   devices: {title: 'Microphone et haut-parleur', microphone: 'Microphone', speaker: 'Haut-parleur',
     clean: 'Ôter l\'écho et le bruit', unnamed: index => `Appareil ${index}`},
   settings: {title: 'Réglages', during: 'À tout moment', before: 'Avant l\'appel', temperature: 'Température de la voix', topK: 'Top-k de la voix',
-    textTemperature: 'Température du texte', textTopK: 'Top-k du texte', seed: 'Graine', model: 'Modèle', voice: 'Voix', any: 'Celui qui est libre',
+    textTemperature: 'Température du texte', textTopK: 'Top-k du texte', seed: 'Graine', model: 'Modèle', voice: 'Voix', prompt: 'Consignes pour Moshi', any: 'Celui qui est libre',
     format: 'Le son voyage en', pcm: 'PCM, 384 kbit/s', opus: 'Opus, 32 kbit/s', random: 'au hasard', own: 'au choix du modèle'},
   key: {title: 'Clé d\'API', help: 'Ce serveur demande qui appelle. La clé reste dans la mémoire de cette page, et disparaît quand vous partez.', use: 'Utiliser cette clé'},
   keep: {record: 'Enregistrer les deux voix dans ce navigateur, à télécharger après l\'appel', wav: 'Télécharger le son',

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from moshimesh.audio.v1 import audio_pb2
 
+from services.gateway.calls.desk import ModelInfo
 from services.gateway.calls.events import Speech
 from services.gateway.edges.web.live.edge import LiveEdge
 from services.gateway.edges.web.live.reading import read_start
 from services.gateway.edges.web.live.session import Session
+from services.gateway.edges.web.realtime.offer import Offer
 from services.gateway.trust.gate import OpenGate
 from tests.gateway.door import Gateway, codec, lm
 from tests.gateway.web_door import WebDoor
@@ -84,7 +86,7 @@ async def test_openai_s_own_client(gateway: Gateway, door: WebDoor) -> None:
 
 
 def test_what_the_model_says_has_its_time_and_what_it_does_not_say_is_silence() -> None:
-    session = Session(read_start(json.dumps(START)), "one", 24_000, 1920, 0)
+    session = Session(read_start(json.dumps(START)), ModelInfo("one", "mimi", 24_000, 1920, 1, 1), Offer(), 0)
     loud, faint = (np.full(1920, level, np.float32) for level in (0.1, 0.0009))
     told = [json.loads(message) for pcm, text in ((loud, "Hi"), (faint, ""))
             for message in session.told(Speech(audio_pb2.FrameContext(sequence=25), pcm, text, 7, [], 0))]

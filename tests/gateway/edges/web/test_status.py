@@ -133,16 +133,20 @@ async def test_with_keys_the_status_wants_one_and_no_ticket(house: House, guard:
 
 async def test_a_page_learns_whether_it_needs_a_key_and_which_models_there_are(house: House) -> None:
     desk = Desk(house, OpenGate())
+    house.lm.text_prompt_characters = 40
+    await house.fleet.refresh()
     async with WebDoor(desk.routes) as door:
         code, told = await get(door, "/api/entry")
     assert (code, told["keys"]) == (200, False)
     assert told["models"] == [model.model_id for model in await house.desk.models()]
+    assert told["text_prompt_characters"] == {told["models"][0]: 40}
 
 
 async def test_without_a_key_a_page_learns_only_that_it_needs_one(house: House, guard: Guard, key: str) -> None:
     desk = Desk(house, guard)
     async with WebDoor(desk.routes) as door:
-        assert await get(door, "/api/entry") == (200, {"keys": True, "models": [], "voices": []})
+        assert await get(door, "/api/entry") == (200, {"keys": True, "models": [], "voices": [],
+                                                         "text_prompt_characters": {}})
         code, told = await get(door, "/api/entry", key)
         assert (code, told["keys"], len(told["models"])) == (200, True, 1)
         assert (await get(door, "/api/entry", "mm_other"))[0] == 401

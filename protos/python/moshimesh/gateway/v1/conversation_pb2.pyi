@@ -232,40 +232,44 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free", "codec_id")
+    __slots__ = ("model_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free", "codec_id", "text_prompt_characters")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     slots_total: int
     slots_free: int
     codec_id: str
-    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., codec_id: _Optional[str] = ...) -> None: ...
+    text_prompt_characters: int
+    def __init__(self, model_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., codec_id: _Optional[str] = ..., text_prompt_characters: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "codec_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free")
+    __slots__ = ("model_id", "codec_id", "sample_rate_hertz", "samples_per_frame", "slots_total", "slots_free", "text_prompt_characters")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CODEC_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_HERTZ_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     codec_id: str
     sample_rate_hertz: int
     samples_per_frame: int
     slots_total: int
     slots_free: int
-    def __init__(self, model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ...) -> None: ...
+    text_prompt_characters: int
+    def __init__(self, model_id: _Optional[str] = ..., codec_id: _Optional[str] = ..., sample_rate_hertz: _Optional[int] = ..., samples_per_frame: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., text_prompt_characters: _Optional[int] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)

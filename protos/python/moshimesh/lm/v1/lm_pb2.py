@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moshimesh.audio.v1 import audio_pb2 as moshimesh_dot_audio_dot_v1_dot_audio__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moshimesh/lm/v1/lm.proto\x12\x0fmoshimesh.lm.v1\x1a\x1emoshimesh/audio/v1/audio.proto\"\x10\n\x0eGetInfoRequest\"\xff\x02\n\x0fGetInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x16\n\x0euser_codebooks\x18\x02 \x01(\r\x12\x15\n\rown_codebooks\x18\x03 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x04 \x01(\r\x12\x18\n\x10text_cardinality\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_frames\x18\x07 \x01(\r\x12\x13\n\x0bslots_total\x18\x08 \x01(\r\x12\x12\n\nslots_free\x18\t \x01(\r\x12\x15\n\rweights_bytes\x18\n \x01(\x04\x12\x1a\n\x12kv_bytes_per_frame\x18\x0b \x01(\x04\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x10\n\x08\x63odec_id\x18\r \x01(\t\x12\x13\n\x0binstance_id\x18\x0e \x01(\t\x12\x11\n\tprecision\x18\x0f \x01(\t\x12\x14\n\x0ckv_precision\x18\x10 \x01(\t\x12\x10\n\x08\x66loor_ms\x18\x11 \x01(\x02\"\x90\x03\n\x08Sampling\x12\x1d\n\x10text_temperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\ntext_top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x61udio_temperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x18\n\x0b\x61udio_top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1a\n\rpadding_bonus\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\'\n\x1arepetition_penalty_context\x18\x08 \x01(\rH\x07\x88\x01\x01\x42\x13\n\x11_text_temperatureB\r\n\x0b_text_top_kB\x14\n\x12_audio_temperatureB\x0e\n\x0c_audio_top_kB\x07\n\x05_seedB\x10\n\x0e_padding_bonusB\x15\n\x13_repetition_penaltyB\x1d\n\x1b_repetition_penalty_context\"\xa9\x01\n\nStepConfig\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08sampling\x18\x02 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12-\n\x07history\x18\x03 \x01(\x0b\x32\x1c.moshimesh.lm.v1.StepHistory\x12+\n\x06prompt\x18\x04 \x01(\x0b\x32\x1b.moshimesh.lm.v1.StepPrompt\"F\n\nStepPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0bvoice_codes\x18\x02 \x03(\r\x12\x15\n\rsilence_codes\x18\x03 \x03(\r\"x\n\x0bStepHistory\x12\x12\n\nfirst_step\x18\x01 \x01(\x04\x12\x12\n\nuser_codes\x18\x02 \x03(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12\x31\n\x08\x63ontrols\x18\x04 \x03(\x0b\x32\x1f.moshimesh.lm.v1.StepControlsAt\"U\n\x0c\x46orcedTokens\x12\x17\n\ntext_token\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x63odes\x18\x02 \x03(\r\x12\x0e\n\x06\x66rames\x18\x03 \x01(\rB\r\n\x0b_text_token\"\x13\n\x03Say\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x98\x01\n\x0cStepControls\x12+\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12/\n\x06\x66orced\x18\x02 \x01(\x0b\x32\x1d.moshimesh.lm.v1.ForcedTokensH\x00\x12#\n\x03say\x18\x03 \x01(\x0b\x32\x14.moshimesh.lm.v1.SayH\x00\x42\x05\n\x03run\"O\n\x0eStepControlsAt\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12/\n\x08\x63ontrols\x18\x02 \x01(\x0b\x32\x1d.moshimesh.lm.v1.StepControls\"j\n\tStepInput\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrame\x12/\n\x08\x63ontrols\x18\x02 \x01(\x0b\x32\x1d.moshimesh.lm.v1.StepControls\"s\n\x0bStepRequest\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.moshimesh.lm.v1.StepConfigH\x00\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1a.moshimesh.lm.v1.StepInputH\x00\x42\t\n\x07request\"\xea\x01\n\tStepReady\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x16\n\x0euser_codebooks\x18\x02 \x01(\r\x12\x15\n\rown_codebooks\x18\x03 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x04 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x05 \x01(\r\x12+\n\x08sampling\x18\x06 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x16\n\x0e\x63ontext_frames\x18\x07 \x01(\r\x12\x10\n\x08\x63odec_id\x18\x08 \x01(\t\x12\x1a\n\x12silent_text_tokens\x18\t \x03(\r\"o\n\tStepFrame\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrame\x12\x17\n\ntext_token\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x03 \x01(\tB\r\n\x0b_text_token\"\x1d\n\x0bStepSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xa4\x01\n\x0cStepResponse\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.moshimesh.lm.v1.StepReadyH\x00\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1a.moshimesh.lm.v1.StepFrameH\x00\x12/\n\x07summary\x18\x03 \x01(\x0b\x32\x1c.moshimesh.lm.v1.StepSummaryH\x00\x42\n\n\x08response2\xa2\x01\n\tLmService\x12L\n\x07GetInfo\x12\x1f.moshimesh.lm.v1.GetInfoRequest\x1a .moshimesh.lm.v1.GetInfoResponse\x12G\n\x04Step\x12\x1c.moshimesh.lm.v1.StepRequest\x1a\x1d.moshimesh.lm.v1.StepResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moshimesh/lm/v1/lm.proto\x12\x0fmoshimesh.lm.v1\x1a\x1emoshimesh/audio/v1/audio.proto\"\x10\n\x0eGetInfoRequest\"\x9f\x03\n\x0fGetInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x16\n\x0euser_codebooks\x18\x02 \x01(\r\x12\x15\n\rown_codebooks\x18\x03 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x04 \x01(\r\x12\x18\n\x10text_cardinality\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_frames\x18\x07 \x01(\r\x12\x13\n\x0bslots_total\x18\x08 \x01(\r\x12\x12\n\nslots_free\x18\t \x01(\r\x12\x15\n\rweights_bytes\x18\n \x01(\x04\x12\x1a\n\x12kv_bytes_per_frame\x18\x0b \x01(\x04\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x10\n\x08\x63odec_id\x18\r \x01(\t\x12\x13\n\x0binstance_id\x18\x0e \x01(\t\x12\x11\n\tprecision\x18\x0f \x01(\t\x12\x14\n\x0ckv_precision\x18\x10 \x01(\t\x12\x10\n\x08\x66loor_ms\x18\x11 \x01(\x02\x12\x1e\n\x16text_prompt_characters\x18\x12 \x01(\r\"\x90\x03\n\x08Sampling\x12\x1d\n\x10text_temperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\ntext_top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x61udio_temperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x18\n\x0b\x61udio_top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1a\n\rpadding_bonus\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\'\n\x1arepetition_penalty_context\x18\x08 \x01(\rH\x07\x88\x01\x01\x42\x13\n\x11_text_temperatureB\r\n\x0b_text_top_kB\x14\n\x12_audio_temperatureB\x0e\n\x0c_audio_top_kB\x07\n\x05_seedB\x10\n\x0e_padding_bonusB\x15\n\x13_repetition_penaltyB\x1d\n\x1b_repetition_penalty_context\"\xa9\x01\n\nStepConfig\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12+\n\x08sampling\x18\x02 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12-\n\x07history\x18\x03 \x01(\x0b\x32\x1c.moshimesh.lm.v1.StepHistory\x12+\n\x06prompt\x18\x04 \x01(\x0b\x32\x1b.moshimesh.lm.v1.StepPrompt\"F\n\nStepPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0bvoice_codes\x18\x02 \x03(\r\x12\x15\n\rsilence_codes\x18\x03 \x03(\r\"x\n\x0bStepHistory\x12\x12\n\nfirst_step\x18\x01 \x01(\x04\x12\x12\n\nuser_codes\x18\x02 \x03(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12\x31\n\x08\x63ontrols\x18\x04 \x03(\x0b\x32\x1f.moshimesh.lm.v1.StepControlsAt\"U\n\x0c\x46orcedTokens\x12\x17\n\ntext_token\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x63odes\x18\x02 \x03(\r\x12\x0e\n\x06\x66rames\x18\x03 \x01(\rB\r\n\x0b_text_token\"\x13\n\x03Say\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x98\x01\n\x0cStepControls\x12+\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12/\n\x06\x66orced\x18\x02 \x01(\x0b\x32\x1d.moshimesh.lm.v1.ForcedTokensH\x00\x12#\n\x03say\x18\x03 \x01(\x0b\x32\x14.moshimesh.lm.v1.SayH\x00\x42\x05\n\x03run\"O\n\x0eStepControlsAt\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12/\n\x08\x63ontrols\x18\x02 \x01(\x0b\x32\x1d.moshimesh.lm.v1.StepControls\"j\n\tStepInput\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrame\x12/\n\x08\x63ontrols\x18\x02 \x01(\x0b\x32\x1d.moshimesh.lm.v1.StepControls\"s\n\x0bStepRequest\x12-\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.moshimesh.lm.v1.StepConfigH\x00\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1a.moshimesh.lm.v1.StepInputH\x00\x42\t\n\x07request\"\xea\x01\n\tStepReady\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x16\n\x0euser_codebooks\x18\x02 \x01(\r\x12\x15\n\rown_codebooks\x18\x03 \x01(\r\x12\x13\n\x0b\x63\x61rdinality\x18\x04 \x01(\r\x12\x14\n\x0c\x64\x65lay_frames\x18\x05 \x01(\r\x12+\n\x08sampling\x18\x06 \x01(\x0b\x32\x19.moshimesh.lm.v1.Sampling\x12\x16\n\x0e\x63ontext_frames\x18\x07 \x01(\r\x12\x10\n\x08\x63odec_id\x18\x08 \x01(\t\x12\x1a\n\x12silent_text_tokens\x18\t \x03(\r\"o\n\tStepFrame\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x1d.moshimesh.audio.v1.CodeFrame\x12\x17\n\ntext_token\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04text\x18\x03 \x01(\tB\r\n\x0b_text_token\"\x1d\n\x0bStepSummary\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xa4\x01\n\x0cStepResponse\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.moshimesh.lm.v1.StepReadyH\x00\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1a.moshimesh.lm.v1.StepFrameH\x00\x12/\n\x07summary\x18\x03 \x01(\x0b\x32\x1c.moshimesh.lm.v1.StepSummaryH\x00\x42\n\n\x08response2\xa2\x01\n\tLmService\x12L\n\x07GetInfo\x12\x1f.moshimesh.lm.v1.GetInfoRequest\x1a .moshimesh.lm.v1.GetInfoResponse\x12G\n\x04Step\x12\x1c.moshimesh.lm.v1.StepRequest\x1a\x1d.moshimesh.lm.v1.StepResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,35 +35,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINFOREQUEST']._serialized_start=77
   _globals['_GETINFOREQUEST']._serialized_end=93
   _globals['_GETINFORESPONSE']._serialized_start=96
-  _globals['_GETINFORESPONSE']._serialized_end=479
-  _globals['_SAMPLING']._serialized_start=482
-  _globals['_SAMPLING']._serialized_end=882
-  _globals['_STEPCONFIG']._serialized_start=885
-  _globals['_STEPCONFIG']._serialized_end=1054
-  _globals['_STEPPROMPT']._serialized_start=1056
-  _globals['_STEPPROMPT']._serialized_end=1126
-  _globals['_STEPHISTORY']._serialized_start=1128
-  _globals['_STEPHISTORY']._serialized_end=1248
-  _globals['_FORCEDTOKENS']._serialized_start=1250
-  _globals['_FORCEDTOKENS']._serialized_end=1335
-  _globals['_SAY']._serialized_start=1337
-  _globals['_SAY']._serialized_end=1356
-  _globals['_STEPCONTROLS']._serialized_start=1359
-  _globals['_STEPCONTROLS']._serialized_end=1511
-  _globals['_STEPCONTROLSAT']._serialized_start=1513
-  _globals['_STEPCONTROLSAT']._serialized_end=1592
-  _globals['_STEPINPUT']._serialized_start=1594
-  _globals['_STEPINPUT']._serialized_end=1700
-  _globals['_STEPREQUEST']._serialized_start=1702
-  _globals['_STEPREQUEST']._serialized_end=1817
-  _globals['_STEPREADY']._serialized_start=1820
-  _globals['_STEPREADY']._serialized_end=2054
-  _globals['_STEPFRAME']._serialized_start=2056
-  _globals['_STEPFRAME']._serialized_end=2167
-  _globals['_STEPSUMMARY']._serialized_start=2169
-  _globals['_STEPSUMMARY']._serialized_end=2198
-  _globals['_STEPRESPONSE']._serialized_start=2201
-  _globals['_STEPRESPONSE']._serialized_end=2365
-  _globals['_LMSERVICE']._serialized_start=2368
-  _globals['_LMSERVICE']._serialized_end=2530
+  _globals['_GETINFORESPONSE']._serialized_end=511
+  _globals['_SAMPLING']._serialized_start=514
+  _globals['_SAMPLING']._serialized_end=914
+  _globals['_STEPCONFIG']._serialized_start=917
+  _globals['_STEPCONFIG']._serialized_end=1086
+  _globals['_STEPPROMPT']._serialized_start=1088
+  _globals['_STEPPROMPT']._serialized_end=1158
+  _globals['_STEPHISTORY']._serialized_start=1160
+  _globals['_STEPHISTORY']._serialized_end=1280
+  _globals['_FORCEDTOKENS']._serialized_start=1282
+  _globals['_FORCEDTOKENS']._serialized_end=1367
+  _globals['_SAY']._serialized_start=1369
+  _globals['_SAY']._serialized_end=1388
+  _globals['_STEPCONTROLS']._serialized_start=1391
+  _globals['_STEPCONTROLS']._serialized_end=1543
+  _globals['_STEPCONTROLSAT']._serialized_start=1545
+  _globals['_STEPCONTROLSAT']._serialized_end=1624
+  _globals['_STEPINPUT']._serialized_start=1626
+  _globals['_STEPINPUT']._serialized_end=1732
+  _globals['_STEPREQUEST']._serialized_start=1734
+  _globals['_STEPREQUEST']._serialized_end=1849
+  _globals['_STEPREADY']._serialized_start=1852
+  _globals['_STEPREADY']._serialized_end=2086
+  _globals['_STEPFRAME']._serialized_start=2088
+  _globals['_STEPFRAME']._serialized_end=2199
+  _globals['_STEPSUMMARY']._serialized_start=2201
+  _globals['_STEPSUMMARY']._serialized_end=2230
+  _globals['_STEPRESPONSE']._serialized_start=2233
+  _globals['_STEPRESPONSE']._serialized_end=2397
+  _globals['_LMSERVICE']._serialized_start=2400
+  _globals['_LMSERVICE']._serialized_end=2562
 # @@protoc_insertion_point(module_scope)

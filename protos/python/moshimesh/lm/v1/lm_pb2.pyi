@@ -12,7 +12,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining", "codec_id", "instance_id", "precision", "kv_precision", "floor_ms")
+    __slots__ = ("model_id", "user_codebooks", "own_codebooks", "cardinality", "text_cardinality", "delay_frames", "context_frames", "slots_total", "slots_free", "weights_bytes", "kv_bytes_per_frame", "draining", "codec_id", "instance_id", "precision", "kv_precision", "floor_ms", "text_prompt_characters")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     USER_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     OWN_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class GetInfoResponse(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     KV_PRECISION_FIELD_NUMBER: _ClassVar[int]
     FLOOR_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     user_codebooks: int
     own_codebooks: int
@@ -47,7 +48,8 @@ class GetInfoResponse(_message.Message):
     precision: str
     kv_precision: str
     floor_ms: float
-    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ..., codec_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., precision: _Optional[str] = ..., kv_precision: _Optional[str] = ..., floor_ms: _Optional[float] = ...) -> None: ...
+    text_prompt_characters: int
+    def __init__(self, model_id: _Optional[str] = ..., user_codebooks: _Optional[int] = ..., own_codebooks: _Optional[int] = ..., cardinality: _Optional[int] = ..., text_cardinality: _Optional[int] = ..., delay_frames: _Optional[int] = ..., context_frames: _Optional[int] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., kv_bytes_per_frame: _Optional[int] = ..., draining: bool = ..., codec_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., precision: _Optional[str] = ..., kv_precision: _Optional[str] = ..., floor_ms: _Optional[float] = ..., text_prompt_characters: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("text_temperature", "text_top_k", "audio_temperature", "audio_top_k", "seed", "padding_bonus", "repetition_penalty", "repetition_penalty_context")

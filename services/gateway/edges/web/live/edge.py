@@ -9,7 +9,7 @@ import time
 
 from aiohttp import web
 
-from services.gateway.calls.callers import Caller, New, Opening
+from services.gateway.calls.callers import Caller, Opening
 from services.gateway.calls.desk import Desk
 from services.gateway.edges.web.answers import refusal
 from services.gateway.edges.web.credentials import credential_of
@@ -17,6 +17,7 @@ from services.gateway.edges.web.live.reading import read_start
 from services.gateway.edges.web.live.session import Session, refused
 from services.gateway.edges.web.realtime.edge import MOST_MESSAGE_BYTES
 from services.gateway.edges.web.realtime.faults import ClientFault
+from services.gateway.edges.web.realtime.offer import Offer
 from services.gateway.edges.web.socket import Closed, Socket, Sockets, close_code, until_one_ends
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
@@ -65,11 +66,10 @@ class LiveEdge:
         # As OpenAI's clients say the name of one of OpenAI's models, any other name gets the model with the most room.
         served = {model.model_id: model for model in await self._desk.models()}
         model = served.get(start.session.model) or await self._desk.info()
-        return Session(start, model.model_id, model.sample_rate_hertz, model.samples_per_frame,
-                       round(time.time() + self._longest_call_s))
+        return Session(start, model, Offer.of(self._desk, model), round(time.time() + self._longest_call_s))
 
     async def _tell(self, socket: Socket, session: Session, caller: Caller) -> None:
-        opening = Opening(New(model_id=session.model_id), traceparent=socket.request.headers.get("traceparent", ""))
+        opening = Opening(session.new, traceparent=socket.request.headers.get("traceparent", ""))
         async with contextlib.aclosing(self._desk.hold(caller, opening, session.inputs())) as told:
             async for event in told:
                 for message in session.told(event):

@@ -26,14 +26,24 @@ class AudioFormat(BaseModel):
     rate: int | None = None
 
 
+class _CustomVoice(BaseModel):
+    id: str
+
+
+class _Output(BaseModel):
+    voice: str | _CustomVoice | None = None
+
+
 class _Audio(BaseModel):
     format: AudioFormat | None = None
+    output: _Output | None = None
 
 
 class _Config(BaseModel):
-    """Voice, instructions, history, delegation and triggers are not here: the model has none of them."""
+    """History, delegation and triggers are not here: the model has none of them."""
 
     model: str = ""
+    instructions: str | None = None
     audio: _Audio | None = None
 
 
@@ -47,6 +57,12 @@ class Start(_Event):
     def format(self) -> AudioFormat:
         """What the client asks for, or OpenAI's own."""
         return (self.session.audio.format if self.session.audio else None) or AudioFormat()
+
+    @property
+    def voice(self) -> str:
+        """The name that the client asks for; empty for none."""
+        voice = self.session.audio and self.session.audio.output and self.session.audio.output.voice
+        return (voice.id if isinstance(voice, _CustomVoice) else voice) or ""
 
 
 class Append(_Event):

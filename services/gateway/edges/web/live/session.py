@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from services.gateway.calls import events
-from services.gateway.calls.callers import Input
+from services.gateway.calls.callers import Input, New
+from services.gateway.calls.desk import ModelInfo
 from services.gateway.edges.g711 import RATE_HERTZ as TELEPHONE_HERTZ
 from services.gateway.edges.resampling import RATES_HERTZ
 from services.gateway.edges.web.live.reading import (
@@ -30,6 +31,7 @@ from services.gateway.edges.web.realtime.faults import ClientFault
 from services.gateway.edges.web.realtime.feed import Feed
 from services.gateway.edges.web.realtime.ids import Ids
 from services.gateway.edges.web.realtime.inbox import Inbox
+from services.gateway.edges.web.realtime.offer import DEFAULT_VOICE, Offer
 from services.gateway.edges.web.realtime.settings import OPENAI_HERTZ, PCM, Format
 from services.gateway.edges.web.realtime.sound import Mouth, decoded, ear_of
 from services.gateway.path.audio import Pcm
@@ -45,11 +47,13 @@ Message = dict[str, Any]
 class Session:
     """Translates both ways, and knows no wire."""
 
-    def __init__(self, start: Start, model_id: str, sample_rate_hertz: int, samples_per_frame: int, expires_at: int
-                 ) -> None:
-        """The mesh's rate and frame; `expires_at` in seconds since the Unix epoch. Raises ClientFault."""
+    def __init__(self, start: Start, model: ModelInfo, offer: Offer, expires_at: int) -> None:
+        """`expires_at` in seconds since the Unix epoch. Raises ClientFault."""
         self._ids = Ids()
-        self.model_id = model_id
+        self.new = New(model_id=model.model_id, voice=offer.voice(start.voice),
+                       text_prompt=offer.instructions(start.session.instructions))
+        """How the conversation begins."""
+        sample_rate_hertz, samples_per_frame = model.sample_rate_hertz, model.samples_per_frame
         self._start, self._expires_at = start, expires_at
         self._format = _format(start.format)
         self._frame_s = samples_per_frame / sample_rate_hertz
@@ -135,8 +139,10 @@ class Session:
 
     def _shown(self) -> Message:
         """The session as it is, whatever was asked for."""
-        return {"id": self._id, "model": self.model_id, "expires_at": self._expires_at, "status": "active",
-                "audio": {"format": {"type": self._format.type, "rate": self._format.rate}}}
+        return {"id": self._id, "model": self.new.model_id, "expires_at": self._expires_at, "status": "active",
+                "instructions": self.new.text_prompt or None,
+                "audio": {"format": {"type": self._format.type, "rate": self._format.rate},
+                          "output": {"voice": self.new.voice or DEFAULT_VOICE}}}
 
 
 def refused(error: ClientFault | MeshError) -> str:

@@ -1,5 +1,6 @@
 """`POST /v1/realtime/client_secrets`, and `/sessions` of the beta protocol: a backend trades its key for a ticket with
-which a browser calls. OpenAI's clients take a ticket only if it begins like theirs, as all of ours do.
+which a browser calls, and says how its calls begin. OpenAI's clients take a ticket only if it begins like theirs, as
+all of ours do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from services.gateway.edges.web.credentials import credential_of
 from services.gateway.edges.web.realtime import faults
 from services.gateway.edges.web.realtime.dialects import Beta, Dialect, Ga
 from services.gateway.edges.web.realtime.ids import Ids
+from services.gateway.edges.web.realtime.offer import Offer
+from services.gateway.edges.web.realtime.reading import read_session
 from services.gateway.edges.web.realtime.settings import Settings
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest, MeshError
@@ -25,7 +28,9 @@ GA_LIVES_S, BETA_LIVES_S = 600, 60  # and its defaults
 
 
 class ClientSecrets:
-    """Both dialects' answers. A secret opens any number of calls until it expires; settings come with the call."""
+    """Both dialects' answers. A secret opens any number of calls until it expires, with the settings that it was made
+    with, as far as the call says nothing else.
+    """
 
     def __init__(self, desk: Desk, gate: Gate, edge: str, longest_call_s: float) -> None:
         self._desk, self._gate, self._edge, self._longest_call_s = desk, gate, edge, longest_call_s
@@ -37,26 +42,34 @@ class ClientSecrets:
 
     async def _ga(self, request: web.Request) -> web.Response:
         try:
-            value, expires_at, session = await self._issue(request, Ga(), GA_LIVES_S)
+            value, expires_at, session = await self._issue(request, Ga(), "session", GA_LIVES_S)
         except MeshError as error:
             return faults.refused(error)
         return _secret({"value": value, "expires_at": expires_at, "session": session})
 
     async def _beta(self, request: web.Request) -> web.Response:
         try:
-            value, expires_at, session = await self._issue(request, Beta(), BETA_LIVES_S)
+            value, expires_at, session = await self._issue(request, Beta(), None, BETA_LIVES_S)
         except MeshError as error:
             return faults.refused(error)
         return _secret({**session, "client_secret": {"value": value, "expires_at": expires_at}})
 
-    async def _issue(self, request: web.Request, dialect: Dialect, lives_s: float) -> tuple[str, int, dict[str, Any]]:
-        """The ticket, when it expires, and a session as it would begin now. Raises MeshError."""
+    async def _issue(self, request: web.Request, dialect: Dialect, member: str | None, lives_s: float
+                     ) -> tuple[str, int, dict[str, Any]]:
+        """The ticket, when it expires, and a session as it would begin now. The session that is asked for is this
+        member of the body, or the body. Raises MeshError.
+        """
         credential = credential_of(request.headers, request.query)
         caller = await self._gate.caller(credential, request.remote or "", self._edge)
-        lives_s = _seconds(await _body(request), lives_s)
-        model = await self._desk.info()
-        ticket, expires_at = await self._gate.issue(caller, lives_s, single_use=False)
-        settings = Settings(Ids().new("sess"), model.model_id, round(time.time() + self._longest_call_s))
+        body = await _body(request)
+        asked = read_session(body.get(member) or {} if member else body, [voice.name for voice in self._desk.voices])
+        served = {model.model_id: model for model in await self._desk.models()}
+        model = served.get(asked.get("model", "")) or await self._desk.info()
+        ticket, expires_at = await self._gate.issue(caller, _seconds(body, lives_s), single_use=False,
+                                                    note=json.dumps(asked) if asked else "")
+        settings = Settings(Ids().new("sess"), model.model_id, round(time.time() + self._longest_call_s),
+                            Offer.of(self._desk, model))
+        settings.update(asked)
         return ticket, int(expires_at), dialect.session(settings)
 
 

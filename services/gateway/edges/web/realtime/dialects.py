@@ -65,7 +65,7 @@ class Beta:
         heard = shown["audio"]["input"]
         return {
             "id": shown["id"], "object": shown["object"], "model": shown["model"], "modalities": ["audio", "text"],
-            "instructions": shown["instructions"], "voice": settings.voice,
+            "instructions": shown["instructions"], "voice": settings.shown_voice,
             "input_audio_format": settings.input.beta, "output_audio_format": settings.output.beta,
             "input_audio_transcription": None, "input_audio_noise_reduction": None,
             "turn_detection": heard["turn_detection"], "tools": [], "tool_choice": "none", "speed": 1.0,

@@ -14,6 +14,7 @@ from services.gateway.calls.desk import Desk, ModelInfo
 from services.gateway.calls.events import Event
 from services.gateway.edges.web.credentials import credential_of
 from services.gateway.edges.web.realtime import faults
+from services.gateway.edges.web.realtime.beginning import Beginning
 from services.gateway.edges.web.realtime.client_secrets import ClientSecrets
 from services.gateway.edges.web.realtime.connection import Connection
 from services.gateway.edges.web.realtime.dialects import BETA_HEADER, BETA_SUBPROTOCOL, Beta, Dialect, Ga
@@ -21,6 +22,7 @@ from services.gateway.edges.web.realtime.feed import Feed
 from services.gateway.edges.web.realtime.ids import Ids
 from services.gateway.edges.web.realtime.inbox import Inbox
 from services.gateway.edges.web.realtime.items import Items
+from services.gateway.edges.web.realtime.offer import Offer
 from services.gateway.edges.web.realtime.session import Session
 from services.gateway.edges.web.realtime.settings import Settings
 from services.gateway.edges.web.realtime.sound import Mouth, ear_of
@@ -60,31 +62,37 @@ class RealtimeEdge:
         """Hold a call. Raises MeshError when it can't be opened."""
         credential = credential_of(request.headers, request.query)
         caller = await self._gate.caller(credential, request.remote or "", EDGE)
-        model = await self._model(request.query.get("model", ""))
+        asked = json.loads(caller.ticket_note or "{}")  # by who gave the client its secret
+        model = await self._model(request.query.get("model", ""), asked.get("model", ""))
         ids = Ids()
         beta = request.headers.get(BETA_HEADER[0], "") == BETA_HEADER[1] or BETA_SUBPROTOCOL in offered
         dialect: Dialect = Beta() if beta else Ga()
-        session, inbox = self._session(ids, model, dialect)
-        opening = Opening(New(model_id=model.model_id), traceparent=request.headers.get("traceparent", ""))
+        settings = Settings(ids.new("sess"), model.model_id, round(time.time() + self._longest_call_s),
+                            Offer.of(self._desk, model))
+        settings.update(asked)
+        beginning = Beginning(settings)
+        session, inbox = self._session(ids, settings, beginning, model, dialect)
+        opening = Opening(New(model_id=model.model_id), traceparent=request.headers.get("traceparent", ""),
+                          begins=None if settings.offer.empty else beginning.settled)
         async with contextlib.aclosing(self._desk.hold(caller, opening, inbox.inputs())) as told:
-            first = await anext(told)  # from here on the call has a slot, or a place in the line
+            first = await anext(told)  # from here on there is a slot for the call, or it has a place in the line
             async with self._sockets.open(request, (SUBPROTOCOL,), MOST_MESSAGE_BYTES) as socket:
                 await Connection(socket, session, dialect, ids).hold(_with(first, told))
                 return socket.response
 
-    async def _model(self, name: str) -> ModelInfo:
-        """The model of this name, or the one with the most room if there is none: clients say gpt-realtime."""
+    async def _model(self, *names: str) -> ModelInfo:
+        """The first model of these names, or the one with the most room if there is none: clients say gpt-realtime."""
         served = {model.model_id: model for model in await self._desk.models()}
-        return served[name] if name in served else await self._desk.info()
+        return next((served[name] for name in names if name in served), None) or await self._desk.info()
 
-    def _session(self, ids: Ids, model: ModelInfo, dialect: Dialect) -> tuple[Session, Inbox]:
+    def _session(self, ids: Ids, settings: Settings, beginning: Beginning, model: ModelInfo, dialect: Dialect
+                 ) -> tuple[Session, Inbox]:
         frame_s = model.samples_per_frame / model.sample_rate_hertz
-        settings = Settings(ids.new("sess"), model.model_id, round(time.time() + self._longest_call_s))
         items = Items()
         inbox = Inbox(Feed(ear_of(model.sample_rate_hertz), model.samples_per_frame, frame_s))
         mouth = Mouth(model.sample_rate_hertz, lambda: settings.output)
         turns = Turns(ids, items, mouth, lambda: settings.of_responses, round(1000 * frame_s))
-        return Session(ids, settings, items, turns, inbox, dialect, round(1000 * frame_s)), inbox
+        return Session(ids, settings, beginning, items, turns, inbox, dialect, round(1000 * frame_s)), inbox
 
     async def _refuse_browser(self, request: web.Request, error: MeshError) -> web.StreamResponse:
         """A page does not see the status of a refused upgrade, so it is told on the socket."""

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from services.gateway.calls.callers import Interrupt, PlayedOut
-from services.gateway.calls.events import ConversationEvent, Event, GoAway, Ready, Speech, Summary
+from services.gateway.calls.events import ConversationEvent, Event, GoAway, HasRoom, Queued, Ready, Speech, Summary
 from services.gateway.edges.web.realtime import faults
+from services.gateway.edges.web.realtime.beginning import Beginning
 from services.gateway.edges.web.realtime.dialects import Dialect
 from services.gateway.edges.web.realtime.faults import ClientFault
 from services.gateway.edges.web.realtime.ids import Ids
@@ -35,14 +36,15 @@ GOING_AWAY, NORMAL, BROKEN = 1012, 1000, 1011
 class Session:
     """What goes out waits in `out`; whoever holds the socket sends it, in order."""
 
-    def __init__(self, ids: Ids, settings: Settings, items: Items, turns: Turns, inbox: Inbox, dialect: Dialect,
-                 frame_ms: int) -> None:
+    def __init__(self, ids: Ids, settings: Settings, beginning: Beginning, items: Items, turns: Turns, inbox: Inbox,
+                 dialect: Dialect, frame_ms: int) -> None:
         self.out: deque[Message] = deque()  # emptied after each message of either side
         self.close_code: int | None = None
         """Set when the session is over, after `out`."""
         self._ids, self._settings, self._items, self._turns, self._inbox = ids, settings, items, turns, inbox
-        self._dialect, self._frame_ms = dialect, frame_ms
-        self._ready = False
+        self._beginning, self._dialect, self._frame_ms = beginning, dialect, frame_ms
+        self._created = False
+        self._in_line = False
         self._early: list[str | bytes] = []
         self._early_characters = 0
         self._leaving = False
@@ -68,8 +70,14 @@ class Session:
                 self.out.extend(self._turns.speech(event))
             case ConversationEvent():
                 self.out.extend(self._turns.happened(event))
+            case Queued():
+                self._in_line = True
+                self._inbox.clear()  # it would be old by then
+            case HasRoom():
+                self._begin()
             case Ready():
-                self._begin(event)
+                self._settings.model, self._settings.begun = event.model_id, True
+                self._begin()
             case GoAway():
                 self._leaving = True
             case Summary():
@@ -88,9 +96,12 @@ class Session:
             self.out.append(faults.shown(error))
             self.close_code = BROKEN
 
-    def _begin(self, ready: Ready) -> None:
-        self._ready = True
-        self._settings.model = ready.model_id
+    def _begin(self) -> None:
+        """There is a slot for the call, or it has one."""
+        self._in_line = False
+        if self._created:
+            return
+        self._created = True
         self._show_settings("session.created")
         early, self._early = self._early, []
         for message in early:
@@ -108,7 +119,7 @@ class Session:
             handler = self._handlers.get(kind)
             if handler is None:
                 raise ClientFault("unknown_event", f"{kind[:80]!r} is not an event that this mesh knows", "type")
-            if self._ready:
+            if self._created:
                 handler(message)
             elif kind != "input_audio_buffer.append":  # nobody hears what is said in the line
                 self._answer_later(text)
@@ -130,9 +141,13 @@ class Session:
         if asked.get("type", "realtime") != "realtime":
             raise ClientFault("invalid_value", "only sessions of type 'realtime' are served here", "session.type")
         self._settings.update(asked)
+        self._beginning.updated()
         self._show_settings("session.updated")
 
     def _append(self, message: Message) -> None:
+        if self._in_line:  # again: another caller took the slot
+            return
+        self._beginning.spoke()
         if not self._inbox.take(decoded(_text(message, "audio")), self._settings.input):
             raise ClientFault("input_audio_buffer_full", "too much audio waits to be heard; send it as it is spoken",
                               "audio")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.gateway.edges import g711
 from services.gateway.edges.resampling import RATES_HERTZ
+from services.gateway.edges.web.realtime.offer import DEFAULT_VOICE, Offer
 
 # The client's sound: 16 bit PCM or G.711. Telephony speaks the latter, always at 8 kHz.
 PCM, MU_LAW, A_LAW = "audio/pcm", "audio/pcmu", "audio/pcma"
@@ -45,8 +46,12 @@ class Settings:
     model: str
     expires_at: int
     """Unix time in seconds at which the mesh ends the call."""
-    voice: str = "default"
+    offer: Offer = field(default_factory=Offer)
+    voice: str = ""
+    """One of the mesh's; empty: the model's own."""
     instructions: str = ""
+    begun: bool = False
+    """Whether the model has heard its voice and its instructions, and they can't change any more."""
     input: Format = Format()
     output: Format = Format()
 
@@ -54,7 +59,19 @@ class Settings:
         """Take over what a `session.update` or a client secret asks for, in either dialect."""
         audio = _object(asked.get("audio"))
         self.input = _format(_object(audio.get("input")).get("format"), asked.get("input_audio_format"), self.input)
-        self.output = _format(_object(audio.get("output")).get("format"), asked.get("output_audio_format"), self.output)
+        output = _object(audio.get("output"))
+        self.output = _format(output.get("format"), asked.get("output_audio_format"), self.output)
+        if self.begun:
+            return
+        if (voice := output.get("voice", asked.get("voice"))) is not None:
+            self.voice = self.offer.voice(voice)
+        if (instructions := asked.get("instructions")) is not None:
+            self.instructions = self.offer.instructions(instructions)
+
+    @property
+    def shown_voice(self) -> str:
+        """The voice's name for the client."""
+        return self.voice or DEFAULT_VOICE
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -66,7 +83,7 @@ class Settings:
                 "input": {"format": self.input.shown, "transcription": None, "noise_reduction": None,
                           "turn_detection": {"type": "server_vad", "create_response": True,
                                              "interrupt_response": True}},
-                "output": {"format": self.output.shown, "voice": self.voice, "speed": 1.0}},
+                "output": {"format": self.output.shown, "voice": self.shown_voice, "speed": 1.0}},
             "tools": [], "tool_choice": "none", "max_output_tokens": "inf", "tracing": None,
             "expires_at": self.expires_at}
 
@@ -74,7 +91,7 @@ class Settings:
     def of_responses(self) -> dict[str, Any]:
         """The fields of a response that say how it is made."""
         return {"output_modalities": ["audio"], "max_output_tokens": "inf",
-                "audio": {"output": {"format": self.output.shown, "voice": self.voice}}}
+                "audio": {"output": {"format": self.output.shown, "voice": self.shown_voice}}}
 
 
 def _format(asked: Any, beta: Any, now: Format) -> Format:

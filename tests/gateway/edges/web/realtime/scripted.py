@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from services.gateway.calls.callers import Audio, Caller, Input, Opening
@@ -74,6 +75,7 @@ class ScriptedDesk:
         self.calls: list[Call] = []
         self.first: list[Event | Exception] = [READY]
         """What each call begins with."""
+        self.voices: list[Any] = []
 
     async def models(self) -> list[ModelInfo]:
         """See Desk."""
@@ -102,6 +104,7 @@ class KeyGate:
         self._key, self.closed = key, bool(key)
         self.tickets: dict[str, tuple[float, bool]] = {}
         """How long each lives, and whether it opens one call only."""
+        self.notes: dict[str, str] = {}
 
     async def caller(self, credential: str, address: str, edge: str) -> Caller:
         """See Gate."""
@@ -109,12 +112,14 @@ class KeyGate:
             raise PermissionDenied("DOOR_CLOSED", "not through this door")
         if self.closed and credential not in (self._key, *self.tickets):
             raise Unauthenticated("BAD_KEY", "no such key")
-        return Caller.with_key(credential, address, edge)
+        return replace(Caller.with_key(credential, address, edge), ticket_note=self.notes.get(credential, ""))
 
-    async def issue(self, caller: Caller, lives_s: float = 60.0, *, single_use: bool = True) -> tuple[str, float]:
+    async def issue(self, caller: Caller, lives_s: float = 60.0, *, single_use: bool = True, note: str = ""
+                    ) -> tuple[str, float]:
         """See Gate."""
         ticket = f"ek_{len(self.tickets)}"
         self.tickets[ticket] = (lives_s, single_use)
+        self.notes[ticket] = note
         return ticket, time.time() + lives_s
 
 

@@ -11,6 +11,7 @@ from moshimesh.audio.v1 import audio_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from services.gateway.calls.events import ConversationEvent, EventKind, Ready, Speech
+from services.gateway.edges.web.realtime.beginning import Beginning
 from services.gateway.edges.web.realtime.dialects import Dialect, Ga
 from services.gateway.edges.web.realtime.feed import Feed
 from services.gateway.edges.web.realtime.ids import Ids
@@ -58,7 +59,8 @@ class Talk:
         self.turns = Turns(self.ids, self.items, Mouth(RATE, lambda: self.settings.output),
                            lambda: self.settings.of_responses, FRAME_MS, self.clock)
         self.dialect = dialect or Ga()
-        self.session = Session(self.ids, self.settings, self.items, self.turns, self.inbox, self.dialect, FRAME_MS)
+        self.session = Session(self.ids, self.settings, Beginning(self.settings), self.items, self.turns, self.inbox,
+                               self.dialect, FRAME_MS)
         self.sequence = itertools.count(1)
         self.now = 0  # the sequence of the last frame
         self.sent: list[dict[str, Any]] = []
