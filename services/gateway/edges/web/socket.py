@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import sys
 from collections import Counter
@@ -33,6 +34,9 @@ MESSAGES_PER_S, MESSAGES_BURST = 500, 1000
 PROBE_S = 2.0
 _PROBE = b"read?"
 CLOSE_S = 2.0  # for the peer's half of the closing handshake
+
+# aiohttp's one warning there tells which subprotocols were offered, and a browser's ticket or key is one of them.
+logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 TRY_AGAIN_LATER = 1013  # https://www.iana.org/assignments/websocket/websocket.xhtml
 
@@ -154,7 +158,7 @@ class Sockets:
                    most_bytes: int = MOST_MESSAGE_BYTES) -> AsyncIterator[Socket]:
         """Upgrade a request to a WebSocket. `protocols` are the subprotocols that may be answered.
 
-        Raises web.HTTPTooManyRequests when the address has too many open.
+        Raises web.HTTPTooManyRequests when the address has too many open, web.HTTPBadRequest for no handshake.
         """
         address = request.remote or ""
         if self._by_address[address] >= self._most_per_address:
@@ -166,7 +170,10 @@ class Sockets:
             # without a word that the peer could read.
             response = web.WebSocketResponse(protocols=protocols, heartbeat=PING_S, compress=False,
                                              autoping=False, max_msg_size=0, timeout=CLOSE_S)
-            await response.prepare(request)
+            try:
+                await response.prepare(request)
+            except ValueError:  # what aiohttp makes of a key that is not in ASCII
+                raise web.HTTPBadRequest(text="Sec-WebSocket-Key is not 16 bytes in base64\n") from None
             connection = Connection.of(request)
             if connection is None:  # lost meanwhile
                 raise asyncio.CancelledError
