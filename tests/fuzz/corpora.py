@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tests.fuzz.seeds import SEEDS
+
 FOLDER = Path(__file__).parent / "corpus"
 MOST_BYTES = 7000  # of a parser's corpus, in base64: all of them stay below 200 kB
 SERVICES = str(Path(__file__).resolve().parent.parent.parent / "services")
@@ -24,7 +26,8 @@ def slug(name: str) -> str:
 def kept(name: str) -> list[bytes]:
     """A parser's corpus."""
     path = FOLDER / f"{slug(name)}.txt"
-    return [base64.b64decode(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = [base64.b64decode(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [*SEEDS.get(name, []), *found]
 
 
 def keep(name: str, inputs: Iterable[bytes]) -> None:

@@ -130,7 +130,7 @@ def main() -> None:
         return
     # What it prints of its own goes to stderr. It runs a few inputs more than it is asked to.
     atheris.Setup([sys.argv[0], f"-runs={asked.runs + 1000}", f"-seed={asked.seed}", f"-max_len={MOST_BYTES}",
-                   f"-timeout={round(3 * HANG_S)}", "-rss_limit_mb=4096", "-verbosity=0",
+                   f"-timeout={round(3 * HANG_S)}", "-rss_limit_mb=4096", "-verbosity=0", "-keep_seed=1",
                    f"-artifact_prefix={FAILED}/", str(asked.corpus)], watch)
     atheris.Fuzz()
 
