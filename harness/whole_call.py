@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import time
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import moshimesh
 import numpy as np
 import redis
 
-from harness import pcm_client
+from harness import door_calls, pcm_client
 from harness.intruders import Intruders
 from harness.issuer import token
 from harness.local_mesh import LocalMesh
 from harness.receiver import Receiver, receiving
 from harness.recordings import read_recording
-from harness.secrets_scan import of_processes, of_redis, secrets_found
+from harness.secrets_scan import SHORTEST, of_processes, of_redis, secrets_found
 
 SPEECH = Path(__file__).resolve().parent.parent / "samples" / "demo.wav"
 SAID = np.frombuffer(read_recording(SPEECH), np.int16)
@@ -27,16 +29,18 @@ SPANS_S = 30.0  # until the last session's span must have come
 
 
 async def leaks(folder: Path) -> list[str]:
-    """Where a key, a token, a ticket, a handle, a grant, or what was said or heard in three calls over gRPC and one
-    over a WebSocket is found: logs at debug, spans, metrics, Redis, ps.
+    """Where a key, a token, a ticket, a handle, a grant, or what was said or heard in three calls over gRPC and one at
+    each WebSocket is found: logs at debug, spans, metrics, Redis, ps, and what the gateway prints when it crashes in a
+    call.
 
     Raises AssertionError when one of these places says nothing of the calls: then finding nothing proves nothing.
     """
     lines: list[str] = []
     async with Intruders(folder) as ours, receiving() as receiver:
         environment = {"MOSHIMESH_LOG_LEVEL": "debug", "MOSHIMESH_LOG_FORMAT": "json",
-                       "MOSHIMESH_OTLP_ENDPOINT": receiver.endpoint, "MOSHIMESH_TRACE_ONE_IN": "1"}
-        flags = [*ours.flags, "--calls-per-key", "5", "--audio-s-per-hour-per-key", "600"]
+                       "MOSHIMESH_OTLP_ENDPOINT": receiver.endpoint, "MOSHIMESH_TRACE_ONE_IN": "1",
+                       "PYTHONFAULTHANDLER": "1"}
+        flags = [*ours.flags, "--calls-per-key", "8", "--audio-s-per-hour-per-key", "600"]
         async with LocalMesh(environment=environment, gateway_flags=flags, metrics=True,
                              on_line=lambda name, line: lines.append(line)) as mesh:
             shown = await _calls(mesh, ours)
@@ -47,13 +51,27 @@ async def leaks(folder: Path) -> list[str]:
                 kept = await asyncio.to_thread(of_redis, store)
             pids = [process.child.pid for process in mesh.processes.values() if process.child is not None]
             arguments = of_processes(pids)
-            await _sessions_traced(receiver, 4)
+            await _sessions_traced(receiver, 7)
+            await _crashed(mesh, ours)
         spans = "\n".join(map(repr, receiver.spans))
     log = "\n".join(lines)
     places = {"the log": log, "spans": spans, "metrics": metrics, "Redis": kept, "ps": arguments}
     assert '"level": "debug"' in log and "'moshimesh.key_id': 'shop'" in spans and b"shop" in kept
-    assert all(places.values()) and len(shown) == 20
+    assert "Fatal Python error" in log and all(places.values()) and len(shown) > 20
+    assert shown.keys() >= {"the handle of chat", "the Opus of chat", "the sound of Realtime", "the sound of Live"}
     return secrets_found(shown, places)
+
+
+async def _crashed(mesh: LocalMesh, ours: Intruders) -> None:
+    """The gateway is ended by a signal in the middle of a call, and prints where it was."""
+    gateway = mesh.processes["gateway"]
+    call = asyncio.create_task(pcm_client.hold(mesh.url, SAID / np.float32(32768), headers={"X-Api-Key": ours.key},
+                                               pacing="live"))
+    await asyncio.sleep(1.0)
+    gateway.send(signal.SIGABRT)
+    with contextlib.suppress(aiohttp.ClientError):
+        await call
+    await gateway.stop()  # reads what it printed to its end
 
 
 async def _calls(mesh: LocalMesh, ours: Intruders) -> dict[str, str | bytes]:
@@ -85,7 +103,20 @@ async def _calls(mesh: LocalMesh, ours: Intruders) -> dict[str, str | bytes]:
     held = await pcm_client.hold(mesh.url, SAID / np.float32(32768), headers={"X-Api-Key": ours.key})
     shown["the handle of a WebSocket"] = held.ready["resume_handle"]
     shown["what the model said"], shown["its sound"] = held.text, b"".join(held.audio)[PIECE]
+    pcm = SAID / np.float32(32768)
+    credentials = [await _ticket(mesh.url, ours.key, path) for path in (
+        "/api/tickets", "/v1/realtime/client_secrets", "/api/tickets")]
+    for found in await asyncio.gather(*(call(mesh.url, pcm, credential) for call, credential in zip(
+            (door_calls.chat, door_calls.realtime, door_calls.live), credentials, strict=True))):
+        # A model that says little says nothing that could be told from chance.
+        shown |= {name: secret for name, secret in found.items() if len(secret) >= 2 * SHORTEST}
     return shown
+
+
+async def _ticket(url: str, key: str, path: str) -> str:
+    async with aiohttp.ClientSession() as http, http.post(f"{url}{path}", headers={"X-Api-Key": key}) as answer:
+        told = await answer.json()
+    return str(told.get("ticket") or told["value"])
 
 
 async def _sessions_traced(receiver: Receiver, sessions: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +14,22 @@ NUMBERS = [0, 1, -1, 2**16, 2**31, 2**32 - 1, 2**32, 2**53, 2**63, 2**64 - 1, 2*
 LITERALS = ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 5000, '"\\ud800"', '"\\u0000"', "24000.0",
             "[" * 300 + "]" * 300, "[" * 945 + "]" * 945, '{"a":' * 300 + "1" + "}" * 300]
 TEXTS = ["", "a", "\0", "\n", "é", "\U0001f600", "root", "../../etc/passwd", "a" * 600, "-1", "null", "ek_", "mm_"]
+CHANGES = ["flip", "cut", "insert", "repeat", "zero", "swap"]
 FLOATS = [float("nan"), float("inf"), float("-inf"), 1e38, -1e38, 1e-45, -0.0, 0.5, 100.0]
 
 
 def mutated(*seeds: bytes) -> st.SearchStrategy[bytes]:
     """One of these inputs with up to six things wrong with it, or bytes that have nothing to do with them."""
-    change = st.tuples(st.sampled_from(["flip", "cut", "insert", "repeat", "zero", "swap"]),
+    change = st.tuples(st.sampled_from(CHANGES),
                        st.integers(0, 1 << 16), st.integers(0, 255), st.binary(min_size=1, max_size=12))
     return st.one_of(st.builds(_changed, st.sampled_from(seeds), st.lists(change, max_size=6)),
                      st.binary(max_size=300))
+
+
+def changed_at_random(data: bytes, dice: random.Random) -> bytes:
+    """An input with one to six things wrong with it."""
+    return _changed(data, [(dice.choice(CHANGES), dice.randrange(1 << 16), dice.randrange(256),
+                            dice.randbytes(dice.randint(1, 12))) for _ in range(dice.randint(1, 6))])
 
 
 def _changed(data: bytes, changes: Sequence[tuple[str, int, int, bytes]]) -> bytes:

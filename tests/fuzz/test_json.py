@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+from urllib.parse import urlencode
 
 from hypothesis import strategies as st
 
-from services.gateway.calls.events import EventKind
-from services.gateway.edges.web.chat.query import read_query as read_chat_query
-from services.gateway.edges.web.chat.query import read_resumed
-from services.gateway.edges.web.credentials import credential_of
-from services.gateway.edges.web.live import session as live
-from services.gateway.edges.web.live.reading import read_start
-from services.gateway.edges.web.pcm import reading
-from services.gateway.edges.web.realtime.dialects import Beta, Ga
-from services.gateway.edges.web.realtime.faults import ClientFault
-from services.mesh.errors import InvalidRequest, MeshError
 from tests.fuzz.budget import fuzz
 from tests.fuzz.inputs import NUMBERS, TEXTS, messages, values, written
+from tests.fuzz.parsers import SEPARATOR, chat_metadata, credentials, live_json, pcm_json, queries, realtime_json
 from tests.gateway.edges.web.realtime.test_rude import NAMES, TYPES
-from tests.gateway.edges.web.realtime.told import READY, Talk
 
 PCM_TYPES = ["open", "settings", "interrupt", "say", "played", "ping", "end", "sing"]
 PCM_NAMES = ["format", "rate", "model", "voice", "text_prompt", "sampling", "temperature", "top_k", "seed", "frames",
@@ -34,34 +23,33 @@ QUERY = st.dictionaries(
                      "audio_seed", "pad_mult", "repetition_penalty", "repetition_penalty_context", "max_steps",
                      "resume", "model", "voice_prompt", "text_prompt", "format", "rate", "voice", "pacing", "key"]),
     st.one_of(st.sampled_from([*TEXTS, *map(str, NUMBERS), "nan", "1_0", "٣", "0x10", "1e5", "again", "live"]),
-              st.text(max_size=12)), max_size=6)
+              st.text(max_size=12)), max_size=6).map(
+                  lambda query: urlencode(query, errors="surrogateescape").encode())
 
 
-@fuzz("JSON of /api/pcm", text=messages(PCM_TYPES, PCM_NAMES, ["s16le", "opus", "live"]))
-def test_what_a_caller_of_pcm_says(text: str) -> None:
-    with contextlib.suppress(InvalidRequest):
-        reading.read_open(text).opening()
-    with contextlib.suppress(InvalidRequest):
-        told = reading.read_told(text)
-        if not isinstance(told, reading.End | reading.Ping):
-            told.control()
+def in_bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
 
 
-@fuzz("queries", query=QUERY)
-def test_what_a_url_asks_for(query: dict[str, str]) -> None:
-    with contextlib.suppress(InvalidRequest):
-        asked = read_chat_query(query)
-        assert "/" not in asked.new.voice and "." not in asked.new.voice
-    with contextlib.suppress(InvalidRequest):
-        reading.read_query(query).opening()
+def several(texts: st.SearchStrategy[list[str | bytes]]) -> st.SearchStrategy[bytes]:
+    """Parts of one input."""
+    return texts.map(lambda parts: SEPARATOR.join(map(in_bytes, parts)))
 
 
-@fuzz("metadata of /api/chat", text=st.one_of(st.binary(max_size=40), values(
-    ("resume_handle", "first_sequence", "answered_sequence")).map(lambda value: written(value).encode())))
-def test_a_first_message_of_chat(text: bytes) -> None:
-    with contextlib.suppress(InvalidRequest):
-        resumed = read_resumed(text)
-        assert resumed.first_sequence >= 0
+@fuzz("JSON of /api/pcm", data=messages(PCM_TYPES, PCM_NAMES, ["s16le", "opus", "live"]).map(in_bytes))
+def test_what_a_caller_of_pcm_says(data: bytes) -> None:
+    pcm_json(data)
+
+
+@fuzz("queries", data=QUERY)
+def test_what_a_url_asks_for(data: bytes) -> None:
+    queries(data)
+
+
+@fuzz("metadata of /api/chat", data=st.one_of(st.binary(max_size=40), values(
+    ("resume_handle", "first_sequence", "answered_sequence")).map(lambda value: in_bytes(written(value)))))
+def test_a_first_message_of_chat(data: bytes) -> None:
+    chat_metadata(data)
 
 
 @fuzz("credentials in headers", headers=st.dictionaries(
@@ -69,33 +57,18 @@ def test_a_first_message_of_chat(text: bytes) -> None:
     st.one_of(st.text(max_size=40), st.sampled_from(["Bearer", "Bearer ", "bearer a b", ",,,", "moshimesh.ticket.",
                                                     "a, moshimesh.ticket.x, moshimesh.ticket.y", "\udcff"]))),
       query=QUERY)
-def test_a_credential_is_a_text_or_a_refusal(headers: dict[str, str], query: dict[str, str]) -> None:
-    with contextlib.suppress(InvalidRequest):
-        assert isinstance(credential_of(headers, query), str)
+def test_a_credential_is_a_text_or_a_refusal(headers: dict[str, str], query: bytes) -> None:
+    lines = "\n".join(f"{name}: {value}" for name, value in headers.items())
+    credentials(in_bytes(lines) + SEPARATOR + query)
 
 
-@fuzz("JSON of Realtime", texts=st.lists(st.one_of(messages(TYPES, NAMES, ["audio/pcm", "message"]), st.binary(
-    max_size=20)), max_size=8), beta=st.booleans(), event=st.sampled_from(list(EventKind)))
-def test_what_a_client_of_realtime_says(texts: list[str | bytes], beta: bool, event: EventKind) -> None:
-    talk = Talk(Beta() if beta else Ga())
-    for text in texts:
-        talk.session.asked(text)
-        talk.inbox._feed.next()
-        talk.event(event)
-        talk.frames(1, "a")
-    for message in talk.sent:
-        json.dumps(message, allow_nan=False)
+@fuzz("JSON of Realtime", head=st.binary(min_size=2, max_size=2), texts=several(st.lists(st.one_of(
+    messages(TYPES, NAMES, ["audio/pcm", "message"]), st.binary(max_size=20)), max_size=8)))
+def test_what_a_client_of_realtime_says(head: bytes, texts: bytes) -> None:
+    realtime_json(head + texts)
 
 
-@fuzz("JSON of Live", start=messages(LIVE_TYPES[:1], LIVE_NAMES, ["audio/pcm", "audio/pcmu"]),
-      texts=st.lists(messages(LIVE_TYPES, LIVE_NAMES), max_size=6))
-def test_what_a_client_of_live_says(start: str, texts: list[str]) -> None:
-    try:
-        session = live.Session(read_start(start), "moshi", 24_000, 1920, 2_000_000_000)
-    except ClientFault as fault:
-        live.refused(fault)
-        return
-    for text in texts:
-        for answer in [*session.asked(text), *session.told(READY)]:
-            json.loads(answer)
-    json.loads(session.failed(MeshError("no")))
+@fuzz("JSON of Live", start=messages(LIVE_TYPES[:1], LIVE_NAMES, ["audio/pcm", "audio/pcmu"]).map(in_bytes),
+      texts=several(st.lists(messages(LIVE_TYPES, LIVE_NAMES), max_size=6)))
+def test_what_a_client_of_live_says(start: bytes, texts: bytes) -> None:
+    live_json(start + SEPARATOR + texts)

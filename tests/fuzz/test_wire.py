@@ -29,7 +29,9 @@ from services.gateway.edges.web.realtime.edge import RealtimeEdge
 from services.gateway.sessions.sealing import Handle
 from services.gateway.trust.gate import OpenGate
 from tests.fuzz.budget import fuzz
+from tests.fuzz.faults import Faults
 from tests.fuzz.inputs import FLOATS, NUMBERS, TEXTS, messages, mutated
+from tests.fuzz.parsers import PARSERS, SEPARATOR
 from tests.fuzz.test_json import LIVE_NAMES, LIVE_TYPES, PCM_NAMES, PCM_TYPES
 from tests.gateway.door import Gateway, codec, lm
 from tests.gateway.edges.web.realtime.test_rude import NAMES, TYPES
@@ -40,17 +42,6 @@ SLOTS = 4
 ANSWER_S = 8.0  # until a call that its caller has left unread and half-closed must be over
 FRAME = bytes(4 * 1920)
 SERVICE = "/moshimesh.gateway.v1.ConversationService/"
-
-
-class Faults(logging.Handler):
-    """What the log calls our own bug."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.seen: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(self.format(record))
 
 
 class Mesh:
@@ -155,6 +146,16 @@ async def stream(mesh: Mesh, method: str, requests: list[bytes]) -> None:
         assert "internal error" not in (error.details() or ""), error.details()
     finally:
         call.cancel()
+
+
+@fuzz("messages of Converse", requests=streams(pb.ConverseRequest, _OPEN, _AUDIO))
+def test_messages_of_a_conversation_below_the_socket(requests: list[bytes]) -> None:
+    PARSERS["messages of Converse"](SEPARATOR.join(requests))
+
+
+@fuzz("messages of Replay", requests=streams(pb.ReplayRequest, _REPLAY, _STEP))
+def test_messages_of_a_replay_below_the_socket(requests: list[bytes]) -> None:
+    PARSERS["messages of Replay"](SEPARATOR.join(requests))
 
 
 @fuzz("Converse", share=0.5, requests=streams(pb.ConverseRequest, _OPEN, _AUDIO))

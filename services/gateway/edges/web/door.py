@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import http_exceptions, web
 
@@ -57,6 +57,7 @@ class HttpDoor:
         self._sockets, self._ready, self._tls = sockets, ready, tls
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
+        app.router.resolve = _readable(app.router.resolve)  # type: ignore[method-assign]
         app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's
         self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
@@ -91,6 +92,21 @@ class HttpDoor:
     async def _readiness(self, request: web.Request) -> web.Response:
         ready = self._ready()
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
+
+def _readable(resolve: Callable[[web.Request], Awaitable[web.UrlMappingMatchInfo]]
+              ) -> Callable[[web.Request], Awaitable[web.UrlMappingMatchInfo]]:
+    """Find a request's route, unless its headers are not UTF-8: aiohttp repeats some of them in its own refusals, fails
+    to write those, and calls that our error. No middleware is asked before it answers `Expect`.
+    """
+    async def checked(request: web.Request) -> web.UrlMappingMatchInfo:
+        try:
+            "".join(request.headers.values()).encode()
+        except UnicodeEncodeError:
+            raise web.HTTPBadRequest(text="the headers are not UTF-8\n") from None
+        return await resolve(request)
+
+    return checked
 
 
 async def _answered(request: web.Request, response: web.StreamResponse) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import sys
 from collections import Counter
@@ -36,6 +37,9 @@ CLOSE_S = 2.0  # for the peer's half of the closing handshake
 # With less than this to write, in characters of up to 4 bytes, a transport does not make its writers wait: it does from
 # 64 KiB on, until 16 KiB are left.
 NO_WAIT_SIZE = 15_000
+
+# aiohttp's one warning there tells which subprotocols were offered, and a browser's ticket or key is one of them.
+logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 TRY_AGAIN_LATER = 1013  # https://www.iana.org/assignments/websocket/websocket.xhtml
 
@@ -161,7 +165,7 @@ class Sockets:
                    most_bytes: int = MOST_MESSAGE_BYTES) -> AsyncIterator[Socket]:
         """Upgrade a request to a WebSocket. `protocols` are the subprotocols that may be answered.
 
-        Raises web.HTTPTooManyRequests when the address has too many open.
+        Raises web.HTTPTooManyRequests when the address has too many open, web.HTTPBadRequest for no handshake.
         """
         address = request.remote or ""
         if self._by_address[address] >= self._most_per_address:
@@ -173,7 +177,10 @@ class Sockets:
             # without a word that the peer could read.
             response = web.WebSocketResponse(protocols=protocols, heartbeat=PING_S, compress=False,
                                              autoping=False, max_msg_size=0, timeout=CLOSE_S)
-            await response.prepare(request)
+            try:
+                await response.prepare(request)
+            except ValueError:  # what aiohttp makes of a key that is not in ASCII
+                raise web.HTTPBadRequest(text="Sec-WebSocket-Key is not 16 bytes in base64\n") from None
             connection = Connection.of(request)
             if connection is None:  # lost meanwhile
                 raise asyncio.CancelledError
