@@ -1,4 +1,4 @@
-"""Products with weights of 8 bits on a GPU, in Triton: unpacked to bfloat16 in registers, on their way to the tensor cores.
+"""Products with weights of 8 bits on a GPU, in Triton: unpacked to bfloat16 in registers, before the tensor cores.
 
 A step has at most some hundred rows, so it is bound by the weights that it reads, and those are read once, as they lie
 in memory. torch's own ways read them otherwise: `_weight_int8pack_mm` has no tensor cores on CUDA, and `_scaled_mm`

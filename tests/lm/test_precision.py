@@ -15,7 +15,8 @@ from services.lm.sizing import KV_TYPES, KvPrecision
 from tests.lm.small_lm import random_codes, random_lm
 
 
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02), ("fp8", 0.04), ("int4", 0.1)])
+@pytest.mark.parametrize(("precision", "error"), [
+    ("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02), ("fp8", 0.04), ("int4", 0.1)])
 def test_products(precision: Precision, error: float) -> None:
     generator = torch.Generator().manual_seed(1)
     weight, x = torch.randn(48, 352, generator=generator), torch.randn(5, 352, generator=generator)
@@ -122,5 +123,5 @@ def test_all_weights_are_packed_where_they_are_to_be(precision: Precision) -> No
     """On a device without data, where an operation that takes in a tensor of another device fails."""
     packing = Packing(torch.device("meta"), precision)
     with torch.no_grad():
-        network = Network(random_lm(num_layers=1, layer_scale=0.1), packing)
+        network = Network(random_lm(num_layers=1, layer_scale=0.1, depformer_layer_scale=0.1), packing)
     assert {buffer.device.type for buffer in network.buffers()} == {"meta"}

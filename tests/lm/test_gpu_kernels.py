@@ -1,4 +1,4 @@
-"""The GPU's decode attention and its products of 8 bits give what the CPU's give, and compile for the GPUs of the table.
+"""The GPU's attention and its products of 8 bits give what the CPU's give, and compile for the GPUs of the table.
 
 Triton decides at its import whether it interprets, so each runs in a process of its own.
 """
