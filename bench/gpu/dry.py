@@ -29,7 +29,7 @@ def main() -> None:
         old.unlink()
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(["bash", "bench/gpu/run.sh", "--device", "cpu", "--small"], check=False,
-                   env=clean | {"PYTHON": str(options.python)})
+                   env=clean | {"PYTHON": str(options.python.absolute())})
     parts = [json.loads(line) for line in _read("parts.jsonl").splitlines()]
     attention = _last_json(_read("attention.log"))
     loaded, refused = _checkpoints()

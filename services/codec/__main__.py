@@ -35,10 +35,12 @@ async def main(config: CodecConfig) -> None:
     from services.codec.speech_learning import learn_from_clips
     from services.codec.speech_table import FILE, read_speech_table
     from services.mesh.checkpoint import check_device, codec_id, load_mimi, resolve
-    from services.mesh.device import device_memory
+    from services.mesh.device import claim_memory, device_memory
 
     check_device(config.device)
     torch.set_num_threads(config.threads)
+    if torch.device(config.device).type == "cuda":
+        claim_memory(torch.device(config.device), config.gpu_memory_share)
     checkpoint = resolve(config.checkpoint)
     codec = codec_id(checkpoint)
     mimi = load_mimi(checkpoint, config.device)
@@ -46,7 +48,7 @@ async def main(config: CodecConfig) -> None:
     if table is None:
         log.info("%s has no %s: learning it from the bundled voices", codec, FILE)
         table = learn_from_clips(mimi)
-    encoder, decoder = build_engines(mimi, config.slots)
+    encoder, decoder = build_engines(mimi, config.slots, config.codec_precision)
     encoder.warm_up()
     decoder.warm_up()
     tracer = FrameTracer.export_to(config.otlp_endpoint, "codec")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from moshi.models.compression import MimiModel
 
+from services.codec.precision import CodecPrecision, lower, set_precision
 from services.codec.primer import Primer
 from services.codec.runner import Runner
 from services.codec.stages import DecoderHalf, EncoderHalf
@@ -41,10 +42,12 @@ class CodecFacts:
 class EncodeEngine:
     """Mimi's encoder half: PCM frames to codes."""
 
-    def __init__(self, mimi: MimiModel, slots: int) -> None:
+    def __init__(self, mimi: MimiModel, slots: int, precision: CodecPrecision = "fp32") -> None:
         self.slots = slots
         with torch.no_grad():
             self._half = EncoderHalf(mimi, slots + 1)
+            if precision == "bf16":
+                lower(*self._half.products)
         self.facts = _facts(mimi, self._half)
         frame = torch.zeros(self.facts.samples_per_frame, device=_device(mimi))
         self._run = Runner(self._half, slots, frame)
@@ -80,10 +83,12 @@ class EncodeEngine:
 class DecodeEngine:
     """Mimi's decoder half: codes to PCM frames."""
 
-    def __init__(self, mimi: MimiModel, slots: int) -> None:
+    def __init__(self, mimi: MimiModel, slots: int, precision: CodecPrecision = "fp32") -> None:
         self.slots = slots
         with torch.no_grad():
             self._half = DecoderHalf(mimi, slots + 1)
+            if precision == "bf16":
+                lower(*self._half.products)
         self.facts = _facts(mimi, self._half)
         empty = torch.zeros(self.facts.codebooks, dtype=torch.int64, device=_device(mimi))
         self._run = Runner(self._half, slots, empty)
@@ -110,9 +115,14 @@ class DecodeEngine:
         self._primer.warm_up("the samples that Mimi's decoder makes of codes")
 
 
-def build_engines(mimi: MimiModel, slots: int) -> tuple[EncodeEngine, DecodeEngine]:
-    """Both halves of `mimi`, each with its own packed weights and state; `mimi` itself is not needed afterwards."""
-    return EncodeEngine(mimi, slots), DecodeEngine(mimi, slots)
+def build_engines(mimi: MimiModel, slots: int, precision: CodecPrecision = "fp32"
+                  ) -> tuple[EncodeEngine, DecodeEngine]:
+    """Both halves of `mimi`, each with its own packed weights and state; `mimi` itself is not needed afterwards.
+
+    `precision` is that of this process from now on; a CPU has fp32 alone.
+    """
+    set_precision(precision, _device(mimi))
+    return EncodeEngine(mimi, slots, precision), DecodeEngine(mimi, slots, precision)
 
 
 def _facts(mimi: MimiModel, half: EncoderHalf | DecoderHalf) -> CodecFacts:

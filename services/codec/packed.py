@@ -48,6 +48,7 @@ class Linear(nn.Module):
         super().__init__()
         self._outputs, self._gelu = weight.shape[0], gelu
         self._packs, self._large = packs(weight), weight.numel() >= LARGE_WEIGHT
+        self._bfloat16 = False
         self.register_buffer("bias", bias)
         if self._packs:
             layout = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
@@ -59,7 +60,10 @@ class Linear(nn.Module):
         """x [..., inputs] to [..., outputs]."""
         if self._use_packed(x):
             return cast(Tensor, packed_linear(x, self.packed, self.bias, "gelu" if self._gelu else "none"))
-        y = functional.linear(x, self.plain, self.bias)
+        if self._bfloat16:
+            y = functional.linear(x.bfloat16(), self.plain, self.bias).float()
+        else:
+            y = functional.linear(x, self.plain, self.bias)
         return functional.gelu(y) if self._gelu else y
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
@@ -67,6 +71,13 @@ class Linear(nn.Module):
         if self._use_packed(x):
             return cast(Tensor, packed_linear_add(x, residual, self.packed, self.bias))
         return self.forward(x).add_(residual)
+
+    def to_bfloat16(self) -> None:
+        """From now on computes in bfloat16, where its weights are not packed."""
+        self._bfloat16 = not self._packs
+        if self._bfloat16:
+            self.plain = self.plain.bfloat16()
+            self.bias = None if self.bias is None else self.bias.bfloat16()
 
     def _use_packed(self, x: Tensor) -> bool:
         return self._packs and (self._large or static_shape(x).numel() * self._outputs >= LARGE_PRODUCT)
@@ -85,6 +96,7 @@ class Convolution(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, steps: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self._plain = weight, bias
+        self._packs, self._bfloat16 = packs(weight), False
         outputs, self.inputs, self._kernel = weight.shape
         self._stride, self._dilation = stride, dilation
         self.past = (self._kernel - 1) * dilation + 1 - stride
@@ -96,7 +108,6 @@ class Convolution(nn.Module):
             self.linear = Linear(weight.transpose(1, 2).reshape(outputs, -1), bias)
         if self._few_steps:
             return
-        self._packs = packs(weight)
         image = weight[:, :, None, :].contiguous(memory_format=torch.channels_last)
         if self._packs:
             image = torch.ops.mkldnn._reorder_convolution_weight(
@@ -108,16 +119,30 @@ class Convolution(nn.Module):
         """x [n, past + steps, inputs] to [n, steps / stride, outputs]."""
         if static_shape(x)[1] != self.past + self.input_steps:
             weight, bias = self._plain
-            y = functional.conv1d(x.transpose(1, 2), weight, bias, self._stride, 0, self._dilation)
-            return y.transpose(1, 2)
+            y = functional.conv1d(x.to(weight.dtype).transpose(1, 2), weight, bias, self._stride, 0, self._dilation)
+            return y.transpose(1, 2).float()
         if self.linear is not None and (self._few_steps or self._is_small(static_shape(x)[0])):
             return cast(Tensor, self.linear(self._windows(x)))
         image = x.unsqueeze(1).permute(0, 3, 1, 2)
         if self._packs:
             y = packed_convolution(image, self.weight, self.bias, self._stride, self._dilation)
+        elif self._bfloat16:
+            y = functional.conv2d(
+                image.bfloat16(), self.weight, self.bias, (1, self._stride), 0, (1, self._dilation)).float()
         else:
             y = functional.conv2d(image, self.weight, self.bias, (1, self._stride), 0, (1, self._dilation))
         return y.permute(0, 2, 3, 1).squeeze(1)
+
+    def to_bfloat16(self) -> None:
+        """From now on computes in bfloat16, where its weights are not packed; `linear` is a module of its own."""
+        self._bfloat16 = not self._packs
+        if not self._bfloat16:
+            return
+        weight, bias = self._plain
+        self._plain = weight.bfloat16(), None if bias is None else bias.bfloat16()
+        if not self._few_steps:
+            self.weight = self.weight.bfloat16()
+            self.bias = self._plain[1]
 
     def _is_small(self, n: int) -> bool:
         return (n * self._row_cost < LARGE_CONVOLUTION

@@ -33,13 +33,20 @@ def row_buckets(most: int) -> list[int]:
     return [size for size in sizes if size < most] + [most]
 
 
+def gpu_buckets(most: int) -> list[int]:
+    """1, 4, 16, 64 and `most`. A GPU's step of few rows hardly depends on their number, and each graph costs a second.
+    """
+    return [size for size in (1, 4, 16, 64) if size < most] + [most]
+
+
 class Runner:
     """A half of Mimi whose state has one row more than there are slots, for padding."""
 
     def __init__(self, half: nn.Module, slots: int, frame: Tensor) -> None:
         """`frame` is an empty frame of one row, on the model's device."""
         self._half, self._spare, self._frame = half.eval(), slots, frame
-        self._buckets = row_buckets(slots if frame.is_cuda else min(slots, MOST_CPU_ROWS))
+        self._buckets = gpu_buckets(slots) if frame.is_cuda else row_buckets(min(slots, MOST_CPU_ROWS))
+        self._graphs = Graphs(frame.device) if frame.is_cuda else None
         self._steps: dict[int, Step] = {}
         keep_freed_memory()
 
@@ -61,8 +68,8 @@ class Runner:
         return self._steps[size](indices, batch)[:n].cpu()
 
     def warm_up(self) -> None:
-        """Records every size."""
-        for size in self._buckets:
+        """Records every size, the largest first: on a GPU the others fit into its memory."""
+        for size in reversed(self._buckets):
             self([self._spare] * size, self._frame.expand(size, *self._frame.shape).cpu())
 
     def _padding(self, size: int) -> tuple[Tensor, Tensor]:
@@ -74,8 +81,8 @@ class Runner:
     def _record(self, size: int) -> Step:
         """The step of `size` rows. Recording it runs it, so it is done on the spare row."""
         example = self._padding(size)
-        if self._frame.is_cuda:
-            return _graph(self._half, *example)
+        if self._graphs is not None:
+            return self._graphs.record(self._half, *example)
         with warnings.catch_warnings():
             # That the numbers of rows and steps become constants is the point.
             warnings.filterwarnings("ignore", "Converting a tensor to a Python")
@@ -95,22 +102,32 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
-def _graph(half: nn.Module, rows: Tensor, frames: Tensor) -> Step:
-    """The step as a CUDA graph, replayed on its own copies of its inputs."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(FIRST_CALLS):
-            half(rows, frames)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer: Tensor = half(rows, frames)
+class Graphs:
+    """Steps as CUDA graphs, replayed on their own copies of their inputs. They run one after the other, so they share
+    one pool of memory.
+    """
 
-    def replay(new_rows: Tensor, new_frames: Tensor) -> Tensor:
-        rows.copy_(new_rows)
-        frames.copy_(new_frames)
-        graph.replay()
-        return answer
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
 
-    return replay
+    def record(self, half: nn.Module, rows: Tensor, frames: Tensor) -> Step:
+        """The step with these shapes."""
+        with torch.cuda.device(self._device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(FIRST_CALLS):
+                    half(rows, frames)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                answer: Tensor = half(rows, frames)
+
+        def replay(new_rows: Tensor, new_frames: Tensor) -> Tensor:
+            rows.copy_(new_rows)
+            frames.copy_(new_frames)
+            graph.replay()
+            return answer
+
+        return replay

@@ -136,6 +136,11 @@ class EncoderHalf(nn.Module):
         self.register_buffer("memory", torch.zeros(rows, self._past.width, device=next(mimi.parameters()).device))
 
     @property
+    def products(self) -> tuple[nn.Module, ...]:
+        """The parts that may compute in lower precision."""
+        return self._seanet, self._transformer
+
+    @property
     def frames(self) -> Fraction:
         """How far back a frame's answer hears."""
         return self._past.frames + self._transformer.frames
@@ -182,6 +187,11 @@ class DecoderHalf(nn.Module):
         self._transformer = Transformer(mimi.decoder_transformer, rows, steps)
         self._seanet, _ = _seanet(self._past, mimi.decoder.model, steps)
         self.register_buffer("memory", torch.zeros(rows, self._past.width, device=next(mimi.parameters()).device))
+
+    @property
+    def products(self) -> tuple[nn.Module, ...]:
+        """The parts that may compute in lower precision."""
+        return self._seanet, self._transformer
 
     @property
     def frames(self) -> Fraction:

@@ -80,6 +80,7 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
     from services.lm.linear import Packing
     from services.lm.sizing import size_of, usual_kv_precision, usual_precision
     from services.mesh.checkpoint import load_lm
+    from services.mesh.device import claim_memory
 
     torch.set_num_threads(config.threads)
     device = torch.device(config.device)
@@ -90,14 +91,15 @@ def _engine(config: LmConfig, checkpoint: CheckpointInfo) -> LmEngine:
     if config.context_frames > lm.context:
         raise ValueError(f"--context-frames {config.context_frames}: the checkpoint was trained with {lm.context}")
     lm.context = config.context_frames or lm.context
+    ours = claim_memory(device, config.gpu_memory_share) if device.type == "cuda" else 0
     if isinstance(config.slots, int):
         slots = config.slots
     else:
-        free_bytes = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda"
+        free_bytes = (ours if device.type == "cuda"
                       else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         size = size_of(lm, precision, kv_precision)
         slots = min(MOST_SLOTS, size.slots_in(free_bytes, on_gpu=device.type == "cuda"))
-        log.info("%.1f GB are free on %s: %d slots with %s weights and %s keys and values", free_bytes / 1e9, device,
+        log.info("%.1f GB are ours of %s: %d slots with %s weights and %s keys and values", free_bytes / 1e9, device,
                  slots, precision, kv_precision)
     return LmEngine(lm, slots, device=config.device, precision=precision, kv_precision=kv_precision)
 

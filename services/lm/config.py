@@ -19,8 +19,8 @@ class LmConfig(EngineConfig):
     device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1 ...")
     slots: Annotated[int, Field(ge=1, le=MOST_SLOTS)] | Literal["auto"] = Field(
         8, description="sessions that can step at once; auto: as many as the device's free memory holds, at most 256")
-    precision: Literal["fp32", "bf16", "int8", "int4"] | None = Field(
-        None, description="of the weights; unset: fp32 on a CPU, bf16 elsewhere")
+    precision: Literal["fp32", "bf16", "int8", "fp8", "int4"] | None = Field(
+        None, description="of the weights; unset: fp32 on a CPU, bf16 elsewhere; fp8 needs an L4, L40S, H100 or newer")
     kv_precision: Literal["fp32", "bf16", "int8"] | None = Field(
         None, description="of what a session remembers; unset: as the weights, but at least bf16")
     context_frames: int = Field(

@@ -123,9 +123,10 @@ class LmEngine:
 
     def _choose(self, ways: Callable[[Network, Tensor], Sequence[Way]]) -> GraphedNetwork:
         """The fastest way to step that agrees with the plain one, of those from the fastest to the plain one."""
+        products = selfcheck.choose_products(self._network)
         chosen = selfcheck.choose(ways(self._network, self._rings), self._rings, len(self._own_delays)
                                   + self.facts.user_codebooks, min(self._network.cardinalities))
-        self.way, self.refused_ways = chosen.name, chosen.refused
+        self.way, self.refused_ways = chosen.name, (*products, *chosen.refused)
         return chosen.generate
 
     def warm_up(self) -> None:

@@ -1,10 +1,11 @@
 """Matrix products over packed weights, without biases, as Moshi's layers have none.
 
 Activations stay float32 between products in every precision; what changes is how weights are kept and what the
-products are computed in. A row's result never depends on the other rows' values: this is why int8 and int4 round
+products are computed in. A row's result never depends on the other rows' values: this is why int8, fp8 and int4 round
 weights only, and not (as `torch.ao` and fbgemm do) activations to one scale for the whole batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Precision = Literal["fp32", "bf16", "int8", "int4"]
+Precision = Literal["fp32", "bf16", "int8", "fp8", "int4"]
+
+FP8_CAPABILITY = (8, 9)
+"""The first whose instructions unpack fp8: L4 and L40S. Later ones are H100, H200 and B200."""
+
+
+class Unavailable(ValueError):
+    """The device does not have this precision."""
+
 
 
 class Float32Linear(nn.Module):
@@ -72,6 +81,45 @@ class Int8Linear(nn.Module):
         return residual + torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale)
 
 
+class EightBitLinear(nn.Module):
+    """Weights [outputs, inputs] as int8 or fp8 (e4m3) with a scale per output, products in bfloat16: for GPUs.
+
+    The product unpacks weights in registers (`eight_bit`), once the check at the start has set it; until then, and
+    where it is refused, torch unpacks them in memory, which reads and writes three times as much.
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, device: torch.device, kind: torch.dtype) -> None:
+        super().__init__()
+        largest = 127.0 if kind == torch.int8 else torch.finfo(kind).max
+        # Rounded first, so that the weights are then rounded to what the product makes of them.
+        scale = (weight.abs().amax(dim=1).clamp(min=1e-12) / largest).bfloat16()
+        steps = (weight / scale.float()[:, None]).clamp(-largest, largest)
+        self.register_buffer("weight", (steps.round() if kind == torch.int8 else steps).to(kind).to(device))
+        self.register_buffer("scale", scale.to(device))
+        self.product: Product = unpacked_product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, inputs] -> [n, outputs]."""
+        return self.product(x, self.weight, self.scale, None)
+
+    def add(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + self(x)."""
+        return self.product(x, self.weight, self.scale, residual)
+
+
+Product = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""x [n, inputs], weight [outputs, inputs], scale [outputs] and what to add [n, outputs], to float32 [n, outputs]."""
+
+
+def unpacked_product(x: Tensor, weight: Tensor, scale: Tensor, residual: Tensor | None) -> Tensor:
+    """By torch's own operators: what the others are compared with."""
+    product = functional.linear(x.bfloat16(), weight.bfloat16()).float() * scale
+    return product if residual is None else residual + product
+
+
 class Int4Linear(nn.Module):
     """Weights as 4 bits, activations in bfloat16: PyTorch's own kernels, of which CPUs and CUDA have one each.
 
@@ -123,7 +171,7 @@ class Int4Linear(nn.Module):
         return product(x.bfloat16(), self.weight, self.GROUP, self.scale)
 
 
-Linear = Float32Linear | BFloat16Linear | Int8Linear | Int4Linear
+Linear = Float32Linear | BFloat16Linear | Int8Linear | EightBitLinear | Int4Linear
 
 
 @dataclass(frozen=True)
@@ -136,13 +184,25 @@ class Packing:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision}")
+        if self.precision == "fp8" and self.device.type == "cuda":
+            have = torch.cuda.get_device_capability(self.device)
+            if have < FP8_CAPABILITY:
+                raise Unavailable(f"precision fp8 needs a GPU of compute capability 8.9 or newer (L4, L40S, H100 ...), "
+                                  f"and {self.device} has {have[0]}.{have[1]}; take int8, which is as small")
 
     def linear(self, weight: Tensor) -> Linear:
         """A product with the weight [outputs, inputs]; int8 where int4 can't have it."""
-        kinds: dict[Precision, type[Linear]] = {
-            "fp32": Float32Linear, "bf16": BFloat16Linear, "int8": Int8Linear,
-            "int4": Int4Linear if Int4Linear.fits(weight) else Int8Linear}
-        return kinds[self.precision](weight, self.device)
+        device = self.device
+        if self.precision == "fp32":
+            return Float32Linear(weight, device)
+        if self.precision == "bf16":
+            return BFloat16Linear(weight, device)
+        if self.precision == "fp8":
+            return EightBitLinear(weight, device, torch.float8_e4m3fn)
+        if self.precision == "int4" and Int4Linear.fits(weight):
+            return Int4Linear(weight, device)
+        # PyTorch's kernel for CPUs is fast, and its one for CUDA is not made for batches.
+        return Int8Linear(weight, device) if device.type == "cpu" else EightBitLinear(weight, device, torch.int8)
 
     def table(self, table: Tensor) -> Tensor:
         """Embeddings [tokens, dim]. They are looked up, not multiplied, so nothing is gained below bfloat16."""

@@ -104,7 +104,7 @@ class DepthStep(nn.Module):
         embedding = lm.depformer_text_emb if codebook == 0 else lm.depformer_emb[codebook - 1]
         self.register_buffer("table", packing.table(table_of(embedding)))
         self.layers = nn.ModuleList(DepthLayer(layer, codebook, packing) for layer in lm.depformer.layers)
-        norm, head = lm.depformer_norms[codebook], weight_of(lm.linears[codebook])
+        norm, head = lm.depformer_norms[codebook], weight_of(lm.linears[codebook], packing)
         self.norm = None if isinstance(norm, nn.Identity) else Norm(norm, packing)
         self.head = packing.linear(head if self.norm is None else head * self.norm.fold)
 
@@ -139,7 +139,7 @@ class Network(nn.Module):
         self.norm = Norm(lm.out_norm, packing)
         schedule = lm.depformer_weights_per_step_schedule or range(lm.dep_q)
         inputs = [lm.depformer_in[k if lm.depformer_multi_linear else 0] for k in schedule]
-        heads = [weight_of(linear) for linear in (lm.text_linear, *inputs)]
+        heads = [weight_of(linear, packing) for linear in (lm.text_linear, *inputs)]
         self.heads = packing.linear(torch.cat(heads) * self.norm.fold)
         self.head_sizes = [len(head) for head in heads]
         self.cardinalities = (len(heads[0]), lm.card)

@@ -16,6 +16,7 @@ from services.lm.sizing import KvPrecision, Size, size_of
 
 PRECISIONS: tuple[tuple[Precision, KvPrecision], ...] = (
     ("bf16", "bf16"), ("bf16", "int8"), ("int8", "int8"), ("int4", "int8"))
+"""fp8 takes what int8 takes."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from services.lm.attention import kept, recalled
 from services.lm.graphed import CudaCapture, GraphedNetwork, uncaptured
+from services.lm.linear import EightBitLinear, Product, unpacked_product
 from services.lm.network import Decode, Draws, Network
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ STEPS = 3
 MOST_OFF = 0.1
 """Of the norm of a layer's new keys and values. In bfloat16 another order of sums is off by some hundredths after 32
 layers; what is wrong is off by about 1."""
+MOST_OFF_PRODUCT = 0.02
+"""Of the size of one product: bfloat16 rounds each number by less than half a hundredth."""
 LEAST_EQUAL = 0.5
 """Share of greedy tokens. Near ties may go the other way; of what is wrong, one in a thousand is equal."""
 
@@ -69,8 +72,7 @@ def choose(ways: Sequence[Way], rings: Tensor, streams: int, cardinality: int) -
             _compare(way, plain, rings, streams, cardinality)
             return Chosen(way, name, tuple(refused))
         except Exception as error:  # whatever a compiler or a driver may raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log.warning("not served: %s: %s", name, reason)
+            log.warning("not served: %s: %s", name, _reason(error))
             refused.append(name)
     return Chosen(plain, plain_name, tuple(refused))
 
@@ -104,6 +106,49 @@ def _compare(way: GraphedNetwork, plain: GraphedNetwork, rings: Tensor, streams:
     if np.mean(equal) < LEAST_EQUAL:
         raise Disagrees(f"only {np.mean(equal):.0%} of the tokens are equal")
     rings[:, :, : len(rows)] = 0
+
+
+@torch.inference_mode()
+def choose_products(network: Network, load: Callable[[], Product] | None = None) -> tuple[str, ...]:
+    """Gives weights of 8 bits the faster product, if that agrees with torch's own; else the name of what was refused.
+    Before any step is captured.
+    """
+    linears = [module for module in network.modules() if isinstance(module, EightBitLinear)]
+    shapes = {(linear.weight.shape, linear.weight.dtype): linear for linear in linears}
+    name = "Triton's products of 8 bits"
+    try:
+        product = (load or _triton_product)() if linears else unpacked_product
+        for linear in shapes.values():
+            _compare_product(product, linear)
+    except Exception as error:  # whatever a compiler or a driver may raise
+        log.warning("not served: %s: %s", name, _reason(error))
+        return (name,)
+    for linear in linears:
+        linear.product = product
+    return ()
+
+
+def _triton_product() -> Product:
+    from services.lm.eight_bit import product  # Triton, which not every torch brings
+
+    return product
+
+
+def _compare_product(product: Product, linear: EightBitLinear) -> None:
+    outputs, inputs = linear.weight.shape
+    generator = torch.Generator(linear.weight.device).manual_seed(0)
+    for rows in (1, 40):
+        x, residual = (torch.randn(rows, size, generator=generator, device=linear.weight.device)
+                       for size in (inputs, outputs))
+        right = unpacked_product(x, linear.weight, linear.scale, residual)
+        off = float((product(x, linear.weight, linear.scale, residual) - right).norm() / right.norm())
+        if not off < MOST_OFF_PRODUCT:
+            raise Disagrees(f"a product of {outputs} x {inputs} is off by {off:.3f} of its size")
+
+
+def _reason(error: Exception) -> str:
+    """Its first line: compilers add pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _fill_with_noise(rings: Tensor, rows: int) -> None:

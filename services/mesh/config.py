@@ -89,6 +89,8 @@ class EngineConfig(ServiceConfig):
                                                              "must be more than the gateway's --idle-s")
     yield_cpu: bool = Field(False, description="let the engine run only when no other thread wants to: for a container "
                                                "of its own, since beside other programs it would starve")
+    gpu_memory_share: float = Field(1.0, gt=0, le=1, description="most of a GPU's memory that this process may take: "
+                                                                 "below 1 where codec and lm are on the same one")
 
 
 Config = TypeVar("Config", bound=ProcessConfig)

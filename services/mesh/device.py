@@ -18,3 +18,13 @@ def device_memory(name: str) -> Callable[[], tuple[int, int]] | None:
         return total - free, total
 
     return ask
+
+
+def claim_memory(device: torch.device, share: float) -> int:
+    """The bytes that this process may still take of a GPU's memory, once it is bound to its share: torch's allocator
+    then fails instead of taking a neighbour's.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    if share < 1:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    return min(free, int(total * share) - torch.cuda.memory_reserved(device))

@@ -43,7 +43,7 @@ def test_the_checkpoints_engines_are_measured_beside_moshis(checkpoint: str, mon
     found = checkpoint_engines.run(checkpoint, "cpu", quick=True)["checkpoint_engines"]
     assert found["lm"].keys() == found["mimi"].keys() == {"b1", "b2"}
     for batch in ("b1", "b2"):
-        assert found["lm"][batch].keys() == {"lmgen", "fp32", "bf16", "int8", "int4"}
+        assert found["lm"][batch].keys() == {"lmgen", "fp32", "bf16", "int8", "fp8", "int4"}
         assert found["mimi"][batch].keys() == {"torch", "moshi-mesh"}
         for times in (*found["lm"][batch].values(), *found["mimi"][batch].values()):
             assert 0 < times["min"] <= times["median"] <= times["max"]

@@ -8,13 +8,15 @@ import torch
 
 from services.lm.attention import kept, recalled
 from services.lm.engine import LmEngine
-from services.lm.linear import Packing, Precision
+from services.lm.linear import EightBitLinear, Packing, Precision, Unavailable
+from services.lm.network import Network
 from services.lm.sampling import Sampling
 from services.lm.sizing import KV_TYPES, KvPrecision
 from tests.lm.small_lm import random_codes, random_lm
 
 
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02), ("int4", 0.1)])
+@pytest.mark.parametrize(("precision", "error"), [
+    ("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02), ("fp8", 0.04), ("int4", 0.1)])
 def test_products(precision: Precision, error: float) -> None:
     generator = torch.Generator().manual_seed(1)
     weight, x = torch.randn(48, 352, generator=generator), torch.randn(5, 352, generator=generator)
@@ -35,8 +37,8 @@ def test_what_int4_cannot_have_is_int8(outputs: int, inputs: int) -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"precision": "bf16"}, {"precision": "int8"}, {"precision": "int4"}, {"kv_precision": "bf16"},
-    {"kv_precision": "int8"},
+    {"precision": "bf16"}, {"precision": "int8"}, {"precision": "fp8"}, {"precision": "int4"},
+    {"kv_precision": "bf16"}, {"kv_precision": "int8"},
 ], ids=str)
 def test_a_session_does_not_depend_on_its_neighbours(options: dict[str, Any]) -> None:
     engine = LmEngine(random_lm(num_layers=2), slots=8, **options)
@@ -64,9 +66,9 @@ def test_tracing_keeps_what_the_network_computes(precision: Precision) -> None:
 
 def test_fewer_bits_take_less_room() -> None:
     lm = random_lm(num_layers=1)
-    fp32, bf16, int8, int4 = (
+    fp32, bf16, int8, fp8, int4 = (
         LmEngine(lm, 1, precision=precision).facts.weights_bytes for precision in get_args(Precision))
-    assert int4 < int8 < bf16 < 0.6 * fp32
+    assert int4 < int8 == fp8 < bf16 < 0.6 * fp32
 
 
 @pytest.mark.parametrize(("kind", "error"), [("bf16", 0.003), ("int8", 0.013)])
@@ -90,10 +92,36 @@ def test_a_row_with_int8_keys_rebuilt_from_its_history_has_the_same_ring() -> No
 
 
 def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, int8, int4, got fp8"):
-        LmEngine(random_lm(num_layers=1), 1, precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, int8, fp8, int4, got fp4"):
+        LmEngine(random_lm(num_layers=1), 1, precision="fp4")  # type: ignore[arg-type]
 
 
 def test_unknown_kv_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="kv_precision must be one of fp32, bf16, int8, got int4"):
         LmEngine(random_lm(num_layers=1), 1, kv_precision="int4")  # type: ignore[arg-type]
+
+
+def test_a_gpu_whose_instructions_do_not_unpack_fp8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(Unavailable, match=r"fp8 needs a GPU of compute capability 8\.9 .* has 8\.0; take int8"):
+        Packing(torch.device("cuda"), "fp8")
+    Packing(torch.device("cuda"), "int8")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_weights_of_8_bits_as_a_gpu_keeps_them_are_nearly_those_of_the_model(kind: torch.dtype) -> None:
+    weight = torch.randn(48, 352, generator=torch.Generator().manual_seed(1)) * torch.logspace(-6, 3, 48)[:, None]
+    weight[7] = 0
+    linear = EightBitLinear(weight, torch.device("cpu"), kind)
+    kept_weight = linear.weight.float() * linear.scale.float()[:, None]
+    off = (kept_weight - weight).norm(dim=1) / weight.norm(dim=1).clamp(min=1e-12)
+    assert float(off.max()) < (0.011 if kind == torch.int8 else 0.03)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_all_weights_are_packed_where_they_are_to_be(precision: Precision) -> None:
+    """On a device without data, where an operation that takes in a tensor of another device fails."""
+    packing = Packing(torch.device("meta"), precision)
+    with torch.no_grad():
+        network = Network(random_lm(num_layers=1, layer_scale=0.1, depformer_layer_scale=0.1), packing)
+    assert {buffer.device.type for buffer in network.buffers()} == {"meta"}

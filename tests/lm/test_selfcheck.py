@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 from services.lm.attention import attend_filled, places
 from services.lm.engine import LmEngine
 from services.lm.graphed import GraphedNetwork, Replay, uncaptured
-from services.lm.selfcheck import choose
+from services.lm.linear import EightBitLinear, Packing, Precision, Product, unpacked_product
+from services.lm.network import Network
+from services.lm.selfcheck import choose, choose_products
 from services.lm.sizing import KvPrecision
 from tests.lm.small_lm import random_lm
 
@@ -71,6 +74,45 @@ def test_a_broken_one_is_refused_in_one_line_and_the_plain_one_served(
         assert pick(engine, decode) == "plain"
     assert [record.getMessage() for record in caplog.records] == [caplog.messages[0]]
     assert words in caplog.text and "ten pages" not in caplog.text
+
+
+def eight_bits(precision: Precision = "fp8") -> Network:
+    """As a GPU packs them."""
+    lm = random_lm(num_layers=1, context=40)
+    with torch.no_grad():
+        return Network(lm, Packing(torch.device("cpu"), precision))
+
+
+def products(network: Network) -> set[Product]:
+    return {module.product for module in network.modules() if isinstance(module, EightBitLinear)}
+
+
+def test_a_product_of_8_bits_that_agrees_is_served() -> None:
+    def another(*arguments: Any) -> Tensor:
+        return unpacked_product(*arguments) * 1.001
+
+    network = eight_bits()
+    assert choose_products(network, lambda: another) == ()
+    assert products(network) == {another}
+
+
+@pytest.mark.parametrize("broken", [
+    lambda *arguments: unpacked_product(*arguments) * 1.1, lambda x, weight, scale, residual: x * torch.nan, None])
+def test_a_product_that_is_off_or_does_not_compile_is_refused(broken: Product | None, caplog: pytest.LogCaptureFixture
+                                                              ) -> None:
+    def load() -> Product:
+        if broken is None:
+            raise ImportError("No module named 'triton'")
+        return broken
+
+    network = eight_bits()
+    assert choose_products(network, load) == ("Triton's products of 8 bits",)
+    assert products(network) == {unpacked_product}
+    assert len(caplog.messages) == 1 and "\n" not in caplog.text.strip()
+
+
+def test_other_weights_have_no_product_to_choose() -> None:
+    assert choose_products(eight_bits("bf16"), lambda: pytest.fail("not asked for")) == ()
 
 
 def test_a_way_whose_capture_fails_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The GPU's decode attention gives what the CPU's gives, and compiles for the GPUs of the table.
+"""The GPU's attention and its products of 8 bits give what the CPU's give, and compile for the GPUs of the table.
 
 Triton decides at its import whether it interprets, so each runs in a process of its own.
 """
@@ -31,7 +31,14 @@ def test_every_shape_and_length_gives_what_the_cpu_gives() -> None:
     assert found["others_untouched"]
 
 
+def test_products_of_8_bits_are_those_of_the_unpacked_weights() -> None:
+    found = run("tests.lm.product_cases")
+    assert found["cases"] == 16
+    assert found["max_error"] < 1e-6
+
+
 @pytest.mark.slow
-def test_it_compiles_for_gpus_that_are_not_here() -> None:
-    kernels = run("tests.lm.compiled_attention")
-    assert len(kernels) == 10 and all(kernel["cubin_bytes"] for kernel in kernels)
+def test_they_compile_for_gpus_that_are_not_here() -> None:
+    kernels = run("tests.lm.compiled_kernels")
+    assert len(kernels) == 10 + 32 and all(kernel["cubin_bytes"] for kernel in kernels)
+    assert max(kernel["shared_bytes"] for kernel in kernels) <= 99 << 10, "an L4 has no more"
