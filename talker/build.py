@@ -4,7 +4,8 @@ Every phase leaves its result in the work folder and is skipped when that is the
 from its last 500 steps.
 
 With `--codec checkpoints/talker` the codec of that folder is kept, and only the language model is trained: minutes
-instead of an hour and a half.
+instead of an hour and a half. With `--lm checkpoints/talker`, too, its tokenizer and language model are kept, which
+only goes on learning prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ os.environ.setdefault("NO_TORCH_COMPILE", "1")  # moshi compiles its norms lazil
 
 import torch
 
-from talker import codec, export, speech_table, synth, tokenizer, train_decoder, train_encoder, train_joint, train_lm
+from talker import (
+    codec,
+    export,
+    speech_table,
+    synth,
+    tokenizer,
+    train_decoder,
+    train_encoder,
+    train_joint,
+    train_lm,
+    train_prompts,
+)
 from talker.config import Budget, Work
 
 
@@ -28,8 +40,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/talker"))
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--codec", type=Path, help="a checkpoint folder whose codec to keep instead of training one")
+    parser.add_argument("--lm", type=Path, help="that of --codec, to go on from its language model, too")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     args = parser.parse_args()
+    if args.lm and args.lm != args.codec:
+        parser.error("--lm needs the --codec that it was trained with")
     torch.set_num_threads(args.threads)
     work, budget, seed = Work(args.work), Budget(), args.seed
     train_codec = [
@@ -37,11 +52,15 @@ def main() -> None:
         ("codec stage 2", lambda: train_decoder.train(work, budget.decoder_steps, seed)),
         ("codec stage 3", lambda: train_joint.train(work, budget.joint_steps, seed)),
     ]
+    train_language_model = [
+        ("tokenizer", lambda: tokenizer.build(work, seed)),
+        ("language model", lambda: train_lm.train(work, budget.lm_steps, budget.dialogues, seed)),
+    ]
     phases = [
         ("speech", lambda: synth.build(work, budget.speech_min, seed)),
-        ("tokenizer", lambda: tokenizer.build(work, seed)),
         *([("codec", lambda: codec.adopt(args.codec, work))] if args.codec else train_codec),
-        ("language model", lambda: train_lm.train(work, budget.lm_steps, budget.dialogues, seed)),
+        *([("language model", lambda: train_lm.adopt(args.lm, work))] if args.lm else train_language_model),
+        ("prompts", lambda: train_prompts.train(work, budget.prompted_steps, budget.prompted_calls, seed)),
         ("export", lambda: export.write(work, args.out)),
         ("speech table", lambda: speech_table.build(work, str(args.out), seed)),
     ]

@@ -63,6 +63,8 @@ class Budget:
     joint_steps: int = 1650
     dialogues: int = 960
     lm_steps: int = 800
+    prompted_calls: int = 256
+    prompted_steps: int = 800
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ MEANING = {
     "noise_starts": "times it starts to speak in 10 minutes of white, pink and babble noise",
     "bytes": "size of the checkpoint folder", "load_s": "seconds to load with stock moshi",
     "ms_per_frame_b1": "ms per 80 ms frame, one call, one thread (encode + step + decode)",
+    "voice_follows_prompt": "calls with a voice prompt in which that voice speaks, by its pitch",
+    "manner_follows_text": "calls with a text prompt of the training in which only lines of that manner are said",
 }
 
 
