@@ -4,8 +4,9 @@ Every phase leaves its result in the work folder and is skipped when that is the
 from its last 500 steps.
 
 With `--codec checkpoints/talker` the codec of that folder is kept, and only the language model is trained: minutes
-instead of an hour and a half. With `--lm checkpoints/talker`, too, its tokenizer and language model are kept, which
-only goes on learning prompts.
+instead of an hour and a half. With `--lm checkpoints/talker`, too, its tokenizer and language model are kept.
+
+With `--prompts` the language model goes on learning, to follow voice and text prompts.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/talker"))
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--codec", type=Path, help="a checkpoint folder whose codec to keep instead of training one")
-    parser.add_argument("--lm", type=Path, help="that of --codec, to go on from its language model, too")
+    parser.add_argument("--lm", type=Path, help="that of --codec, to keep its language model, too")
+    parser.add_argument("--prompts", action="store_true", help="learn to follow prompts (docs/talker.md: how well)")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     args = parser.parse_args()
     if args.lm and args.lm != args.codec:
@@ -56,12 +58,14 @@ def main() -> None:
         ("tokenizer", lambda: tokenizer.build(work, seed)),
         ("language model", lambda: train_lm.train(work, budget.lm_steps, budget.dialogues, seed)),
     ]
+    train_on_prompts = [("prompts", lambda: train_prompts.train(work, budget.reading_steps, budget.prompted_steps,
+                                                                budget.prompted_calls, seed))]
     phases = [
         ("speech", lambda: synth.build(work, budget.speech_min, seed)),
         *([("codec", lambda: codec.adopt(args.codec, work))] if args.codec else train_codec),
         *([("language model", lambda: train_lm.adopt(args.lm, work))] if args.lm else train_language_model),
-        ("prompts", lambda: train_prompts.train(work, budget.prompted_steps, budget.prompted_calls, seed)),
-        ("export", lambda: export.write(work, args.out)),
+        *(train_on_prompts if args.prompts else []),
+        ("export", lambda: export.write(work, args.out, train_prompts.DONE if args.prompts else train_lm.DONE)),
         ("speech table", lambda: speech_table.build(work, str(args.out), seed)),
     ]
     for name, phase in phases:

@@ -64,7 +64,8 @@ class Budget:
     dialogues: int = 960
     lm_steps: int = 800
     prompted_calls: int = 256
-    prompted_steps: int = 800
+    reading_steps: int = 200
+    prompted_steps: int = 600
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ os.environ.setdefault("NO_TORCH_COMPILE", "1")
 import numpy as np
 import torch
 
-from talker import card, measure_codec, measure_prompts, measure_turns, report, synth
+from talker import card, measure_codec, measure_turns, report, synth
 from talker.config import FRAME_SAMPLES, Work
 from talker.export import checkpoint, total_bytes
 from talker.loop import Answer, Converse, MoshiLoop
@@ -30,7 +29,7 @@ TARGETS = {  # key: (wanted, at least or at most)
     "estoi_heldout_voice": (0.65, ">="), "closed_set": (24, ">="), "wer_open": (0.5, "<="),
     "replies_understood": (5, ">="), "reply_in_window": (0.95, ">="), "quiet_while_user_speaks": (0.95, ">="),
     "stop_within_3": (0.95, ">="), "noise_starts": (0, "<="), "bytes": (15_000_000, "<="), "load_s": (3.0, "<="),
-    "ms_per_frame_b1": (26.7, "<="), "voice_follows_prompt": (0.9, ">="), "manner_follows_text": (0.9, ">="),
+    "ms_per_frame_b1": (26.7, "<="),
 }
 
 
@@ -71,14 +70,6 @@ def turns(greedy: Converse, sampled: Converse, work: Work, dialogues: int) -> tu
     return figures | heard, answers
 
 
-def prompts(folder: Path, work: Work) -> dict:
-    """Whether prompts are followed; through the mesh, which is what lays them out."""
-    with tempfile.TemporaryDirectory() as voices:
-        pitches = measure_prompts.record(Path(voices))
-        with ThroughMesh(folder, voices=Path(voices)) as mesh:
-            return measure_prompts.measure(mesh, work, pitches)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/talker"))
@@ -87,7 +78,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, default=Path("samples"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--dialogues", type=int, default=104)
-    parser.add_argument("--only", choices=["codec", "turns", "prompts", "speed", "report"])
+    parser.add_argument("--only", choices=["codec", "turns", "speed", "report"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--through-mesh", action="store_true", help="take turns through a mesh of real processes")
     args = parser.parse_args()
@@ -110,8 +101,6 @@ def main() -> None:
                 listeners = [meshes.enter_context(mesh) for mesh in listeners]
             figures |= turns(*listeners, work, args.dialogues)[0]
         figures["turns_through"] = "the mesh" if args.through_mesh else "moshi's own loop"
-    if args.only in (None, "prompts"):
-        figures |= prompts(folder, work)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(figures, indent=2) + "\n")
     samples = args.samples

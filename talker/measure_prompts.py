@@ -1,8 +1,14 @@
-"""Whether prompts are followed, in calls through the mesh: the voice by its pitch, the manner by what is said."""
+"""`python -m talker.measure_prompts`: whether prompts are followed, in greedy calls through the mesh.
+
+The voice is judged by its pitch, the manner by what is said.
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +113,20 @@ def measure(mesh: ThroughMesh, work: Work, pitches: dict[str, float]) -> dict:
     for begin in range(0, len(calls), 16):
         answers += mesh.calls([(call.pcm, call.options) for call in calls[begin : begin + 16]])
     return judge(calls, answers, pitches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/talker"))
+    parser.add_argument("--work", type=Path, default=Path("build/talker"))
+    args = parser.parse_args()
+    work = Work(args.work)
+    synth.build(work, 0, 4, splits=("heldout_voice",))
+    with tempfile.TemporaryDirectory() as voices:
+        pitches = record(Path(voices))
+        with ThroughMesh(args.checkpoint, voices=Path(voices)) as mesh:
+            print(json.dumps(measure(mesh, work, pitches), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,11 +25,6 @@ SAMPLES: dict[str, tuple[list[Part], float, str]] = {
     "long-turn": ([(0.5, RMS, 5), (0.25, RMS, 9), (0.25, RMS, 38)], 2.8, "three sentences in one turn"),
 }
 
-VOICES = {  # recordings that calls can begin with: what they say, and who says it
-    "slt": (("flite", "slt"), 0, "a woman's, American: that of the bundled checkpoint without a prompt"),
-    "awb": (("flite", "awb"), 9, "a man's, Scottish"),
-}
-
 
 def write_wav(path: Path, pcm: np.ndarray) -> None:
     """24 kHz mono 16-bit."""
@@ -61,20 +56,12 @@ def build(out: Path) -> None:
         write_wav(out / f"{name}.wav", pcm)
         length_s = len(pcm) / SAMPLE_RATE_HZ
         rows.append(f"| `{name}.wav` | {length_s:.1f} s | {engine} {voice} | {' / '.join(said)} | {what} |")
-    (out / "voices").mkdir(exist_ok=True)
-    voices = []
-    for name, ((engine, voice), index, who) in VOICES.items():
-        pcm = speak(texts.HELDOUT[index], engine, voice)
-        write_wav(out / "voices" / f"{name}.wav", pcm)
-        voices.append(f"| `{name}.wav` | {len(pcm) / SAMPLE_RATE_HZ:.1f} s | {texts.HELDOUT[index]} | {who} |")
     (out / "README.md").write_text(
         "# Speech for demos, tests and load\n\n"
         "24 kHz, mono, 16-bit. The bundled checkpoint never saw these voices or sentences in training. Made with\n"
         "flite and espeak-ng by `python -m talker.samples`; the sentences were written for this project, and the\n"
         "recordings are dedicated to the public domain (CC0).\n\n"
-        "| file | length | voice | text | what for |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "`voices/` has voices that a call can begin with (`--voices samples/voices`, and `voice` in its config):\n\n"
-        "| file | length | text | whose |\n|---|---|---|---|\n" + "\n".join(voices) + "\n")
+        "| file | length | voice | text | what for |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":

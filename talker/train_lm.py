@@ -21,6 +21,7 @@ from talker.stream import Speech
 from talker.train_decoder import frozen_encoder
 from talker.train_encoder import schedule
 
+DONE = "lm.pt"
 FRAMES, BATCH = 300, 6
 ENCODE_BATCH = 16
 NOISE_SHARE = 0.12
@@ -52,7 +53,7 @@ def make_dialogues(work: Work, count: int, seed: int) -> np.ndarray:
     return out
 
 
-def _corrupt(codes: Tensor, share: float, card: int) -> Tensor:
+def corrupt(codes: Tensor, share: float, card: int) -> Tensor:
     swap = torch.rand(codes.shape) < share
     return torch.where(swap, torch.randint_like(codes, card), codes)
 
@@ -86,10 +87,10 @@ def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[T
         return torch.cat([initial, _delay_sequence(lm.delays, torch.cat([own, user], 1), initial)], 2)
 
     def corrupted(own: Tensor) -> Tensor:
-        return torch.cat([own[:, :1], _corrupt(own[:, 1:], OWN_CORRUPTION, CARD)], 1)
+        return torch.cat([own[:, :1], corrupt(own[:, 1:], OWN_CORRUPTION, CARD)], 1)
 
     own, user = codes[:, :split], codes[:, split:]
-    heard = _corrupt(user, USER_CORRUPTION, CARD)
+    heard = corrupt(user, USER_CORRUPTION, CARD)
     late = overrun(own, onward)
     clean, past, now = delayed(own, user), delayed(corrupted(late), heard), delayed(corrupted(own), heard)
     hidden, text_logits = lm.forward_text(past[:, :, :-1])
@@ -118,13 +119,13 @@ def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[T
 
 def adopt(folder: Path, work: Work) -> None:
     """Write `lm.pt` and the tokenizer from a checkpoint folder."""
-    torch.save({k: v.float() for k, v in load_file(folder / MOSHI_NAME).items()}, work.path("lm.pt"))
+    torch.save({k: v.float() for k, v in load_file(folder / MOSHI_NAME).items()}, work.path(DONE))
     shutil.copy(folder / TOKENIZER_NAME, work.path(TOKENIZER_NAME))
 
 
 def train(work: Work, steps: int, count: int, seed: int) -> None:
     """Write `lm.pt`: the language model's state dict."""
-    done = work.path("lm.pt")
+    done = work.path(DONE)
     if done.exists():
         return
     torch.manual_seed(seed)

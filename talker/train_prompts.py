@@ -1,4 +1,6 @@
-"""The small Moshi learns to follow prompts: the finished language model goes on learning, half of its calls prompted.
+"""The small Moshi learns to follow prompts: the finished language model goes on learning, from calls with and without.
+
+First it learns to read: whole calls alone taught it that it had been told something, but not what (docs/talker.md).
 
 A call's user is encoded once; what the talker says to it is made anew whenever it is drawn, in one of the voices and
 manners, since the rules need no more than when the user was heard. Only calls with echo keep the voice that echoes.
@@ -11,19 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from moshi.models.lm import LMModel
+from moshi.models.lm_utils import _delay_sequence
 from moshi.models.loaders import get_moshi_lm
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from talker import codec, dialogues, replies, synth, texts, tokenizer
-from talker.config import LM_CONFIG, Work
+from talker import codec, dialogues, replies, synth, texts, tokenizer, train_lm
+from talker.config import CARD, CODEBOOKS, LM_CONFIG, Work
 from talker.dialogues import Talker
 from talker.prompts import Prompts
 from talker.replies import Book
 from talker.stream import Speech
 from talker.train_decoder import frozen_encoder
 from talker.train_encoder import schedule
-from talker.train_lm import BATCH, ENCODE_BATCH, FRAMES, NOISE_SHARE, losses
+from talker.train_lm import BATCH, ENCODE_BATCH, FRAMES, NOISE_SHARE, USER_CORRUPTION, corrupt, losses
 
 PEAK_LR = 1e-3
 PLAIN_SHARE = 0.4  # of calls that ask for nothing else; most of them have no prompt
@@ -31,6 +36,9 @@ OTHER_VOICE_SHARE, OTHER_MANNER_SHARE = 0.45, 0.7  # of the others
 NEEDLESS_VOICE, NEEDLESS_TEXT = 0.18, 0.12  # how often a prompt asks for what would be without it
 REMEMBERED_SHARE = 0.12  # of prompted calls that are shown without the prompt, from behind their first line
 ECHO_SHARE, SILENT_START = 0.3, 0.25
+READING_BATCH, READING_FRAMES = 12, 150
+READING_MANNERS = (0.1, 0.45, 0.45)  # of the texts that are read; the first asks for nothing
+READING_WEIGHT = 60.0  # loss weight of the first text token of a line, which is what a text decides
 DONE, RESUME = "prompted.pt", "prompted.resume.pt"
 
 
@@ -92,6 +100,20 @@ class Rows:
         before = np.concatenate([prompt, prompt[: len(talker.own)]])
         return np.concatenate([before, call], 1)[:, :frames], prompt.shape[1]
 
+    def reading(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `batch`, of short calls that all begin with a text."""
+        rows, given = zip(*(self._read() for _ in range(size)), strict=True)
+        return torch.from_numpy(np.stack(rows)), torch.tensor(given)
+
+    def _read(self) -> tuple[np.ndarray, int]:
+        rng, calls = self.rng, self._calls
+        at = int(rng.choice(np.flatnonzero(~calls.echo & ~calls.noise)))
+        voice = int(rng.integers(len(self._books)))
+        manner = int(rng.choice(len(READING_MANNERS), p=READING_MANNERS))
+        prompt = self._prompts.draw(rng, voice or None, manner)
+        call = np.concatenate([self._talker(at, voice, manner).own, calls.user[at]]).astype(np.int64)
+        return np.concatenate([prompt, call], 1)[:, :READING_FRAMES], prompt.shape[1]
+
     def _talker(self, at: int, voice: int, manner: int) -> Drawn:
         calls = self._calls
         if calls.echo[at]:
@@ -134,8 +156,20 @@ def _encode(target: Path, books: list[Book], mimi, speech: Speech, rng: np.rando
     np.savez(target, **{name: np.stack(values) for name, values in made.items()})
 
 
-def train(work: Work, steps: int, count: int, seed: int) -> None:
-    """Write `prompted.pt`: the state dict of `lm.pt`'s language model, which follows prompts now."""
+def reading_loss(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> Tensor:
+    """Cross-entropy of the text of calls [B, 17, T] behind their first `given` [B] frames."""
+    initial = lm._get_initial_token().expand(len(data), -1, -1)
+    past = torch.cat([data[:, :1], corrupt(data[:, 1:], USER_CORRUPTION, CARD)], 1)
+    _, logits = lm.forward_text(torch.cat([initial, _delay_sequence(lm.delays, past, initial)], 2)[:, :, :-1])
+    loss = F.cross_entropy(logits[:, 0].flatten(0, 1), data[:, 0].flatten(), reduction="none").view(data[:, 0].shape)
+    spoken = (data[:, 1 : 1 + CODEBOOKS] != silence[:, None]).any(1)
+    begins = spoken & ~F.pad(spoken, (1, 0))[:, :-1]
+    weight = torch.where(begins, READING_WEIGHT, 1.0) * (torch.arange(data.shape[-1]) >= given[:, None])
+    return (loss * weight).sum() / weight.sum()
+
+
+def train(work: Work, reading_steps: int, steps: int, count: int, seed: int) -> None:
+    """Write `prompted.pt`: the state dict of `lm.pt`'s language model after its calls with prompts."""
     done, resume, start = work.path(DONE), work.path(RESUME), 0
     if done.exists():
         return
@@ -146,7 +180,7 @@ def train(work: Work, steps: int, count: int, seed: int) -> None:
     rows = Rows(calls, books, Prompts(work, mimi, words, books[0].silence, seed), np.random.default_rng(seed))
     silence = torch.from_numpy(books[0].silence)
     lm = get_moshi_lm(None, LM_CONFIG, dtype=torch.float32)
-    lm.load_state_dict(torch.load(work.path("lm.pt"), weights_only=False))
+    lm.load_state_dict(torch.load(work.path(train_lm.DONE), weights_only=False))
     optimiser = torch.optim.AdamW(lm.parameters(), lr=PEAK_LR, betas=(0.9, 0.97), weight_decay=0.02)
     if resume.exists():
         saved = torch.load(resume, weights_only=False)
@@ -154,20 +188,19 @@ def train(work: Work, steps: int, count: int, seed: int) -> None:
         optimiser.load_state_dict(saved["optimiser"])
         rows.rng, start = saved["rng"], saved["step"]
     lm.train()
-    history = []
-    for step in track(range(start, steps), total=steps - start, description="prompts"):
+    for step in track(range(start, reading_steps + steps), description="prompts"):
+        reads = step < reading_steps
         for group in optimiser.param_groups:
-            group["lr"] = schedule(step, steps, PEAK_LR)
-        text, audio = losses(lm, *rows.batch(BATCH), silence)
+            group["lr"] = PEAK_LR if reads else schedule(step - reading_steps, steps, PEAK_LR)
+        parts = [reading_loss(lm, *rows.reading(READING_BATCH), silence)] if reads else losses(
+            lm, *rows.batch(BATCH), silence)
         optimiser.zero_grad(set_to_none=True)
-        (text + audio).backward()
+        sum(parts).backward()
         nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
         optimiser.step()
-        history.append((float(text.detach()), float(audio.detach())))
-        if step % 25 == 24:
-            recent = np.mean(history[-25:], 0)
-            print(f"prompts step {step + 1}/{steps} text {recent[0]:.4f} audio {recent[1]:.4f}", flush=True)
-        if step % 100 == 99:
+        if step % 50 == 49:
+            print(f"{'reading' if reads else 'prompts'} step {step + 1}/{reading_steps + steps}",
+                  *(f"{float(part.detach()):.4f}" for part in parts), flush=True)
             torch.save({"lm": lm.state_dict(), "optimiser": optimiser.state_dict(), "rng": rows.rng, "step": step + 1},
                        resume)
     torch.save(lm.state_dict(), done)

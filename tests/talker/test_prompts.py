@@ -87,6 +87,16 @@ def test_a_row_s_lines_are_those_that_its_prompt_asks_for() -> None:
     assert len(seen) == 6
 
 
+def test_what_is_read_begins_with_a_text_and_is_answered_in_its_manner() -> None:
+    rows = Rows(calls(echo=False), [book(0), book(1)], OnePrompt(), np.random.default_rng(0))
+    data, given = rows.reading(40)
+    assert data.shape == (40, 1 + 2 * CODEBOOKS, FRAMES)
+    for row, frames in zip(data.numpy(), given.tolist(), strict=True):
+        asked = set(row[0, :frames].tolist())
+        manner = next((at for at in (1, 2) if 400 + at in asked), 0)
+        assert texts.LINES[int(row[0, frames + TURN.stop + REPLY_AFTER]) - 10] in texts.MANNERS[manner].replies
+
+
 def test_a_call_with_echo_keeps_the_voice_that_echoes() -> None:
     row, given = Rows(calls(echo=True), [book(0), book(1)], OnePrompt(), np.random.default_rng(0)).row()
     assert {301, 401} <= set(row[0, :given].tolist())
