@@ -16,9 +16,9 @@ from talker.measure_prompts import in_manner
 from talker.pitch import pitch_hz
 from talker.prompts import laid_out, tokenized
 from talker.replies import Book, Line
-from talker.train_prompts import Calls, Rows
+from talker.train_prompts import READING_FRAMES, Calls, Rows
 
-FRAMES, LINE_FRAMES, TURN = 80, 6, slice(4, 20)
+FRAMES, LINE_FRAMES, TURN = 160, 6, slice(4, 20)
 SILENCE = np.arange(40, 40 + CODEBOOKS)
 VOICE = np.random.default_rng(0).integers(CARD, size=(CODEBOOKS, 9))
 
@@ -90,7 +90,7 @@ def test_a_row_s_lines_are_those_that_its_prompt_asks_for() -> None:
 def test_what_is_read_begins_with_a_text_and_is_answered_in_its_manner() -> None:
     rows = Rows(calls(echo=False), [book(0), book(1)], OnePrompt(), np.random.default_rng(0))
     data, given = rows.reading(40)
-    assert data.shape == (40, 1 + 2 * CODEBOOKS, FRAMES)
+    assert data.shape == (40, 1 + 2 * CODEBOOKS, READING_FRAMES)
     for row, frames in zip(data.numpy(), given.tolist(), strict=True):
         asked = set(row[0, :frames].tolist())
         manner = next((at for at in (1, 2) if 400 + at in asked), 0)
