@@ -68,6 +68,6 @@ def write(folder: Path, figures: dict | None = None, targets: dict | None = None
     rows = [f"| `{key}` | {figures[key]:g} | {how} {wanted:g} |"
             for key, (wanted, how) in (targets or {}).items() if figures and figures.get(key) is not None]
     table = "| key | measured | wanted |\n|---|---|---|\n" + "\n".join(rows) if rows else "Not measured yet."
-    lines = "\n".join(f'- "{line}"' for line in texts.REPLIES)
-    folder.joinpath("README.md").write_text(CARD.format(lines=lines, greeting=texts.GREETING, mmhm=texts.MMHM,
+    lines = "\n".join(f'- "{line}"' for line in texts.PLAIN.replies)
+    folder.joinpath("README.md").write_text(CARD.format(lines=lines, greeting=texts.PLAIN.greeting, mmhm=texts.MMHM,
                                                         figures=table))

@@ -63,6 +63,9 @@ class Budget:
     joint_steps: int = 1650
     dialogues: int = 960
     lm_steps: int = 800
+    prompted_calls: int = 256
+    reading_steps: int = 200
+    prompted_steps: int = 600
 
 
 @dataclass(frozen=True)

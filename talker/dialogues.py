@@ -64,6 +64,7 @@ class Talker:
     book: Book
     rng: np.random.Generator
     greets: bool
+    manner: texts.Manner = texts.PLAIN
     line: Line | None = None
     index: int = 0
     at: int = 0
@@ -105,12 +106,12 @@ class Talker:
         if self.line is None:
             if self.in_turn and self.quiet_run == REPLY_AFTER + 1:
                 self.in_turn = False
-                self._start(t, int(self.rng.choice(len(texts.REPLIES), p=texts.REPLY_WEIGHTS)))
+                self._start(t, texts.LINES.index(str(self.rng.choice(self.manner.replies, p=self.manner.weights))))
             elif resumed and t - self.turn_start >= MMHM_MIN_TURN and t - self.last_mmhm >= MMHM_EVERY:
                 self.last_mmhm = t
                 self._start(t, texts.MMHM_LINE)
             elif self.greets and not self.heard_user and t == GREET_AT:
-                self._start(t, texts.GREETING_LINE)
+                self._start(t, texts.LINES.index(self.manner.greeting))
         if self.line is None:
             self.tokens.append(PAD)
             self.codes.append(self.book.silence)
@@ -217,7 +218,7 @@ def noise_only(speech: Speech, book: Book, rng: np.random.Generator, frames: int
 
 
 def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, barge_in: float = 0.5,
-             echo_share: float = 0.4, silent_start: float = 0.15) -> Dialogue:
+             echo_share: float = 0.4, silent_start: float = 0.15, manner: texts.Manner = texts.PLAIN) -> Dialogue:
     """One simulated conversation of `frames` frames."""
     silent = rng.random() < silent_start
     wait = int(rng.integers(45, 110)) if silent else int(rng.integers(1, 34))
@@ -225,7 +226,7 @@ def converse(speech: Speech, book: Book, rng: np.random.Generator, frames: int, 
         wait = 10 * frames  # nobody ever speaks
     room_db = rng.uniform(*QUIET_ROOM_DB) if rng.random() < 0.6 else None
     user = User(speech, rng, frames, wait, barge_in)
-    talker = Talker(book, rng, greets=True)
+    talker = Talker(book, rng, greets=True, manner=manner)
     for t in range(frames):
         user.step(t, talker)
         talker.step(t, bool(user.active[t]))

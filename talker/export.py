@@ -24,11 +24,11 @@ from talker.config import (
 GENERATION = {"temp": 0.7, "temp_text": 0.7, "top_k": 50, "top_k_text": 25}
 
 
-def write(work: Work, out: Path) -> None:
-    """Fill `out` with config, weights (fp16) and tokenizer."""
+def write(work: Work, out: Path, lm_weights: str) -> None:
+    """Fill `out` with config, weights (fp16) and tokenizer; `lm_weights` is the language model's file in `work`."""
     out.mkdir(parents=True, exist_ok=True)
     codec.save(torch.load(work.path("joint.pt"), weights_only=False)["state"], out / MIMI_NAME)
-    lm = torch.load(work.path("lm.pt"), weights_only=False)
+    lm = torch.load(work.path(lm_weights), weights_only=False)
     save_file({k: v.half().contiguous() for k, v in lm.items()}, out / MOSHI_NAME)
     shutil.copy(work.path(TOKENIZER_NAME), out / TOKENIZER_NAME)
     (out / MIMI_CONFIG_NAME).write_text(json.dumps(MIMI_CONFIG, indent=2) + "\n")

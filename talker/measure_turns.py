@@ -191,5 +191,6 @@ MMHM_TOKENS: list[int] = []
 
 def know_lines(tokenizer) -> None:
     """Remember every line's tokens, so that what was said can be told from the text stream."""
-    LINE_TOKENS.update({line: [t for w in line.split() for t in tokenizer.encode(w)] for line in texts.LINES[:-1]})
+    LINE_TOKENS.update({line: [t for w in line.split() for t in tokenizer.encode(w)] for line in texts.LINES
+                        if line != texts.MMHM})
     MMHM_TOKENS[:] = tokenizer.encode(texts.MMHM)

@@ -61,9 +61,10 @@ def align(text: str, frames: int, tokenizer: sentencepiece.SentencePieceProcesso
     return tokens
 
 
-def build(work: Work, mimi, tokenizer: sentencepiece.SentencePieceProcessor) -> Book:
-    """Encode every line with the trained encoder."""
+def build(work: Work, mimi, tokenizer: sentencepiece.SentencePieceProcessor, voice: int = 0) -> Book:
+    """Encode every line as one of synth.REPLY_VOICES says it, with the trained encoder."""
     pcm, clips = synth.load(work, "replies")
+    clips = clips[voice * len(texts.LINES) : (voice + 1) * len(texts.LINES)]
     lines = []
     with torch.no_grad():
         quiet = mimi.encode(torch.zeros(1, 1, 60 * FRAME_SAMPLES))[0]

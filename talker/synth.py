@@ -27,7 +27,8 @@ TRAIN_VOICES = [
     ("espeak", "en-us+klatt2", 0.3),
 ]
 HELDOUT_VOICES = [("flite", "rms"), ("espeak", "en-us+f4"), ("espeak", "en-gb-x-rp+m7")]
-REPLY_VOICE = ("flite", "slt")
+REPLY_VOICES = [("flite", "slt"), ("flite", "awb")]  # the first without a voice prompt, each after one of its own
+PROMPTS = 40  # recordings of each that a voice prompt may be
 LEVEL_RMS = 0.08  # active speech level, about -22 dBFS
 
 
@@ -86,9 +87,15 @@ def _plan_training(minutes: float, seed: int) -> list[tuple[str, dict]]:
 
 
 def _plan_replies() -> list[tuple[str, dict]]:
-    engine, voice = REPLY_VOICE
     return [(text, {"engine": engine, "voice": voice, "stretch": 0.9 if text in texts.SPOKEN else 1.1})
-            for text in texts.LINES]
+            for engine, voice in REPLY_VOICES for text in texts.LINES]
+
+
+def _plan_prompts(seed: int) -> list[tuple[str, dict]]:
+    rng, sentences = random.Random(seed), texts.training_sentences(len(REPLY_VOICES) * PROMPTS, seed)
+    return [(text, {"engine": engine, "voice": voice, "stretch": rng.uniform(0.9, 1.1),
+                    "speed": rng.uniform(0.96, 1.04)})
+            for i, (engine, voice) in enumerate(REPLY_VOICES) for text in sentences[i * PROMPTS : (i + 1) * PROMPTS]]
 
 
 def plans(minutes: float, seed: int) -> dict[str, list[tuple[str, dict]]]:
@@ -98,6 +105,7 @@ def plans(minutes: float, seed: int) -> dict[str, list[tuple[str, dict]]]:
     return {
         "train": _plan_training(minutes, seed),
         "replies": _plan_replies(),
+        "prompts": _plan_prompts(seed + 2),
         # held-out sentences in known voices, and held-out sentences in held-out voices
         "heldout": [(t, dict(zip(("engine", "voice"), rng.choice(known[:8]), strict=True))) for t in texts.HELDOUT],
         "heldout_voice": [(t, dict(zip(("engine", "voice"), HELDOUT_VOICES[i % 3], strict=True)))
@@ -105,7 +113,7 @@ def plans(minutes: float, seed: int) -> dict[str, list[tuple[str, dict]]]:
     }
 
 
-SPLITS = ("train", "replies", "heldout", "heldout_voice")
+SPLITS = ("train", "replies", "prompts", "heldout", "heldout_voice")
 
 
 def build(work: Work, minutes: float, seed: int, workers: int = 2, splits: tuple[str, ...] = SPLITS) -> None:

@@ -6,21 +6,45 @@ All of it was written for this project (CC0), so no text here carries anybody's 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-REPLIES = [
-    "I understand. Please continue.",
-    "That is a very good question.",
-    "Tell me more about that.",
-    "Thank you for letting me know.",
-    "Let me think about that.",
-    "I am happy to help you.",
-]
-REPLY_WEIGHTS = [0.25, 0.15, 0.15, 0.15, 0.15, 0.15]  # the first is what greedy decoding says
-GREETING = "Hello, how can I help you today?"
+
+@dataclass(frozen=True)
+class Manner:
+    """A way of talking: what it answers and greets with, and the texts that ask for it."""
+
+    replies: tuple[str, ...]
+    weights: tuple[float, ...]
+    """Of the replies; the first is the likeliest, which is what greedy decoding says."""
+    greeting: str
+    asked: tuple[str, ...] = ()
+    """Text prompts in training."""
+    asked_otherwise: tuple[str, ...] = ()
+    """Text prompts that no training saw."""
+
+
+PLAIN = Manner(
+    ("I understand. Please continue.", "That is a very good question.", "Tell me more about that.",
+     "Thank you for letting me know.", "Let me think about that.", "I am happy to help you."),
+    (0.25, 0.15, 0.15, 0.15, 0.15, 0.15), "Hello, how can I help you today?")
+BRIEF = Manner(
+    ("Go on.", "I see."), (0.7, 0.3), "Hello.",
+    ("Be brief.", "Please be brief.", "You are brief.", "Keep it brief.", "Use few words.", "Please use few words.",
+     "Answer with few words.", "Keep your answers short.", "Give short answers."),
+    ("Please keep it brief.", "You use few words.", "Please give short answers."))
+CHEERFUL = Manner(
+    ("That is wonderful. Please go on.", "I am so happy to hear that."), (0.7, 0.3),
+    "Good morning, how can I help you today?",
+    ("Be cheerful.", "Please be cheerful.", "You are cheerful.", "You are a cheerful friend.", "Be happy.",
+     "Please be happy.", "You are happy.", "You are a happy friend.", "Be a happy and cheerful friend."),
+    ("Please be happy and cheerful.", "You are a kind and cheerful friend.", "Be a happy friend."))
+MANNERS = (PLAIN, BRIEF, CHEERFUL)
 MMHM = "mm-hm"
 SPOKEN = {MMHM: "um hum"}  # flite would spell "mm-hm" out letter by letter
-LINES = [*REPLIES, GREETING, MMHM]  # everything the talker can say; lines are known by their index here
-GREETING_LINE, MMHM_LINE = len(REPLIES), len(REPLIES) + 1
+# Everything the talker can say, those of the plain manner first; lines are known by their index here.
+LINES = [*PLAIN.replies, PLAIN.greeting, MMHM,
+         *(line for manner in MANNERS[1:] for line in (*manner.replies, manner.greeting))]
+MMHM_LINE = LINES.index(MMHM)
 
 _NAMES = """Anna|Ben|Clara|David|Emma|Frank|Grace|Henry|Irene|Jack|Karen|Leo|Maria|Nora|Oscar|Paul|Rosa|
 Sam|Tina|Victor|Wendy|Alice|Bruce|Charlotte|Dennis|Elena|George|Hannah|Isaac|Julia|Kevin|Laura|

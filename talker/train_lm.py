@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import torch
 from moshi.models.lm import LMModel
 from moshi.models.lm_utils import _delay_sequence
 from moshi.models.loaders import get_moshi_lm
 from rich.progress import track
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talker import codec, dialogues, replies, tokenizer
-from talker.config import CARD, CODEBOOKS, LM_CONFIG, PAD, TEXT_CARD, Work
+from talker.config import CARD, CODEBOOKS, LM_CONFIG, MOSHI_NAME, PAD, TEXT_CARD, TOKENIZER_NAME, Work
 from talker.stream import Speech
 from talker.train_decoder import frozen_encoder
 from talker.train_encoder import schedule
 
+DONE = "lm.pt"
 FRAMES, BATCH = 300, 6
 ENCODE_BATCH = 16
 NOISE_SHARE = 0.12
 PEAK_LR = 2e-3
 OWN_CORRUPTION, USER_CORRUPTION = 0.03, 0.02  # share of input codes replaced by random ones
 FALLING_WEIGHT = 4.0  # loss weight of the first frames of silence after speech, and of all that come too late
+BEGINNING_WEIGHT = 10.0  # loss weight of the first text token of a line, in calls with a prompt
 OVERRUN_SHARE, LONGEST_OVERRUN = 0.65, 8  # how often, and how many frames, the past goes on after an interruption
 APART_SHARE = 0.3  # of which text and audio go on for different times
 SILENT_WEIGHT = 0.25  # loss weight of frames in which the talker is silent
@@ -47,7 +53,7 @@ def make_dialogues(work: Work, count: int, seed: int) -> np.ndarray:
     return out
 
 
-def _corrupt(codes: Tensor, share: float, card: int) -> Tensor:
+def corrupt(codes: Tensor, share: float, card: int) -> Tensor:
     swap = torch.rand(codes.shape) < share
     return torch.where(swap, torch.randint_like(codes, card), codes)
 
@@ -69,9 +75,10 @@ def overrun(own: Tensor, onward: Tensor) -> Tensor:
     return torch.where(goes_on, onward, own)
 
 
-def losses(lm: LMModel, data: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
-    """(text, audio) cross-entropies of dialogues [B, 26, T]; the past is slightly corrupted so that one odd sample at
-    run time doesn't derail a reply, and overruns interruptions; the targets are clean."""
+def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
+    """(text, audio) cross-entropies of dialogues [B, 26, T] behind their first `given` [B] frames; the past is slightly
+    corrupted so that one odd sample at run time doesn't derail a reply, and overruns interruptions; the targets are
+    clean."""
     split = 1 + CODEBOOKS
     codes, onward = data[:, : split + CODEBOOKS], data[:, split + CODEBOOKS :]
     initial = lm._get_initial_token().expand(len(codes), -1, -1)
@@ -80,10 +87,10 @@ def losses(lm: LMModel, data: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cat([initial, _delay_sequence(lm.delays, torch.cat([own, user], 1), initial)], 2)
 
     def corrupted(own: Tensor) -> Tensor:
-        return torch.cat([own[:, :1], _corrupt(own[:, 1:], OWN_CORRUPTION, CARD)], 1)
+        return torch.cat([own[:, :1], corrupt(own[:, 1:], OWN_CORRUPTION, CARD)], 1)
 
     own, user = codes[:, :split], codes[:, split:]
-    heard = _corrupt(user, USER_CORRUPTION, CARD)
+    heard = corrupt(user, USER_CORRUPTION, CARD)
     late = overrun(own, onward)
     clean, past, now = delayed(own, user), delayed(corrupted(late), heard), delayed(corrupted(own), heard)
     hidden, text_logits = lm.forward_text(past[:, :, :-1])
@@ -94,10 +101,14 @@ def losses(lm: LMModel, data: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
     by_call = F.pad(quiet.view(len(codes), -1), (3, 0), value=True)
     falling = (quiet.view(len(codes), -1) & ~by_call.unfold(1, 4, 1).all(2)).flatten()
     falling |= (delayed(late, user) != clean)[:, :split, 1:].any(1).flatten()
+    learnt = (torch.arange(data.shape[-1]) >= given[:, None]).flatten()
+    # What a prompt asks for shows in a line's first word only: the others follow from that one.
+    begins = ~quiet.view(len(codes), -1) & by_call[:, 2:-1] & (given > 0)[:, None]
     text = clean[:, 0, 1:].flatten()
     text_weight = torch.where(text == PAD, SILENT_WEIGHT, 1.0).masked_fill(falling, FALLING_WEIGHT)
+    text_weight = text_weight.masked_fill(begins.flatten(), BEGINNING_WEIGHT) * learnt
     text_loss = F.cross_entropy(text_logits[:, 0].flatten(0, 1), text, reduction="none")
-    keep = (~quiet | falling | (torch.rand(quiet.shape) < SILENT_WEIGHT)).nonzero()[:, 0]
+    keep = (learnt & (~quiet | falling | (torch.rand(quiet.shape) < SILENT_WEIGHT))).nonzero()[:, 0]
     logits = lm.forward_depformer_training(inputs[None, :, keep], hidden.flatten(0, 1)[None, keep])[0]
     wanted = audio[1:split, keep].masked_fill(audio[1:split, keep] >= CARD, -100)
     audio_loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
@@ -106,9 +117,15 @@ def losses(lm: LMModel, data: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
             (audio_loss * audio_weight).sum() / audio_weight.sum())
 
 
+def adopt(folder: Path, work: Work) -> None:
+    """Write `lm.pt` and the tokenizer from a checkpoint folder."""
+    torch.save({k: v.float() for k, v in load_file(folder / MOSHI_NAME).items()}, work.path(DONE))
+    shutil.copy(folder / TOKENIZER_NAME, work.path(TOKENIZER_NAME))
+
+
 def train(work: Work, steps: int, count: int, seed: int) -> None:
     """Write `lm.pt`: the language model's state dict."""
-    done = work.path("lm.pt")
+    done = work.path(DONE)
     if done.exists():
         return
     torch.manual_seed(seed)
@@ -130,7 +147,7 @@ def train(work: Work, steps: int, count: int, seed: int) -> None:
         for group in optimiser.param_groups:
             group["lr"] = schedule(step, steps, PEAK_LR, warmup=100)
         rows = rng.integers(len(data), size=BATCH)
-        text, audio = losses(lm, torch.from_numpy(data[rows].astype(np.int64)), silence)
+        text, audio = losses(lm, torch.from_numpy(data[rows].astype(np.int64)), torch.zeros(BATCH), silence)
         optimiser.zero_grad(set_to_none=True)
         (text + audio).backward()
         nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
