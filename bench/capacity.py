@@ -19,7 +19,6 @@ import numpy as np
 import psutil
 from rich.progress import Progress
 
-from bench.reference_server import one_caller, reference_server
 from harness.load import FRAME_S, PIECE_S, Caller, Figures, load, read_speech
 from harness.local_mesh import LocalMesh
 
@@ -177,6 +176,8 @@ def split(people: Sequence[Caller]) -> dict[str, dict[str, float]]:
 
 async def reference(checkpoint: str, device: str, speech: bytes, seconds: float) -> Figures:
     """moshi.server's one caller, with the number of threads that serves it best."""
+    from bench.reference_server import one_caller, reference_server  # Opus, which not every machine has
+
     tried = []
     for threads in sorted({1, psutil.cpu_count() or 1}):
         async with reference_server(checkpoint, device, threads) as port:

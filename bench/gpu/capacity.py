@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -29,7 +30,7 @@ from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
 from harness.load import Caller, figures, read_speech, speak
-from harness.local_mesh import LocalMesh
+from harness.local_mesh import ROOT, LocalMesh
 from services.gateway.sessions.history import History
 from services.gateway.sessions.records import Record
 from services.gateway.sessions.sealing import Handle
@@ -123,10 +124,12 @@ async def measure(options: argparse.Namespace) -> None:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
     began = time.monotonic()
+    # Also what run.sh has installed beside the machine's Python.
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "protos/python"), os.environ.get("PYTHONPATH")]))
     mesh = LocalMesh(options.checkpoint, options.device, slots=options.callers,
                      on_line=lambda name, line: lines.append(f"{name} | {line}"),
                      environment={"MOSHIMESH_PRECISION": options.precision, "MOSHIMESH_CODEC_PRECISION": options.codec,
-                                  "MOSHIMESH_KV_PRECISION": options.kv_precision})
+                                  "MOSHIMESH_KV_PRECISION": options.kv_precision, "PYTHONPATH": path})
     try:
         async with mesh:
             result["ready_s"] = time.monotonic() - began

@@ -7,12 +7,16 @@ process keeps running.
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 FIRST_CALLS = 3  # the first two runs of a traced step still profile and optimise it
 # More rows at once would no longer fit the caches: full-size Mimi at 32 rows costs 17.6 ms a row, at 16 it costs 14.9.
@@ -82,7 +86,12 @@ class Runner:
         """The step of `size` rows. Recording it runs it, so it is done on the spare row."""
         example = self._padding(size)
         if self._graphs is not None:
-            return self._graphs.record(self._half, *example)
+            try:
+                return self._graphs.record(self._half, *example)
+            except RuntimeError as error:  # a driver or a card that we have never met
+                log.warning("a step of %d rows is not captured, and is slower: %s", size,
+                            (str(error).strip() or type(error).__name__).splitlines()[0])
+                return cast(Step, self._half)
         with warnings.catch_warnings():
             # That the numbers of rows and steps become constants is the point.
             warnings.filterwarnings("ignore", "Converting a tensor to a Python")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -177,7 +178,7 @@ def test_a_row_primed_with_many_frames_at_once_is_where_steps_would_have_brought
     stepped, brought = 6, 2
     for row in (stepped, brought):
         engine.open(row)
-    engine._primer.chunk_frames = chunk_frames
+    engine._primer.chunk_frames, engine._primer._most_frames = chunk_frames, sys.maxsize  # on a busy machine, too
     for frame in long[:primed]:
         engine.step([stepped], frame[None])
     assert len(list(engine.prime(brought, long[:primed]))) == -(-primed // chunk_frames)
@@ -193,7 +194,7 @@ def test_neighbours_step_between_the_chunks_of_a_past(half: Half) -> None:
     engine, long = half.engine, half.inputs[CALLS - 1]
     engine.open(0)
     engine.open(1)
-    engine._primer.chunk_frames = 8
+    engine._primer.chunk_frames, engine._primer._most_frames = 8, sys.maxsize
     for frame, _ in enumerate(engine.prime(1, long[:LONG_FRAMES - 2])):
         same(engine.step([0], half.inputs[0][[frame]])[0], half.expected[0][frame])
     same(engine.step([1], long[[LONG_FRAMES - 2]])[0], half.expected[CALLS - 1][LONG_FRAMES - 2])
@@ -311,3 +312,16 @@ def test_every_number_of_rows_has_a_bucket_that_wastes_at_most_a_third(slots: in
 def test_speech_gives_varied_codes(codes: list[Array]) -> None:
     for codebook in np.concatenate(codes).T:
         assert len(np.unique(codebook)) > 50
+
+
+def test_a_step_that_a_gpu_does_not_capture_runs_kernel_by_kernel(mimi: MimiModel, caplog: pytest.LogCaptureFixture
+                                                                  ) -> None:
+    class Refusing:
+        def record(self, half: torch.nn.Module, rows: torch.Tensor, frames: torch.Tensor) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing\nand ten pages more")
+
+    encoder, recorded = (build_engines(mimi, 2)[0] for _ in range(2))
+    encoder._run._graphs = Refusing()  # type: ignore[assignment]
+    pcm = np.random.default_rng(0).normal(0, 0.1, (2, encoder.facts.samples_per_frame)).astype(np.float32)
+    assert (encoder.step([0, 1], pcm) == recorded.step([0, 1], pcm)).all()
+    assert "a step of 2 rows is not captured" in caplog.text and "ten pages" not in caplog.text
