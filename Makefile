@@ -14,7 +14,7 @@ SLOTS ?= 8
 HOST ?= 127.0.0.1
 TLS ?=
 QUICK ?=
-MINUTES ?= 30
+MINUTES ?= 60
 FUZZ_INPUTS ?= 100000
 TARGET ?=
 PLAN ?=
@@ -168,8 +168,9 @@ build/gpu-dry/.done: requirements/gpu-machine.txt
 gpu-dry: dev gpu-wheels build/gpu-dry/.done ## try bench/gpu/run.sh on a CPU, in an environment like the CUDA machine's: 7 GB (PYTHON312)
 	@$(PY) -m bench.gpu.dry --python build/gpu-dry/bin/python
 
-soak: dev ## watch the mesh's memory while callers talk for MINUTES; writes out/soak.json and out/soak.png
-	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m)
+soak: dev ## see what grows while callers come and go at every door and engines are killed, for MINUTES; writes out/soak.json (QUICK=1)
+	@$(PY) -m bench.soak --checkpoint $(call quoted,$(CHECKPOINT)) --device $(call quoted,$(DEVICE)) --duration $(call quoted,$(MINUTES)m) \
+		$(if $(QUICK),--quick)
 
 chaos: dev ## kill, freeze and restart a mesh under live calls; writes out/chaos.json and docs/reliability.md (QUICK=1)
 	$(PY) -m bench.chaos $(if $(QUICK),--quick)

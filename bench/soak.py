@@ -1,9 +1,11 @@
-"""`make soak`: whether memory stays what it is during long calls.
+"""`make soak`: whether anything grows in a mesh in whose doors callers come and go, and whose engines are killed.
 
-    python -m bench.soak [--callers 4] [--duration 30m]
+    python -m bench.soak [--callers 2] [--duration 60m | --quick]
 
-Live callers talk to a mesh of their own for the whole time. What counts is the growth after the first tenth of it: by
-then every buffer has its full size.
+Callers at every door come, speak and go beside some that talk the whole time, and replicas are killed and started again
+(harness/comings.py). Counted of each process: memory, files, sockets and threads; of the mesh: slots, Redis keys, and
+what its invariants say. What counts is the growth after the first tenth of the time: by then every buffer has its full
+size. A replica that is killed begins anew, so the growth of codec and lm is that of the first ones, which are not.
 """
 
 from __future__ import annotations
@@ -16,88 +18,166 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
+import moshimesh
 
 matplotlib.use("Agg")
 import numpy as np
 import psutil
+import redis
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from bench.load import seconds
+from harness.comings import Comings
 from harness.load import PIECE_S, Figures, load, read_speech
 from harness.local_mesh import LocalMesh
+from harness.recordings import read_recording
 
 OUT = Path("out/soak.json")
-SAMPLES = 300  # of each process's memory
+SPEECH = np.frombuffer(read_recording(Path("samples/demo.wav")), np.int16)[:72_000] / np.float32(32768)
+DOORS = 5  # each has a caller who comes and goes
+SAMPLES = 300  # of what each process holds
+QUICK_S = 600.0
+QUIET_S = 8.0  # until all that calls have held must be back
 SETTLED = 0.1  # share of the time after which nothing should grow any more
 
 
 @dataclass
-class Memory:
-    """Resident memory of the mesh's processes in MB: before the calls, and at moments (s) during them."""
+class Watched:
+    """What the mesh's processes hold: before the calls, and at moments (s) during them."""
 
-    before_mb: dict[str, float]
     at_s: list[float] = field(default_factory=list)
-    mb: dict[str, list[float]] = field(default_factory=dict)
+    held: dict[str, list[tuple[float, int, int, int]]] = field(default_factory=dict)
+    """By process: MB, files, sockets, threads."""
+
+    def look(self, processes: dict[str, psutil.Process], at_s: float) -> None:
+        """Count now."""
+        self.at_s.append(at_s)
+        for name, process in processes.items():
+            with process.oneshot():
+                self.held.setdefault(name, []).append((
+                    process.memory_info().rss / 1e6, process.num_fds(), len(process.net_connections()),
+                    process.num_threads()))
 
     def facts(self, name: str) -> dict[str, float]:
         """What became of one process."""
-        settled, mb = int(len(self.at_s) * SETTLED), self.mb[name]
-        per_hour = float(np.polyfit(self.at_s[settled:], mb[settled:], 1)[0] * 3600)
-        return {"before_mb": self.before_mb[name], "settled_mb": mb[settled], "end_mb": mb[-1], "mb_per_hour": per_hour}
+        settled, held = int(len(self.at_s) * SETTLED), np.array(self.held[name])
+        per_hour = float(np.polyfit(self.at_s[settled:], held[settled:, 0], 1)[0] * 3600)
+        facts = {"settled_mb": float(held[settled, 0]), "end_mb": float(held[-1, 0]), "mb_per_hour": per_hour}
+        for column, what in enumerate(("files", "sockets", "threads"), 1):
+            facts |= {f"{what}_before": int(held[0, column]), f"{what}_end": int(held[-1, column])}
+        return facts
 
 
-async def soak(options: argparse.Namespace, progress: Progress) -> tuple[Figures, Memory]:
-    """The calls, and the memory meanwhile."""
-    async with LocalMesh(options.checkpoint, options.device, slots=options.callers) as mesh:
-        processes = {name: psutil.Process(p.child.pid) for name, p in mesh.processes.items() if p.child}
-        memory = Memory({name: process.memory_info().rss / 1e6 for name, process in processes.items()})
-        began = time.monotonic()
+@dataclass
+class Soaked:
+    """What a soak has found."""
 
-        async def watch() -> None:
-            while True:
-                memory.at_s.append(time.monotonic() - began)
-                for name, process in processes.items():
-                    memory.mb.setdefault(name, []).append(process.memory_info().rss / 1e6)
-                await asyncio.sleep(options.duration / SAMPLES)
+    figures: Figures | None
+    """Of those that talked the whole time; None without any."""
+    watched: Watched
+    calls: dict[str, int]
+    failures: dict[str, int]
+    kills: int
+    slots_taken: int
+    """At the end, when nobody calls any more."""
+    redis_keys_before: int
+    """Of those that do not expire by themselves."""
+    redis_keys_end: int
+    violations: int
 
-        watching = asyncio.create_task(watch())
-        try:
-            _, figures = await load(mesh.target, options.callers, 1.0, options.duration, read_speech(options.wav),
-                                    progress, PIECE_S)
-        finally:
-            watching.cancel()
-    return figures, memory
+
+async def soak(options: argparse.Namespace, progress: Progress | None = None) -> Soaked:
+    """The calls, and what is held meanwhile."""
+    lines: list[str] = []
+
+    def hear(name: str, line: str) -> None:
+        if "is violated" in line:
+            lines.append(line)
+
+    async with LocalMesh(options.checkpoint, options.device, slots=options.callers + DOORS, replicas=2,
+                         gateway_flags=["--grace-s", "1"], on_line=hear) as mesh:
+        processes = {name: psutil.Process(mesh.processes[name].child.pid)  # type: ignore[union-attr]
+                     for name in ("gateway", "codec", "lm", "redis")}
+        figures: Figures | None = None
+        watched, over, began = Watched(), asyncio.Event(), time.monotonic()
+        comings = Comings(mesh, SPEECH)
+        with redis.Redis.from_url(mesh.redis_url) as store:
+            keys_before = sum(store.ttl(key) < 0 for key in store.scan_iter())
+            watched.look(processes, 0.0)
+
+            async def watch() -> None:
+                while True:
+                    await asyncio.sleep(options.duration / SAMPLES)
+                    watched.look(processes, time.monotonic() - began)
+
+            watching, coming = asyncio.create_task(watch()), asyncio.create_task(comings.until(over))
+            try:
+                if options.callers:
+                    _, figures = await load(mesh.target, options.callers, 1.0, options.duration,
+                                            read_speech(options.wav), progress, PIECE_S)
+                else:
+                    await asyncio.sleep(options.duration)
+                over.set()
+                await coming
+            finally:
+                watching.cancel()
+                coming.cancel()
+            taken = await _slots_taken(mesh)
+            await asyncio.sleep(QUIET_S)  # what has expired is gone, and sockets have been closed
+            watched.look(processes, time.monotonic() - began)
+            keys_end = sum(store.ttl(key) < 0 for key in store.scan_iter())
+    return Soaked(figures, watched, dict(comings.calls), dict(comings.failures), comings.kills, taken, keys_before,
+                  keys_end, len(lines))
+
+
+async def _slots_taken(mesh: LocalMesh) -> int:
+    """How many of the mesh's slots are not back within QUIET_S."""
+    async with moshimesh.connect(mesh.target) as client:
+        for _ in range(round(QUIET_S / 0.5)):
+            info = await client.info()
+            if info.slots_free == info.slots_total:
+                return 0
+            await asyncio.sleep(0.5)
+    return int(info.slots_total - info.slots_free)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="checkpoints/talker")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--callers", type=int, default=4)
-    parser.add_argument("--duration", type=seconds, default="30m")
+    parser.add_argument("--callers", type=int, default=2, help="that talk the whole time; 0 for none")
+    parser.add_argument("--duration", type=seconds, default="60m")
+    parser.add_argument("--quick", action="store_true", help="ten minutes")
     parser.add_argument("--wav", type=Path, default=Path("samples"))
     options = parser.parse_args()
+    options.duration = min(options.duration, QUICK_S) if options.quick else options.duration
     console = Console()
     with Progress(console=console) as progress:
-        figures, memory = asyncio.run(soak(options, progress))
-    processes = {name: memory.facts(name) for name in memory.mb}
+        found = asyncio.run(soak(options, progress))
+    processes = {name: found.watched.facts(name) for name in found.watched.held}
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps({"callers": options.callers, "duration_s": options.duration, "figures": vars(figures),
-                               "processes": processes}, indent=1) + "\n")
-    table = Table("process", "MB before", "settled", "at the end", "MB per hour")
-    for name, facts in processes.items():
-        table.add_row(name, *(f"{value:.1f}" for value in facts.values()))
-        plt.plot(np.array(memory.at_s) / 60, np.array(memory.mb[name]) - facts["settled_mb"], label=name)
+    facts = {key: value for key, value in vars(found).items() if key not in ("figures", "watched")}
+    OUT.write_text(json.dumps({"callers": options.callers, "duration_s": options.duration,
+                               "figures": found.figures and vars(found.figures), **facts, "processes": processes},
+                              indent=1) + "\n")
+    table = Table("process", "MB settled", "at the end", "MB per hour", "files", "sockets", "threads")
+    for name, held in processes.items():
+        table.add_row(name, *(f"{held[key]:.1f}" for key in ("settled_mb", "end_mb", "mb_per_hour")), *(
+            f"{held[f'{what}_before']} to {held[f'{what}_end']}" for what in ("files", "sockets", "threads")))
+        plt.plot(np.array(found.watched.at_s) / 60, np.array(found.watched.held[name])[:, 0] - held["settled_mb"],
+                 label=name)
     plt.xlabel("minutes")
     plt.ylabel("MB more than when settled")
     plt.legend()
     plt.savefig(OUT.with_suffix(".png"), dpi=110)
     console.print(table)
-    console.print(f"{options.callers} callers: p99 {figures.p99_ms:.1f} ms, {figures.skipped} frames skipped, "
-                  f"{figures.errors} calls failed; figures in {OUT}, chart in {OUT.with_suffix('.png')}")
+    console.print(f"{sum(found.calls.values())} calls came and went, {sum(found.failures.values())} failed "
+                  f"{found.failures or ''}; {found.kills} replicas were killed; at the end {found.slots_taken} slots "
+                  f"were taken, Redis had {found.redis_keys_end} lasting keys ({found.redis_keys_before} before), "
+                  f"{found.violations} invariants were violated; figures in {OUT}, chart in {OUT.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

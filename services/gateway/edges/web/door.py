@@ -57,7 +57,7 @@ class HttpDoor:
         self._sockets, self._ready, self._tls = sockets, ready, tls
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
-        app.router.resolve = _readable(app.router.resolve)  # type: ignore[method-assign]
+        app.router.resolve = _readable(app.router.resolve)  # type: ignore[assignment,method-assign]
         app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's
         self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
