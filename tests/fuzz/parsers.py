@@ -19,6 +19,7 @@ import numpy as np
 from moshimesh.journal.v1 import journal_pb2
 from moshimesh.lm.v1 import lm_pb2
 
+from services.gateway.calls.desk import ModelInfo
 from services.gateway.calls.events import EventKind
 from services.gateway.edges import pcm
 from services.gateway.edges.ogg import OggOpusReader
@@ -33,6 +34,7 @@ from services.gateway.edges.web.pcm import reading
 from services.gateway.edges.web.realtime.dialects import Beta, Ga
 from services.gateway.edges.web.realtime.faults import ClientFault
 from services.gateway.edges.web.realtime.feed import Feed
+from services.gateway.edges.web.realtime.offer import Offer
 from services.gateway.edges.web.realtime.settings import A_LAW, MU_LAW, PCM, Format
 from services.gateway.edges.web.realtime.sound import ear_of
 from services.gateway.sessions.history import History
@@ -54,6 +56,7 @@ from tests.gateway.edges.web.realtime.told import READY, Talk
 SEPARATOR = b"\xff\xfe\xff"
 RATE = 24_000
 SECRET = b"k" * 32
+MODEL = ModelInfo("moshi", "mimi", RATE, 1920, 1, 1)
 FORMATS = [pcm.S16LE, pcm.F32LE, pcm.G711_MU_LAW, pcm.G711_A_LAW]
 WAVES = [Format(), Format(PCM, 8000), Format(PCM, 44_100), Format(MU_LAW, 8000), Format(A_LAW, 8000)]
 # Of nobody's conversation; the same in each process, so that a corpus of sealed journals goes on to open.
@@ -127,7 +130,7 @@ def live_json(data: bytes) -> None:
     """What a client of /v1/live/sessions sends."""
     start, *texts = (part.decode(errors="replace") for part in data.split(SEPARATOR)[:16])
     try:
-        session = live.Session(read_start(start), "moshi", RATE, 1920, 2_000_000_000)
+        session = live.Session(read_start(start), MODEL, Offer(), 2_000_000_000)
     except ClientFault as fault:
         live.refused(fault)
         return

@@ -11,10 +11,9 @@ from typing import Any
 
 from moshimesh.codec.v1 import codec_pb2
 from moshimesh.gateway.v1 import conversation_pb2 as pb
-from moshimesh.journal.v1 import journal_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
-from services.gateway.calls.replay import Begun
+from services.gateway.calls.replay import Begun, Past
 from services.gateway.edges.grpc import GrpcEdge
 from services.gateway.sessions.history import History
 from services.gateway.trust.gate import OpenGate
@@ -59,11 +58,11 @@ class Listener:
         async for _ in inputs:
             pass
 
-    async def replay(self, caller: Any, model: str, sampling: Any, past: journal_pb2.Chunk, prompt: Any,
-                     steps: AsyncIterator[Any], *, audio: bool) -> AsyncGenerator[Any, None]:
+    async def replay(self, caller: Any, model: str, sampling: Any, past: Past, steps: AsyncIterator[Any],
+                     *, audio: bool) -> AsyncGenerator[Any, None]:
         """As Desk.replay does up to the first step."""
         try:
-            History(2, 3, 1, 20).extend(past)
+            History(2, 3, 1, 20).begin(past.first_step, past.user_codes, past.tokens, past.controls)
         except ValueError as error:
             raise InvalidRequest("BAD_RECORDING", f"config.past: {error}", field="config.past") from None
         yield Begun("moshi", READY.sample_rate_hertz, 1, sampling)
