@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -31,6 +32,8 @@ from scripts.check_manifests import IMAGES, Container, containers_of, instructio
 ORDER = ("redis", "codec", "lm", "gateway")  # what another one waits for comes first
 SPARE = 1  # addresses of a workload beyond its replicas: for the pod that an update starts before it stops one
 LAST_LINES = 50
+MOST_CLUSTERS = 60  # of a process, whose addresses differ
+_NUMBERS = itertools.count()
 
 
 class Pod:
@@ -160,7 +163,8 @@ class Cluster:
         self.replicas = ({name: 1 if name == "redis" else replicas for name in self.containers}
                          if isinstance(replicas, int) else dict(replicas))
         self.pods: dict[str, list[Pod]] = {name: [] for name in self.containers}
-        self._net = f"127.{10 + os.getpid() % 240}"  # two clusters on one machine keep apart
+        # Two clusters keep apart, those of one process, too.
+        self._net, self._first = f"127.{10 + os.getpid() % 240}", len(ORDER) * (next(_NUMBERS) % MOST_CLUSTERS)
 
     async def __aenter__(self) -> Cluster:
         try:
@@ -196,7 +200,7 @@ class Cluster:
         number = ORDER.index(workload) + 1
         if self._nodes:
             return [node.address(number) for node in self._nodes[:self.replicas[workload]]]
-        return [f"{self._net}.{number}.{pod}" for pod in range(1, self.replicas[workload] + SPARE + 1)]
+        return [f"{self._net}.{self._first + number}.{pod}" for pod in range(1, self.replicas[workload] + SPARE + 1)]
 
     async def start(self, workload: str) -> Pod:
         """Start one more pod of a workload."""
