@@ -99,7 +99,7 @@ class Caller:
     async def asks_for_nonsense(self) -> None:
         call = self._stub.Converse()
         await call.write(self._rng.choice((
-            audio(), config(sample_rate_hertz=8000), config(resume_handle="nonsense"), config(first_sequence=3),
+            audio(), config(sample_rate_hertz=8001), config(resume_handle="nonsense"), config(first_sequence=3),
             config(encoding=99), config(sampling=lm_pb2.Sampling(text_temperature=99)))))
         await call.read()
 
