@@ -11,7 +11,7 @@ from services.codec.config import CodecConfig
 from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
-from services.mesh.invariants import Invariants, of_slots
+from services.mesh.invariants import SLOTS, Invariants, of_slots
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -56,7 +56,7 @@ async def main(config: CodecConfig) -> None:
                           BatchingOptions(config.idle_s, config.yield_cpu),
                           table.tobytes())
     watch(metrics, service.batchers, device_memory(config.device))
-    invariants = Invariants(metrics, [of_slots(service.batchers)])
+    invariants = Invariants(metrics, [SLOTS], [of_slots(service.batchers)])
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     log.info("ready on %s after %.1f s: %s on %s, %d slots", server.address, time.monotonic() - began, codec,
              config.device, config.slots)

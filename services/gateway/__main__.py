@@ -9,7 +9,7 @@ import time
 
 from services.gateway.calls.callers import CallerLimits
 from services.gateway.calls.defragmentation import Defragmentation
-from services.gateway.calls.desk import Desk
+from services.gateway.calls.desk import INVARIANTS, Desk
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.voices import Voices
@@ -98,7 +98,7 @@ async def main(config: GatewayConfig) -> None:
     ]
     doors = [HttpDoor(config.host, config.http_port, routes, sockets, ready=ready,
                       tls=None if tls is None else tls.server_context())] if config.http_port else []
-    invariants = Invariants(metrics, [desk.disagreements])
+    invariants = Invariants(metrics, INVARIANTS, [desk.disagreements])
     await server.start(GrpcEdge(desk, gate, config.stall_s), ready=ready, doors=doors)
     log.info("ready on %s after %.1f s: %s", server.address, time.monotonic() - began, models)
     await server.run_until_signal()

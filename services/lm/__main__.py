@@ -11,7 +11,7 @@ from services.lm.config import MOST_SLOTS, LmConfig
 from services.mesh.batching import BatchingOptions
 from services.mesh.config import read_config
 from services.mesh.engine_metrics import watch
-from services.mesh.invariants import Invariants, of_slots
+from services.mesh.invariants import SLOTS, Invariants, of_slots
 from services.mesh.metrics import Metrics
 from services.mesh.process import MeshServer, run
 from services.mesh.telemetry import FrameTracer
@@ -58,7 +58,7 @@ async def main(config: LmConfig) -> None:
     if config.device != "cpu":
         metrics.total("moshimesh.engine.refused_ways", "{way}", "Faster ways to step that the check at the start "
                       "refused.", lambda: [({"way": way}, 1) for way in engine.refused_ways])
-    invariants = Invariants(metrics, [of_slots(service.batchers)])
+    invariants = Invariants(metrics, [SLOTS], [of_slots(service.batchers)])
     await server.start(service, alive=lambda: all(batcher.alive for batcher in service.batchers))
     facts = engine.facts
     log.info("weights %.1f MB; each slot remembers %d frames of %.1f kB, %.1f MB in all", facts.weights_bytes / 1e6,

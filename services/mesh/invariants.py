@@ -34,10 +34,16 @@ Check: TypeAlias = Callable[[], Iterable[Violation]]
 class Invariants:
     """Compares until it is closed."""
 
-    def __init__(self, metrics: Metrics, checks: Sequence[Check], every_s: float = EVERY_S) -> None:
+    def __init__(self, metrics: Metrics, names: Sequence[str], checks: Sequence[Check], every_s: float = EVERY_S
+                 ) -> None:
+        """`names` are the invariants that the checks tell of: each is counted from 0, so that its first violation is a
+        rise.
+        """
         self._checks, self._every_s = checks, every_s
         self._violations = metrics.counter("moshimesh.invariant.violations", "{violation}",
                                            "What should agree and did not, each once.")
+        for name in names:
+            self._violations.add(0, invariant=name)
         self._suspected: set[tuple[str, str]] = set()
         self._told: set[tuple[str, str]] = set()
         self._task = asyncio.create_task(self._run())
@@ -68,6 +74,9 @@ class Invariants:
                 log.exception("the invariants could not be compared")
 
 
+SLOTS = "slots"
+
+
 def of_slots(batchers: Sequence[Batcher[Any, Any, Any]]) -> Check:
     """Each row is free or one tenant's, and each tenant's call still runs."""
-    return lambda: [Violation("slots", about) for batcher in batchers for about in batcher.disagreements()]
+    return lambda: [Violation(SLOTS, about) for batcher in batchers for about in batcher.disagreements()]

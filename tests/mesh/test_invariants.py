@@ -28,7 +28,7 @@ async def batcher() -> AsyncIterator[Batcher[Any, Any, Any]]:
 
 @contextlib.asynccontextmanager
 async def watching(*checks: Any, every_s: float = 3600.0) -> AsyncIterator[Invariants]:
-    invariants = Invariants(Metrics(), checks, every_s)
+    invariants = Invariants(Metrics(), ["slots"], checks, every_s)
     yield invariants
     await invariants.close()
 

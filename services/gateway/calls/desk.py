@@ -50,6 +50,7 @@ INFO_AGE_S = 0.2  # of what `info` says: asking often must not cost the replicas
 # seconds. One address may be that of a proxy with many callers, which all come at once when a gateway stops.
 RESUMES_PER_HANDLE = (10, 1.0)  # at once, and per second
 RESUMES_PER_ADDRESS = (64, 8.0)
+INVARIANTS = _ROWS, _SESSIONS, _LINE = "rows", "sessions", "line"
 MOST_ROWS_OF_CALL = 6  # an encoder's, the model's, a decoder's; each twice while the call moves
 
 
@@ -212,11 +213,11 @@ class Desk:
         calls, fleet = self.calls + self._replays, self._resources.fleet
         rows = sum(len(replica.tunnel.calls) for pool in (fleet.codec, fleet.lm) for replica in pool.known)
         if rows > MOST_ROWS_OF_CALL * calls:
-            yield Violation("rows", "more rows are held at replicas than calls take:", f"{rows} for {calls}")
+            yield Violation(_ROWS, "more rows are held at replicas than calls take:", f"{rows} for {calls}")
         if (sessions := self._resources.sessions.open) > self.calls:
-            yield Violation("sessions", "more sessions are open than calls are held:", f"{sessions} in {self.calls}")
+            yield Violation(_SESSIONS, "more sessions are open than calls are held:", f"{sessions} in {self.calls}")
         if (waiting := self._resources.line.waiting) > self.calls:
-            yield Violation("line", "more callers wait in line than there are:", f"{waiting} of {self.calls}")
+            yield Violation(_LINE, "more callers wait in line than there are:", f"{waiting} of {self.calls}")
 
     @property
     def draining(self) -> bool:
