@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -240,12 +241,18 @@ def check_free(port: int) -> None:
             raise MeshDown(f"port {port} is taken, perhaps by another mesh; stop it or choose another --port") from None
 
 
+# Below those that Linux and macOS give to connections: a port that is free now could be such a one by the time when a
+# service that has loaded its weights listens on it.
+PORTS = range(20_000, 32_000)
+
+
 def free_port() -> int:
     """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", PORTS[secrets.randbelow(len(PORTS))]))
+            port: int = probe.getsockname()[1]
+            return port
 
 
 @contextlib.asynccontextmanager

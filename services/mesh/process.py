@@ -104,12 +104,19 @@ class MeshServer:
         if self._reflection:
             register(self._server, Reflection((*names, self._health.service.name)).service, self._running)
         self._say_health(names, alive=False, ready=False)
-        await self._server.start()
+        servers = [self._server]
         if self._health_server is not None:
             register(self._health_server, self._health.service, self._running)
-            await self._health_server.start()
-        for door in doors:
-            await door.open()
+            servers.append(self._health_server)
+        try:
+            for server in servers:
+                await server.start()
+            for door in doors:
+                await door.open()
+        except BaseException:  # gRPC puts a traceback behind the reason when a server is left as it is
+            for server in servers:
+                await server.stop(0)
+            raise
         # What is there by now stays. Looking through all of it again, with torch 200 000 objects, would stall every
         # call for 0.1 s about once a minute; from here on only objects made by calls are looked at.
         gc.collect()

@@ -116,6 +116,26 @@ async def test_a_door_closes_before_what_it_leads_to(call_ends: bool, monkeypatc
     assert hatch.told[2:] == ["the last call has ended, before the service"] and waiting.closed
 
 
+class Shut:
+    """A door whose port is somebody else's."""
+
+    async def open(self) -> None:
+        raise SystemExit("choose another port")
+
+    async def close(self) -> None:
+        raise AssertionError("it was never open")
+
+
+async def test_a_door_that_can_t_open_leaves_no_server() -> None:
+    server = MeshServer(ServiceConfig(host="127.0.0.1"), "test")
+    with pytest.raises(SystemExit):
+        await server.start(Waiting(), doors=[Shut()])
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 class Leaving(Waiting):
     """A handler that has something to write when its caller has left."""
 
