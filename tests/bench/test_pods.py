@@ -20,7 +20,7 @@ from scripts.check_manifests import K8S, render
 from services.gateway.trust import make_key
 from services.gateway.trust.keys import KeyRecord, hash_of, new_key
 from tests.deploy.observability import autoscaler_metrics
-from tests.deploy.test_overlays import rendered
+from tests.deploy.rendering import rendered
 from tests.e2e.metrics import samples_at
 from tests.until import until
 

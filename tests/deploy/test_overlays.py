@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from scripts.check_manifests import K8S, check_documents, kustomizations, render
 from scripts.prometheus_rule import RESOURCE, resource
+from tests.deploy.rendering import rendered
 
 CRDS = Path(__file__).resolve().parent / "crds"
-OBSERVABILITY = K8S.parent / "observability"
 COMPONENTS = sorted(path for path in (K8S / "components").iterdir() if path.is_dir())
 # Alternatives: the first ones go together, then the second ones, then the third.
 EXCLUSIVE = [("autoscaling", "autoscaling-hpa"), ("ingress", "ingress-nginx", "edge-tls"),
@@ -30,21 +28,6 @@ def _combinations() -> Iterator[tuple[str, ...]]:
         left_out = {name for names in EXCLUSIVE for name in names} - {
             names[min(chosen, len(names) - 1)] for names in EXCLUSIVE}
         yield tuple(path.name for path in COMPONENTS if path.name not in left_out)
-
-
-def rendered(components: tuple[str, ...], upon: str = "base", beside: tuple[str, ...] = ("../../../observability",)
-             ) -> list[dict[str, Any]]:
-    """The base, or an overlay, with these and with observability."""
-    folder = K8S / "overlays" / f".test-{os.getpid()}"  # kustomize reads nothing outside of the tree
-    folder.mkdir()
-    try:
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump({
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-            "resources": [f"../../{upon}"],
-            "components": [*(f"../../components/{name}" for name in components), *beside]}))
-        return [dict(document) for document in render(folder)]
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("components", list(_combinations()), ids="+".join)

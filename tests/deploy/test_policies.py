@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.check_manifests import K8S, render
-from tests.deploy.test_overlays import rendered
+from tests.deploy.rendering import rendered
 
 OUTSIDE = "outside"  # of the namespace, by an address
 OTHERS = {name: {"app.kubernetes.io/name": name} for name in ("prometheus", "grafana")}  # in a namespace of theirs
