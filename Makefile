@@ -93,8 +93,9 @@ test: dev ## run the tests, but for the slow ones
 	for file in tests/lm/test_*.py; do $(PY) -m pytest -m "not slow" $$file || exit 1; done
 	$(PY) -m pytest -m "not slow" $(foreach folder,tests/lm $(WITHOUT_MODELS),--ignore $(folder)) tests
 
+# They wait for whole processes: three minutes are enough for each of them on a quiet machine only.
 test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)
-	$(PY) -m pytest -m slow --ignore tests/browser
+	$(PY) -m pytest -m slow --timeout 600 --ignore tests/browser
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
 	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py

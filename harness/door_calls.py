@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable
 
@@ -16,8 +15,7 @@ import sphn
 from services.mesh.samples import to_s16
 
 RATE, PIECE = 24_000, 1920
-ANSWER_S = 3.0  # without a message after the last of the caller's audio: the call is over
-LONGEST_S = 60.0
+ANSWER_S = 3.0  # after the last of the caller's audio: what is heard by then is enough
 Secrets = dict[str, "str | bytes"]
 
 
@@ -76,24 +74,20 @@ async def _told(url: str, said: list[str], headers: dict[str, str], audio: str, 
 
 async def _call(url: str, said: list[bytes] | list[str], *, headers: dict[str, str] | None = None,
                 protocols: Iterable[str] = ()) -> AsyncIterator[bytes | str]:
-    """Say all of it at the pace of speech; what comes until nothing does. Raises aiohttp.ClientError."""
+    """Say all of it at the pace of speech; what comes until ANSWER_S after that. Raises aiohttp.ClientError."""
     async with aiohttp.ClientSession() as http, http.ws_connect(url, headers=headers, protocols=protocols) as socket:
         async def speak() -> None:
             for one in said:
                 await (socket.send_bytes(one) if isinstance(one, bytes) else socket.send_str(one))
                 await asyncio.sleep(PIECE / RATE)
+            await asyncio.sleep(ANSWER_S)
+            await socket.close()
 
         speaking = asyncio.create_task(speak())
-        ends = asyncio.get_running_loop().time() + LONGEST_S
         try:
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                while asyncio.get_running_loop().time() < ends:
-                    message = await socket.receive(ANSWER_S if speaking.done() else LONGEST_S)
-                    if message.type not in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
-                        return
-                    yield message.data
-                    if speaking.done():
-                        ends = min(ends, asyncio.get_running_loop().time() + ANSWER_S)
+            async for message in socket:
+                yield message.data
+            await speaking  # raises when the mesh had closed the socket before the last word
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
