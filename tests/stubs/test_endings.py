@@ -34,7 +34,7 @@ CONFIG = pb.ConverseConfig(sample_rate_hertz=24_000, encoding=audio_pb2.AUDIO_EN
 BAD_AFTER = 5  # pieces
 # A gateway that was restarted is connected to at once: gRPC's own pool remembers that it was away a moment ago.
 FRESH = [("grpc.use_local_subchannel_pool", 1)]
-AT_ONCE, AT_ONCE_SLOW, CALLS_SLOW = 5, 10, 200  # calls of each style
+AT_ONCE, AT_ONCE_SLOW, CALLS_SLOW = 5, 10, 60  # calls of each style
 Opened = Callable[[str], None]
 
 
