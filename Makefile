@@ -138,10 +138,11 @@ page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out
 	@for tool in node chromium; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
 	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser
-	$(PY) -m bench.page_section out/page.json
+	$(PY) -m bench.sections page out/page.json
 
-direct-check: $(VENV)/.talker ## measure events of conversations beside silero-vad; writes out/direct.json; needs espeak-ng, flite and sox
+direct-check: $(VENV)/.talker ## measure events of conversations beside silero-vad; writes out/direct.json and into docs/benchmarks.md; needs espeak-ng, flite and sox
 	$(PY) -m bench.direct --checkpoint $(call quoted,$(CHECKPOINT))
+	$(PY) -m bench.sections direct out/direct.json
 
 bench: dev ## measure engines, gateway and capacity; writes out/bench.json and docs/benchmarks.md (QUICK=1)
 	$(PY) -m bench $(if $(QUICK),--quick)

@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from bench import page_section
+from bench import sections
 
 DOCS = Path("docs")
 IMAGES = DOCS / "img"
@@ -67,8 +67,8 @@ def write(results: Mapping[str, Any], name: str = "bench") -> Path:
     if "capacity" in results:
         page += _capacity(results["capacity"], name)
     path = DOCS / f"{name.replace('bench', 'benchmarks')}.md"
-    browser = page_section.kept(path)
-    path.write_text("\n".join(page) + "\n" + (f"\n{browser}" if browser else ""))
+    others = sections.kept(path)
+    path.write_text("\n".join(page) + "\n" + (f"\n{others}\n" if others else ""))
     return path
 
 

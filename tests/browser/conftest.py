@@ -1,6 +1,6 @@
 """A real browser in front of a gateway whose model speaks a known voice.
 
-Figures go to $MOSHIMESH_PAGE_JSON, and from there, by bench/page_section.py, into docs/benchmarks.md.
+Figures go to $MOSHIMESH_PAGE_JSON, and from there, by bench/sections.py, into docs/benchmarks.md.
 """
 
 from __future__ import annotations
