@@ -31,6 +31,7 @@ from harness.recordings import FRAME_BYTES
 from services.mesh.samples import from_s16
 
 DOORS = ("grpc", "pcm", "chat", "realtime")
+ANSWER_S = 0.5  # from a caller's last frame until it hangs up
 CALLERS = 24  # what the load generator can code in Opus beside them, on the other core
 OWN_MS: list[float] = []  # what WebSocket callers' frames spent outside of codec and lm
 Turn = Callable[[NullMesh, list[bytes], float], Awaitable[tuple[int, list[float]]]]
@@ -66,6 +67,8 @@ async def _chat(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[in
                     await asyncio.sleep(max(0.0, begin + at * FRAME_S - time.perf_counter()))
                     sent.append(time.perf_counter())
                     await socket.send_bytes(page)
+                await asyncio.sleep(ANSWER_S)
+                await socket.close()
 
             speaking = asyncio.create_task(speak())
             answers = 0
@@ -75,9 +78,7 @@ async def _chat(mesh: NullMesh, speech: list[bytes], seconds: float) -> tuple[in
                     answers += 1
                     if answers < len(sent):
                         delays.append((time.perf_counter() - sent[answers]) * 1000)
-                if speaking.done() and answers >= frames - 5:
-                    break
-            speaking.cancel()
+            await speaking
         return len(sent), delays
 
     return await _together(one)

@@ -93,9 +93,11 @@ async def _listen(socket: aiohttp.ClientWebSocketResponse, ear: Ear, speaking: a
     """Until the server hangs up, or has answered nearly all and says no more."""
     while True:
         try:
-            message = await socket.receive(None if not speaking.done() else quiet_s)
+            message = await socket.receive(quiet_s)  # in vain when the last answer comes before the last word
         except (asyncio.TimeoutError, TimeoutError):
-            return
+            if speaking.done():
+                return
+            continue
         if message.type is not aiohttp.WSMsgType.BINARY:
             return
         ear.hear(message.data)
