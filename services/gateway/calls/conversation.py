@@ -56,6 +56,8 @@ class Conversation:
         self._key_id = key_id
         self._resources, self._opening, self._observer = resources, opening, observer
         self._handle, self._call_id = handle, call_id
+        self.over = asyncio.Event()
+        """Set by who holds the call, when it has ended."""
         self._ended: MeshError | None = None  # while it was in line, or later
         self._leaving: list[GoAway] = []  # until the caller can hear of it
         self._speaking: list[tuple[Session, Pipeline]] = []  # while there is speech, the one of this call
@@ -114,12 +116,18 @@ class Conversation:
                     reading.took(time.monotonic() - offered)
             yield Summary(ingest.frames_heard, frames_out, ingest.frames_skipped)
 
+    @property
+    def speaks(self) -> bool:
+        """Whether it is open."""
+        return bool(self._speaking)
+
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to reconnect to another gateway, which can read the session from the store."""
         self._leaving.append(GoAway(time_left_s))
         for session, pipeline in self._speaking:
-            pipeline.tell(self._leaving[-1])
             session.flush_soon()
+            pipeline.skip_none()
+            pipeline.tell(self._leaving[-1])
 
     def leave(self, replica: Replica) -> bool:
         """Let the call's rows at a replica try to move to others. Whether one tries."""
@@ -212,6 +220,7 @@ class Conversation:
         if self._ended is not None:
             pipeline.fail(self._ended)
         for notice in self._leaving:
+            pipeline.skip_none()
             pipeline.tell(notice)
         try:
             yield

@@ -19,6 +19,7 @@ from services.gateway.calls.callers import Caller, Forked, Input, Opening, Resum
 from services.gateway.calls.conversation import GATEWAY_STOPS, Conversation
 from services.gateway.calls.ending import reported
 from services.gateway.calls.events import Event
+from services.gateway.calls.leaving import ask_to_leave
 from services.gateway.calls.limits import Limits
 from services.gateway.calls.listening import Listened, Listening
 from services.gateway.calls.rates import Rate
@@ -77,6 +78,7 @@ class Desk:
         self._resources, self._limits, self._watch = resources, limits, watch
         self._drain_s = drain_s
         self._draining = False
+        self._asking: asyncio.Task[None] | None = None  # the calls to leave
         self._conversations: set[Conversation] = set()
         self._replays = 0
         self._resumes_of_handle, self._resumes_from_address = Rate(*RESUMES_PER_HANDLE), Rate(*RESUMES_PER_ADDRESS)
@@ -100,6 +102,7 @@ class Desk:
                         yield event
             finally:
                 self._conversations.discard(conversation)
+                conversation.over.set()
 
     async def forget(self, caller: Caller, handle: str) -> None:
         """End and erase a conversation. Raises what `export` does."""
@@ -249,8 +252,7 @@ class Desk:
     def drain(self) -> None:
         """Take no new calls, and ask the running ones to reconnect: another gateway finds their sessions in Redis."""
         self._draining = True
-        for conversation in self._conversations:
-            conversation.go_away(self._drain_s)
+        self._asking = asyncio.create_task(ask_to_leave(list(self._conversations), self._drain_s))
         asyncio.get_running_loop().call_later(self._drain_s, self._end_all)
 
     def _end_all(self) -> None:
@@ -259,6 +261,8 @@ class Desk:
 
     async def close(self) -> None:
         """Write the last records."""
+        if self._asking is not None:
+            self._asking.cancel()
         await self._resources.sessions.close()
 
 

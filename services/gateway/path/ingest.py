@@ -177,10 +177,14 @@ class Ingest:
             self._sink = None
             sink.end()
 
+    def catch_up(self) -> None:
+        """Let the next CATCH_UP_FRAMES wait instead of skipping some, however late the mesh is."""
+        self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
+
     def _look_for_a_stall(self) -> None:
         """While frames are in the mesh and none leaves it, a replica is lost or hangs, and its session is moving."""
         if self._in_mesh and self._now() - self._progress > STALLED_S:
-            self._catch_up_until = self._next_cut + CATCH_UP_FRAMES
+            self.catch_up()
 
     async def _add(self, pcm: Pcm) -> None:
         frame = CallerFrame(self._next_cut, pcm.astype("<f4", copy=False).tobytes(), now_unix_nanos(),

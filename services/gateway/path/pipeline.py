@@ -240,6 +240,10 @@ class Pipeline:
         """Let `converse` yield a notice soon, whether there is speech or not."""
         self._out.put_nowait(notice)
 
+    def skip_none(self) -> None:
+        """Skip no frame for a while, see Ingest.catch_up: the call moves, and its next rows step beside these."""
+        self._ingest.catch_up()
+
     def leave(self, replica: Replica) -> bool:
         """Let the stages that are at a replica try to move. Whether one tries."""
         return any([stage.leave(replica) for stage in (self._encode, self._step, self._decode)])

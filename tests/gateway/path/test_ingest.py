@@ -206,3 +206,23 @@ async def test_a_call_resumed_after_ten_seconds_loses_nothing() -> None:
     await reading
     assert [frame.sequence for frame in heard] == list(range(100, 289))
     assert ingest.frames_skipped == 0
+
+
+async def test_a_live_call_that_moves_skips_nothing_in_a_mesh_that_is_slow() -> None:
+    """Answers come half as fast as speech, since its next rows are stepped beside these."""
+    ingest = Ingest(FORMAT, Heard(), live=True, delay_frames=0)
+    audio: asyncio.Queue[int | None] = asyncio.Queue()
+    reading = asyncio.create_task(ingest.read(spoken(audio)))
+    sent = Sent()
+    ingest.send_to(sent)
+    ingest.catch_up()
+    for frame in range(60):
+        audio.put_nowait(frame)
+        await settled()
+        if frame % 2:
+            ingest.answered()
+    audio.put_nowait(None)
+    heard = await answer(ingest, sent, 30)
+    await reading
+    assert [frame.sequence for frame in heard] == list(range(60))
+    assert ingest.frames_skipped == 0
