@@ -46,8 +46,12 @@ class Gateway:
     """`async with` opens it; `url` leads to its page."""
 
     def __init__(self, slots: int = 4, most_waiting: int = 5, gate: Callable[[Tickets], Gate] = OpenGate,
-                 traces: bool = False, voices: str = "", text_prompt_characters: int = 0) -> None:
-        """With `traces` each frame has a trace id; `voices` is a folder of them."""
+                 traces: bool = False, voices: str = "", text_prompt_characters: int = 0,
+                 beside: Gateway | None = None) -> None:
+        """With `traces` each frame has a trace id; `voices` is a folder of them. One `beside` another has the engines
+        and the Redis of that one, which must be open.
+        """
+        self._beside = beside
         self._voices = Voices(voices)
         self._most_waiting, self._gate = most_waiting, gate
         self._tracer = FrameTracer(Spans() if traces else None)
@@ -61,19 +65,25 @@ class Gateway:
 
     async def __aenter__(self) -> Gateway:
         async with contextlib.AsyncExitStack() as opened:
-            codec, lm = [await opened.enter_async_context(one) for one in self._served]
-            redis = RedisServer()
-            opened.callback(redis.close)
-            store = Store(redis.url)
+            if self._beside is None:
+                codec, lm = [await opened.enter_async_context(one) for one in self._served]
+                redis = RedisServer()
+                opened.callback(redis.close)
+                self._peers = (codec.address, lm.address, redis.url)
+            else:
+                self._peers = self._beside._peers
+            codec_address, lm_address, redis_url = self._peers
+            store = Store(redis_url)
             await store.connect()
             opened.push_async_callback(store.close)
-            fleet = Fleet(Replicas("codec", codec.address, codec_facts), Replicas("lm", lm.address, lm_facts))
+            fleet = Fleet(Replicas("codec", codec_address, codec_facts), Replicas("lm", lm_address, lm_facts))
             for pool in (fleet.codec, fleet.lm):
                 await pool.connect(time.monotonic() + 5)
                 opened.push_async_callback(pool.close)
                 await pool.refresh()
-            resources = Resources(fleet, Sessions(store, "here", GRACE_S), WaitingLine(store, self._most_waiting),
-                                  longest_call_s=600.0, idle_s=60.0, stall_s=5.0, voices=self._voices)
+            sessions = Sessions(store, f"gateway {id(self)}", GRACE_S)
+            resources = Resources(fleet, sessions, WaitingLine(store, self._most_waiting), longest_call_s=600.0,
+                                  idle_s=60.0, stall_s=5.0, voices=self._voices)
             recent, gate = RecentFrames(), self._gate(Tickets(store))
             watch = watcher(self._tracer, GatewayMetrics(Metrics()), recent, 1)
             self.desk = Desk(resources, Limits(store), watch, drain_s=5.0)

@@ -15,7 +15,8 @@ class BadNetwork:
     def __init__(self, port: int, *, jitter_s: float = 0.0, stall_s: float = 0.0, stall_every_s: float = 5.0,
                  seed: int = 1) -> None:
         """Each chunk is delayed by up to `jitter_s`, in order; every `stall_every_s` nothing passes for `stall_s`."""
-        self._target = port
+        self.port = port
+        """Where connections to come lead to."""
         self._jitter_s, self._stall_s, self._stall_every_s = jitter_s, stall_s, stall_every_s
         self._random = random.Random(seed)
         self._links: set[asyncio.Task[None]] = set()
@@ -52,7 +53,7 @@ class BadNetwork:
         try:
             if self._is_cut:
                 return
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            there, back = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 await asyncio.gather(self._forward(reader, back), self._forward(there, writer))
             finally:

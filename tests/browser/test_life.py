@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser.conftest import Tab, open_tab
 from tests.browser.gateway import Gateway
+from tests.browser.proxy import BadNetwork
 from tests.browser.speaker import WORD_EVERY
 from tests.until import until
 
@@ -199,3 +200,31 @@ async def test_a_gateway_that_stops_is_talked_to_until_there_is_another_one(tab:
     await tab.is_("ended")
     await until(lambda: gateway.leaks == 0)
     assert await tab.leaks() == 0
+
+
+async def test_a_page_moves_to_another_gateway_beside_its_old_call(context: Any, gateway: Gateway) -> None:
+    """The old call answers until the new one has caught up: every answer comes once, and the page never says that it
+    connects again.
+    """
+    async with Gateway(beside=gateway) as another, BadNetwork(gateway.door.port) as network:
+        tab = await open_tab(context, network.url)
+        await tab.talk()
+        await tab.page.evaluate("""() => { window.told = []; window.states = [];
+            moshimesh.call.addEventListener('frame', ({detail}) => told.push(detail.sequence));
+            moshimesh.call.addEventListener('state', ({detail}) => states.push(detail.state)); }""")
+        await tab.figures_of(3)
+        network.port = another.door.port
+        gateway.desk.drain()
+        await until(lambda: (gateway.desk.calls, another.desk.calls) == (0, 1))
+        moved = len(await tab.page.evaluate("told"))
+
+        async def talks_on() -> bool:
+            return len(await tab.page.evaluate("told")) > moved + 25
+        await until(talks_on)
+        told = await tab.page.evaluate("told")
+        assert told == list(range(told[0], told[0] + len(told)))
+        assert await tab.page.evaluate("states") == []
+        assert consecutive(await tab.words())
+        await tab.end()
+        await until(lambda: another.leaks == 0)
+        assert tab.complaints == []

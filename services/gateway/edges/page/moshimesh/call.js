@@ -7,6 +7,7 @@ import {format} from './formats.js';
 import {Heard} from './heard.js';
 import {Heartbeat} from './heartbeat.js';
 import {Leg} from './leg.js';
+import {Legs} from './legs.js';
 import {Outgoing} from './outgoing.js';
 import {Figures} from './quality.js';
 import {Recording} from './recording.js';
@@ -41,11 +42,10 @@ export class Call extends EventTarget {
   #format;
   #sound = null;
   #outgoing = null; // from the first ready on
-  #leg = null; // the connection in use
+  #legs;
   #opening = null; // the one that is not ready yet
   #resuming = false;
   #ready = null;
-  #answered = -1; // number of the last frame whose answer came
   #heard = new Heard(text => this.#tell('text', text));
   #toldPlayed = {sequence: -1, atMs: 0};
   #heartbeat = new Heartbeat();
@@ -79,7 +79,8 @@ export class Call extends EventTarget {
       ...options, url: address.href};
     this.#format = format(options.format ?? 's16le');
     this.#echo = new EchoDetector(this.#format.rate);
-    if (options.resume) this.#answered = options.resume.answered;
+    this.#legs = new Legs({told: message => this.#told(message), changed: leg => this.#changed(leg)},
+      options.resume?.answered ?? -1);
     /** @type {State} */
     this.state = 'idle';
     this.muted = false;
@@ -125,14 +126,14 @@ export class Call extends EventTarget {
     // Frames before this one were answered, or will be, before the mesh hears of it.
     const firstHeard = this.#outgoing.next + this.#ready.delay_frames;
     this.#sound.play({type: 'interrupt', firstHeard});
-    this.#leg?.send({type: 'interrupt', hold_ms: holdMs});
+    this.#legs.send({type: 'interrupt', hold_ms: holdMs});
     this.#tellPlayed(true);
     this.#heard.hush(firstHeard);
   }
 
   /** @param {string} text that Moshi shall speak */
   say(text) {
-    this.#leg?.send({type: 'say', text});
+    this.#legs.send({type: 'say', text});
   }
 
   /** @param {boolean} muted */
@@ -148,7 +149,7 @@ export class Call extends EventTarget {
 
   /** Draw tokens like this from the next frame on. @param {Sampling} sampling */
   apply(sampling) {
-    this.#leg?.send({type: 'settings', sampling});
+    this.#legs.send({type: 'settings', sampling});
   }
 
   /** @param {string} id '' is the default. Rejects when it can't be opened; the old one stays. */
@@ -181,12 +182,13 @@ export class Call extends EventTarget {
   /** Say goodbye: the mesh answers what it still owes, then `ended` comes. */
   end() {
     if (this.state === 'ending') return;
-    if (this.state !== 'live' || !this.#leg) {
+    if (this.state !== 'live' || !this.#legs.current) {
       this.#finish(null);
       return;
     }
+    this.#legs.hurry();
     this.#enter('ending');
-    this.#leg.send({type: 'end'});
+    this.#legs.send({type: 'end'});
     setTimeout(() => this.#finish(null), FAREWELL_MS);
   }
 
@@ -201,9 +203,9 @@ export class Call extends EventTarget {
     const resume = this.#resumption(), {url, ticket = '', settings} = this.#options;
     const open = {frames: true, pacing: 'live', ...settings, ...(resume && {resume})};
     this.#opening = new Leg({url, ticket, format: this.#format, open}, {
-      told: message => this.#told(message),
+      told: (leg, message) => this.#legs.told(leg, message),
       came: frame => this.#came(frame),
-      wanted: (leg, sequence) => leg === this.#leg && sequence > this.#answered,
+      wanted: (leg, sequence) => this.#legs.wants(leg, sequence, performance.now()),
       heard: (sequence, samples, atMs) =>
         this.#sound.play({type: 'frame', sequence, samples, atMs}, [samples.buffer]),
       lost: (leg, error) => this.#lost(leg, error),
@@ -215,35 +217,33 @@ export class Call extends EventTarget {
   #resumption() {
     const handle = this.#ready?.resume_handle ?? this.#options.resume?.handle;
     if (!handle) return null;
-    const next = this.#answered + 1;
+    const {answered} = this.#legs, next = answered + 1;
     const first = this.#outgoing ? Math.max(next - this.#ready.priming_frames, this.#outgoing.earliest, 0) : next;
-    return {handle, first_sequence: first, ...(next > 0 && {answered_sequence: this.#answered})};
+    return {handle, first_sequence: first, ...(next > 0 && {answered_sequence: answered})};
   }
 
-  /** Go on with this connection, which is ready. */
+  /** Go on with this connection, which is ready, as soon as it has caught up with the one in use. */
   #adopt(leg) {
-    const {ready} = leg;
-    this.#leg?.close();
-    this.#leg = leg;
     this.#opening = null;
+    for (const audio of this.#outgoing?.from(leg.first) ?? []) leg.say(audio);
+    this.#legs.add(leg);
+  }
+
+  #changed({ready, first}) {
     this.#ready = ready;
     if (!this.#outgoing) {
-      this.#outgoing = new Outgoing(this.#format, ready.frame_ms, leg.first);
+      this.#outgoing = new Outgoing(this.#format, ready.frame_ms, first);
       this.#outgoing.align(performance.now() + ready.frame_due_us / 1000);
       this.#sound.startPlayback(ready.frame_ms);
-    } else {
-      this.#sound.play({type: 'restart'});
-      for (const audio of this.#outgoing.from(leg.first)) leg.say(audio);
-    }
-    this.#skippedBefore += this.#skipped;
-    this.#skipped = 0;
+    } else this.#sound.play({type: 'restart'});
+    [this.#skippedBefore, this.#skipped] = [this.#skippedBefore + this.#skipped, 0];
     this.#enter('live');
     this.#tell('ready', ready);
   }
 
   #lost(leg, error) {
-    if (leg !== this.#leg) return;
-    this.#leg = null;
+    const beside = leg !== this.#legs.current; // it was still catching up
+    if (this.#legs.lost(leg)) return beside && !this.#resuming && this.#resume();
     if (this.#summary) return; // the rest is still played
     if (this.#resuming) this.#enter('resuming');
     else if (this.state === 'ending' && isCut(error)) this.#finish(null);
@@ -255,7 +255,7 @@ export class Call extends EventTarget {
   async #resume() {
     const deadline = performance.now() + this.#ready.resume_grace_ms;
     this.#resuming = true;
-    if (!this.#leg) this.#enter('resuming');
+    if (!this.#legs.current) this.#enter('resuming');
     for (let waitMs = FIRST_RETRY_MS; this.state !== 'ended'; waitMs = Math.min(2 * waitMs, LONGEST_RETRY_MS)) {
       try {
         this.#adopt(await this.#connect());
@@ -289,7 +289,6 @@ export class Call extends EventTarget {
   }
 
   #came(frame) {
-    this.#answered = frame.sequence;
     this.#skipped = frame.skipped ?? 0;
     this.#heard.came(frame);
     this.#tell('frame', frame);
@@ -316,7 +315,7 @@ export class Call extends EventTarget {
     this.#recording?.add('left', piece, time);
     if (!this.#outgoing || this.state === 'ending') return;
     const frame = this.#outgoing.add(piece, performance.now());
-    if (frame) this.#leg?.say(frame);
+    if (frame) this.#legs.say(frame);
   }
 
   async #microphoneLost({id}) {
@@ -336,13 +335,13 @@ export class Call extends EventTarget {
     this.#tellPlayed(false);
     if (this.#summary && statistics.drained) this.#finish(null);
     if (this.state === 'ended') return;
-    const leg = this.#leg, ping = this.#heartbeat.ping();
+    const leg = this.#legs.current, ping = this.#heartbeat.ping();
     if (leg && this.#heartbeat.isDead(leg.lastHeardMs)) {
       leg.close();
       this.#lost(leg, {code: 'UNAVAILABLE', reason: 'UNREACHABLE', message: 'nothing was heard from the mesh'});
     }
     if (!ping) return;
-    this.#leg?.send(ping);
+    this.#legs.current?.send(ping);
     this.#tell('statistics', this.#figures.of(statistics, {
       roundTripMs: this.#heartbeat.roundTripMs, latencyMs: this.#sound.clock.latency * 1000,
       skipped: this.#skippedBefore + this.#skipped, waitingBytes: leg?.waiting ?? 0}));
@@ -358,7 +357,7 @@ export class Call extends EventTarget {
     const {sequence, atMs} = this.#toldPlayed, {until} = this.#heard;
     if (until === sequence || (!now && performance.now() - atMs < PLAYED_EVERY_MS)) return;
     this.#toldPlayed = {sequence: until, atMs: performance.now()};
-    this.#leg?.send({type: 'played', sequence: until});
+    this.#legs.send({type: 'played', sequence: until});
   }
 
   /** For the page that comes after this one, in this tab. */
@@ -366,16 +365,16 @@ export class Call extends EventTarget {
     if (!this.#ready?.resume_handle || !this.#options.storage || this.state === 'ending') return;
     const {resume_handle: handle, resume_grace_ms: graceMs} = this.#ready;
     this.#options.storage.setItem(STORED, JSON.stringify({
-      handle, answered: this.#answered, until: Date.now() + graceMs}));
+      handle, answered: this.#legs.answered, until: Date.now() + graceMs}));
   }
 
   #finish(error) {
     if (this.state === 'ended') return;
     this.#enter('ended');
     this.#listening.abort();
-    this.#leg?.close();
+    this.#legs.close();
     this.#opening?.close();
-    this.#leg = this.#opening = null;
+    this.#opening = null;
     this.#wake();
     this.#sound?.close();
     if (error) this.#tell('error', error);

@@ -15,7 +15,7 @@ export class Leg {
   #closed = false;
 
   /** @param {{url: string, ticket: string | (() => Promise<string>), format: object, open: object}} how
-   * @param {object} handlers told(message), came(frame), wanted(leg, sequence), heard(sequence, samples, atMs),
+   * @param {object} handlers told(leg, message), came(frame), wanted(leg, sequence), heard(sequence, samples, atMs),
    * lost(leg, error) after it was ready
    */
   constructor({url, ticket, format: {name, rate, codec}, open}, handlers) {
@@ -45,7 +45,7 @@ export class Leg {
     this.#connection = new Connection(url, proof, open, {
       message: message => {
         if (message.type !== 'ready') {
-          this.#handlers.told(message);
+          this.#handlers.told(this, message);
           return;
         }
         this.ready = message;
