@@ -3,7 +3,7 @@
     python -m bench.fleet [--only rolling,scale_down]
 
 Everything runs on this machine: the dev overlay's pods as processes (bench/pods.py), nodes as network namespaces
-(bench/nodes.py). Written to out/fleet.json; a part that could not be done says why.
+(bench/nodes.py). Written to out/fleet.json and docs/reliability.md; a part that could not be done says why.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import signal
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from bench import chaos, simulate
+from bench import chaos, fleet_section, simulate
 from bench.chaos import FRAME_BYTES, Caller
 from bench.nodes import Nodes, usable
 from bench.pods import Cluster, Pod
@@ -38,16 +39,23 @@ OUT = Path("out/fleet.json")
 CALLS = 8
 HISTORY_S, AFTER_S = 20.0, 8.0
 PARTITION_S = 10.0
+# Between the nodes: latency in ms, each way, and loss. Within a zone, between zones, and lines nobody should have.
+LINKS = ((0.0, 0.0), (1.0, 0.0), (10.0, 0.0), (40.0, 0.0), (1.0, 0.001), (1.0, 0.01), (10.0, 0.01))
+LINK_S = 15.0
+
+
+def lateness_ms(caller: Caller, since: float, until: float = math.inf, usual_until: float | None = None
+                ) -> list[float]:
+    """How much later than the call's usual pace, that before `usual_until` (else `since`), answers of a time came."""
+    offsets = {sequence: at - sequence * FRAME_S for sequence, at in caller.at.items()}
+    before = since if usual_until is None else usual_until
+    usual = statistics.median(offset for sequence, offset in offsets.items() if caller.at[sequence] < before)
+    return [(offset - usual) * 1000 for sequence, offset in offsets.items() if since <= caller.at[sequence] < until]
 
 
 def late_frames(caller: Caller, since: float) -> int:
-    """Answers after a moment that came more than a frame later than the call's usual pace: a player that holds one
-    frame runs dry.
-    """
-    offsets = {sequence: at - sequence * FRAME_S for sequence, at in caller.at.items()}
-    usual = statistics.median(offset for sequence, offset in offsets.items() if caller.at[sequence] < since)
-    return sum(offset - usual > DEADLINE_MS / 1000 for sequence, offset in offsets.items()
-               if caller.at[sequence] >= since)
+    """Answers after a moment that came more than a frame later than usual: a player that holds one frame runs dry."""
+    return sum(late_ms > DEADLINE_MS for late_ms in lateness_ms(caller, since))
 
 
 @contextlib.asynccontextmanager
@@ -73,10 +81,11 @@ async def talking(target: str, calls: int) -> AsyncIterator[list[Caller]]:
 def told(people: list[Caller], since: float) -> dict[str, Any]:
     """What became of the calls."""
     gaps = [person.gap_ms(since) for person in people]
+    late = [late_frames(person, since) for person in people]
     return {"calls": len(people), "calls_lost": sum(bool(person.error) for person in people),
             "errors": sorted({person.error for person in people if person.error}),
             "frames_lost": sum(person.frames_lost for person in people),
-            "frames_late": sum(late_frames(person, since) for person in people),
+            "frames_late": sum(late), "frames_late_of_one_call": max(late),
             "gap_p50_ms": round(statistics.median(gaps)),
             "gap_p95_ms": round(float(np.percentile(gaps, 95))), "gap_max_ms": round(max(gaps))}
 
@@ -173,8 +182,36 @@ async def partition(calls: int = CALLS) -> dict[str, Any] | str:
                 await asyncio.sleep(PARTITION_S)
                 owners = sum([await held(pod) for pod in cluster.pods["gateway"]])
             return {**told(people, since), "resumed": sum(len(person.resumed) for person in people),
-                    "two_owners": max(owners - calls, 0),
-                    "latency_and_loss": "not measured: this kernel has no netem"}
+                    "two_owners": max(owners - calls, 0)}
+
+
+async def links(calls: int = CALLS, seconds: float = LINK_S) -> list[dict[str, Any]] | str:
+    """The same nodes, and a link between them that is slow and loses packets, one sort after another under the same
+    calls. Half of the callers reach their gateway over it, and of each call any hop may.
+    """
+    if reason := usable():
+        return reason
+    network, times = Nodes(2, bad_link=True), []
+    with network as nodes:
+        async with (Cluster(render(K8S / "overlays" / "dev"), replicas=2, nodes=nodes) as cluster,
+                    talking(cluster.target, calls) as people):
+            assert network.link is not None
+            usual_until = time.perf_counter()
+            for latency_ms, loss in LINKS:
+                network.link.be(latency_ms, loss)
+                begin, skipped = time.perf_counter(), sum(person.skipped for person in people)
+                await asyncio.sleep(seconds)
+                times.append((begin, time.perf_counter(), sum(person.skipped for person in people) - skipped))
+            network.link.be(0.0, 0.0)
+    rows = []
+    for (latency_ms, loss), (begin, end, skipped) in zip(LINKS, times, strict=True):
+        late = [one for person in people for one in lateness_ms(person, begin, end, usual_until)]
+        rows.append({"latency_ms": latency_ms, "loss": loss, "frames": len(late), "frames_skipped": skipped,
+                     "frames_late": sum(one > DEADLINE_MS for one in late),
+                     "later_p50_ms": round(statistics.median(late)),
+                     "later_p99_ms": round(float(np.percentile(late, 99))),
+                     "calls_lost": sum(bool(person.error) for person in people)})
+    return rows
 
 
 PARTS: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -189,6 +226,7 @@ PARTS: dict[str, Callable[[], Awaitable[Any]]] = {
     "gateway_kill_gap_p95_ms": killed("gateway"),
     "scale_down": scale_down,
     "partition": partition,
+    "links": links,
     "simulation_error": simulate.error_against_one_machine,
 }
 
@@ -203,6 +241,7 @@ async def run(names: list[str]) -> dict[str, Any]:
             found[name] = f"failed: {type(error).__name__}: {error}"
         print(name, found[name], flush=True)
         write(found)
+    fleet_section.write(found)
     return found
 
 

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from bench.link import Link
+
 BRIDGE = "moshi-mesh0"
 NET = "10.213"  # of addresses that are nobody's else; a machine has one such set of nodes at a time
 MOST_PODS = 6
@@ -58,8 +60,11 @@ class Node:
 class Nodes:
     """`with Nodes(2) as nodes`: they are there as long as the block lasts."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, bad_link: bool = False) -> None:
+        """With `bad_link` the last one's `link` can be slow and lossy."""
         self._nodes = [Node(number) for number in range(1, count + 1)]
+        self._bad_link = bad_link
+        self.link: Link | None = None
 
     def __enter__(self) -> list[Node]:
         self._remove()  # of a run that was killed
@@ -69,8 +74,11 @@ class Nodes:
         for node in self._nodes:
             outside, inside = f"mm-node{node.number}", f"mm-in{node.number}"
             _ip("netns", "add", node.name)
-            _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
-            _ip("link", "set", inside, "netns", node.name)
+            if self._bad_link and node is self._nodes[-1]:
+                self.link = Link(node.launcher, outside, inside)
+            else:
+                _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
+                _ip("link", "set", inside, "netns", node.name)
             _ip("link", "set", outside, "master", BRIDGE, "up")
             within = ("-n", node.name)
             for pod in range(1, MOST_PODS + 1):
@@ -80,6 +88,8 @@ class Nodes:
         return self._nodes
 
     def __exit__(self, *_: object) -> None:
+        if self.link is not None:
+            self.link.close()
         self._remove()
 
     def _remove(self) -> None:
