@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import moshimesh
@@ -119,3 +120,34 @@ async def test_audio_after_a_late_control_waits_until_the_mesh_has_said_what_it_
     gateway = Moves()
     await talk(gateway, moshimesh.Director(), interrupts_at)
     assert gateway.configs[1].past_frames == past_frames
+
+
+@pytest.mark.parametrize(("how", "connects"), [
+    ({}, True), ({"pacing": "offline"}, False), ({"resume_s": 0.0}, False)])
+async def test_a_live_call_is_connected_to_the_next_gateway_before_it_needs_it(how: dict[str, Any], connects: bool
+                                                                               ) -> None:
+    came = asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        writer.close()
+
+    async def pcm() -> AsyncIterator[bytes]:
+        yield frame(0)
+        if connects:
+            await asyncio.wait_for(came.wait(), 20)
+
+    class Answers(Gateway):
+        async def hold(self, requests: AsyncIterator[pb.ConverseRequest], context: grpc.aio.ServicerContext
+                       ) -> AsyncIterator[pb.ConverseResponse]:
+            yield ready(resume_handle="handle", resume_grace_ms=5000)
+            async for _ in requests:
+                yield speech(0)
+            yield summary(frames_in=1)
+
+    next_one = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with next_one, serving(Answers()) as target:
+        both = f"{target},127.0.0.1:{next_one.sockets[0].getsockname()[1]}"
+        async with moshimesh.connect(both) as mesh:
+            events = [event async for event in mesh.converse(pcm(), **how)]
+    assert isinstance(events[-1], moshimesh.Summary) and came.is_set() == connects

@@ -27,6 +27,8 @@ _PACINGS = {"live": conversation_pb2.PACING_LIVE, "offline": conversation_pb2.PA
 # A mesh whose network is cut without notice is detected within 15 s.
 _CHANNEL = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.http2.ping_timeout_ms", 5_000),
+            # A connection without calls is closed before a NAT or a balancer forgets it without a word.
+            ("grpc.client_idle_timeout_ms", 240_000),
             # A gateway that was restarted is found again within a second.
             ("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1_000)]
 
@@ -40,6 +42,7 @@ class Mesh:
     """A connection to the gateways of a mesh; make one with `connect` and share it between calls."""
 
     def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self._channels = channels
         self._stubs = [conversation_pb2_grpc.ConversationServiceStub(channel) for channel in channels]
 
     async def info(self, *, api_key: str = "") -> MeshInfo:
@@ -235,7 +238,8 @@ class Mesh:
             aligned = Aligned(pieces, pcm_format.sample_bytes, pcm_format.bytes_per_second)
             pieces, on_ready = aligned.frames(), aligned.open
         events = Conversation(self._stubs, config, source, Sent(pieces, pcm_format), director or Director(),
-                              pcm_format.sample_bytes, metadata, resume_s, on_ready).events()
+                              pcm_format.sample_bytes, metadata, resume_s,
+                              lambda gateway: self._channels[gateway].get_state(try_to_connect=True), on_ready).events()
         try:
             async for event in events:
                 yield event

@@ -36,6 +36,9 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
 # A mesh that was cut off may have lost the last half second of what it had answered, and is told the controls of that
 # time again, each before its own audio. So audio from the first of them on waits until the mesh has said what it knows.
 UNSURE_FRAMES = 25
+# How often a live call sees to it that it is connected to the gateway that it would go on at. So it need not set up a
+# connection when it is cut off, which takes two round trips, three with TLS.
+CONNECT_EVERY_S = 60.0
 # A call that answers the newest frame so soon after the one that it follows will be in time with the next one, too.
 IN_STEP_S = 0.02
 
@@ -125,12 +128,14 @@ class Conversation:
     def __init__(self, stubs: Sequence[conversation_pb2_grpc.ConversationServiceStub],
                  config: conversation_pb2.ConverseConfig, source: Source, sent: Sent, director: Director,
                  sample_bytes: int, metadata: Sequence[tuple[str, str]], resume_s: float,
+                 connect: Callable[[int], object],
                  on_ready: Callable[[conversation_pb2.ConverseReady], None] | None = None) -> None:
-        """`on_ready` hears when the conversation is open."""
+        """`connect` lets a stub's channel connect if it has not. `on_ready` hears when the conversation is open."""
         self._stubs, self._config, self._source, self._sent = stubs, config, source, sent
         self._director = director
         self._sample_bytes, self._metadata, self._resume_s = sample_bytes, metadata, resume_s
-        self._on_ready = on_ready
+        self._connect, self._on_ready = connect, on_ready
+        self._connect_at = 0.0
         self._gateway = 0  # which of the stubs is in use
         self._ready: conversation_pb2.ConverseReady | None = None
         self._answered: int | None = None  # number of the last frame whose answer came
@@ -177,6 +182,7 @@ class Conversation:
                         yield event
                     happened.clear()
                     self._answered, self._answered_at = speech.context.sequence, asyncio.get_running_loop().time()
+                    self._connect_ahead()
                     self._frames_out += 1
                     self._skipped = self._skipped_before + speech.frames_skipped
                     yield speech_event(speech, self._skipped_before)
@@ -224,10 +230,17 @@ class Conversation:
         return Summary(min(last_leg.frames_in + self._frames_before, frames_sent - skipped), self._frames_out, skipped,
                        self._source.bytes_dropped)
 
+    def _connect_ahead(self) -> None:
+        """Be connected to the next gateway, if there is one, before it is needed."""
+        live = self._config.pacing != conversation_pb2.PACING_OFFLINE
+        if live and self._resume_s > 0 and len(self._stubs) > 1 and self._answered_at >= self._connect_at:
+            self._connect_at = self._answered_at + CONNECT_EVERY_S
+            self._connect((self._gateway + 1) % len(self._stubs))
+
     def _go_on(self, leg: _Leg) -> None:
         """From now on the conversation is this leg's."""
         assert leg.ready is not None
-        self._ready = leg.ready
+        self._ready, self._connect_at = leg.ready, 0.0
         self._frames_before = self._ready.next_sequence - self._skipped
         self._skipped_before = self._skipped
 
