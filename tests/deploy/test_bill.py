@@ -1,4 +1,4 @@
-"""The images' bills of materials list what is locked, under licences that we may use."""
+"""The images' bills of materials list what is locked, under licences that we may use, and images have versions."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def test_the_gateway_s_licences_are_permissive() -> None:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_the_licence_of_each_package_is_known(lock: str) -> None:
     assert UNKNOWN not in (IMAGES / "locks" / f"{lock}.cdx.json").read_text()
+
+
+def test_images_of_others_have_exact_versions() -> None:
+    deploy = IMAGES.parent
+    texts = [path.read_text() for pattern in ("*.yaml", "*.Dockerfile") for path in sorted(deploy.rglob(pattern))]
+    named = {name for text in texts for name in re.findall(r"(?:\bimage: |^FROM )([a-z][\w./-]*:\S+)", text, re.M)}
+    others = {name for name in named if not name.startswith("moshi-mesh/")}
+    assert len(others) >= 4
+    assert [name for name in others if not re.search(r":\d+\.\d+\.\d+", name)] == []

@@ -15,8 +15,8 @@ PAGES = sorted(str(path.relative_to(ROOT)) for pattern in (
 OURS = ("bench", "deploy", "docs", "harness", "protos", "requirements", "samples", "scripts", "services", "talker",
         "tests")
 # Of docker, docker compose, pip, Prometheus and redis-server.
-OTHERS_FLAGS = {"--build-arg", "--config", "--enable-feature", "--name", "--network", "--no-deps", "--pattern",
-                "--profile", "--save", "--scan"}
+OTHERS_FLAGS = {"--build-arg", "--build-context", "--config", "--enable-feature", "--format", "--name", "--network",
+                "--no-deps", "--pattern", "--profile", "--save", "--scan"}
 
 
 def _text(page: str) -> str:
