@@ -121,11 +121,15 @@ class Conversation:
         """Whether it is open."""
         return bool(self._speaking)
 
+    async def written(self) -> None:
+        """Wait until what was said so far is in the store, or can't be."""
+        for session, _ in self._speaking:
+            await session.flushed()
+
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to reconnect to another gateway, which can read the session from the store."""
         self._leaving.append(GoAway(time_left_s))
-        for session, pipeline in self._speaking:
-            session.flush_soon()
+        for _, pipeline in self._speaking:
             pipeline.skip_none()
             pipeline.tell(self._leaving[-1])
 

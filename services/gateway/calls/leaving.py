@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Coroutine
+from typing import Any, Protocol
 
 # Of the time that the gateway has. Callers that stay where they are hold the others up no longer than that, and the
 # last one that is asked has the rest.
 SHARE_OF_TIME = 0.5
+WRITE_S = 0.2  # what the next gateway does not read, it has to step; but no longer than a few frames take
 
 
 class Leaves(Protocol):
@@ -25,6 +26,9 @@ class Leaves(Protocol):
     @property
     def speaks(self) -> bool:
         """Whether it is open: else it waits in line, and there is nothing to be moved."""
+
+    async def written(self) -> None:
+        """Wait until another gateway can read what was said so far."""
 
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to go on elsewhere."""
@@ -41,8 +45,13 @@ async def ask_to_leave(calls: Collection[Leaves], time_left_s: float) -> None:
     for number, call in enumerate(speaking, 1):
         if call.over.is_set():
             continue
-        call.go_away(left_s)
         turn_ends = began + time_left_s * SHARE_OF_TIME * number / len(speaking)
-        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-            await asyncio.wait_for(call.over.wait(), max(turn_ends - now(), 0.0))
+        await _within(call.written(), min(turn_ends - now(), WRITE_S))
+        call.go_away(left_s)
+        await _within(call.over.wait(), turn_ends - now())
         left_s = max(began + time_left_s - now(), 0.0)
+
+
+async def _within(coming: Coroutine[Any, Any, object], seconds: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+        await asyncio.wait_for(coming, max(seconds, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections import deque
@@ -98,6 +99,7 @@ class Session:
         self._end_written = False
         self._forget_at = math.inf
         self._refused_until = -math.inf
+        self._flushing: list[asyncio.Future[None]] = []  # until a write has been tried
 
     @property
     def handle(self) -> str:
@@ -134,8 +136,17 @@ class Session:
             listener.resumable(False)
 
     def flush_soon(self) -> None:
-        """Write what is new at once: another gateway is about to resume the session."""
+        """Write what is new at once."""
         self._flush()
+
+    async def flushed(self) -> None:
+        """Write what is new at once, and wait until that is done or can't be: another gateway is about to resume the
+        session.
+        """
+        if self.resumable and not self.finished:
+            self._flushing.append(asyncio.get_running_loop().create_future())
+            self._flush()
+            await self._flushing[-1]
 
     def end(self, ended: str, keep: bool) -> None:
         """The call is over. `keep`: it was cut off, and can be resumed within the grace time."""
@@ -147,6 +158,7 @@ class Session:
     def lose(self, where: str) -> None:
         """Another call has taken the session over."""
         self.lost = True
+        self._tried()
         if self._listener is not None:
             self._listener.lost(SessionMoved(where))
 
@@ -181,6 +193,7 @@ class Session:
 
     def written(self, write: Write, answer: str) -> None:
         """What the script answered."""
+        self._tried()
         if answer == "moved":
             self.lose("elsewhere")
             return
@@ -203,7 +216,15 @@ class Session:
         self._refused_until = self._now() + REFUSED_RETRY_S
         self._tell(False)
 
+    def _tried(self) -> None:
+        for flush in self._flushing:
+            if not flush.done():
+                flush.set_result(None)
+        self._flushing.clear()
+
     def _tell(self, resumable: bool) -> None:
+        if not resumable:
+            self._tried()
         if resumable != self.resumable:
             self.resumable = resumable
             if self._listener is not None:

@@ -18,6 +18,12 @@ class Call:
     def __init__(self, speaks: bool = True) -> None:
         self.speaks, self.over = speaks, asyncio.Event()
         self.asked: list[float] = []
+        self.can_be_written, self.is_written = asyncio.Event(), False
+        self.can_be_written.set()
+
+    async def written(self) -> None:
+        await self.can_be_written.wait()
+        self.is_written = True
 
     def go_away(self, time_left_s: float) -> None:
         self.asked.append(time_left_s)
@@ -54,6 +60,23 @@ async def test_callers_that_stay_keep_nobody_from_being_asked(time_s: float) -> 
     assert took_s >= time_s * SHARE_OF_TIME
     assert [len(call.asked) for call in calls] == [1] * 5
     assert [call.asked[0] for call in calls] == sorted((call.asked[0] for call in calls), reverse=True)
+
+
+async def test_a_call_is_asked_when_it_is_written_or_that_takes_too_long() -> None:
+    call, slow = Call(), Call()
+    call.can_be_written.clear()
+    slow.can_be_written.clear()
+    asking = asyncio.create_task(ask_to_leave([call, slow], 600.0))
+    await settled()
+    assert not call.asked
+    call.can_be_written.set()
+    await until(lambda: call.asked)
+    assert call.is_written
+    call.over.set()
+    await until(lambda: slow.asked)
+    assert not slow.is_written
+    slow.over.set()
+    await asking
 
 
 async def test_calls_of_a_gateway_that_stops_leave_one_after_another(house: House) -> None:

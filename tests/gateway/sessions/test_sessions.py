@@ -64,6 +64,23 @@ async def test_sessions_are_written_without_being_asked(server: RedisServer) -> 
             say(session.history, 30 - session.history.steps)
 
 
+async def test_a_flush_is_over_when_another_gateway_can_read_what_was_said_or_none_can(server: RedisServer) -> None:
+    async with Gateway(server.url) as first, Gateway(server.url, "two") as second:
+        session, other = new_session(first, 20), new_session(first, 20)
+        await written(server, session)
+        say(session.history, 7)
+        await asyncio.wait_for(session.flushed(), 10)
+        copy = await resume(second, session.handle)
+        assert copy.history.steps == 27
+        say(session.history, 3)
+        await asyncio.wait_for(asyncio.gather(session.flushed(), session.flushed()), 10)  # it is another's
+        assert session.lost
+        server.client.shutdown(nosave=True)
+        say(other.history, 3)
+        await asyncio.wait_for(other.flushed(), 10)
+        assert not other.resumable
+
+
 async def test_a_long_journal_is_capped_and_whole(server: RedisServer) -> None:
     async with Gateway(server.url) as first, Gateway(server.url, "two") as second:
         session = new_session(first)
