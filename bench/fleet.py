@@ -53,9 +53,9 @@ def lateness_ms(caller: Caller, since: float, until: float = math.inf, usual_unt
     return [(offset - usual) * 1000 for sequence, offset in offsets.items() if since <= caller.at[sequence] < until]
 
 
-def late_frames(caller: Caller, since: float) -> int:
-    """Answers after a moment that came more than a frame later than usual: a player that holds one frame runs dry."""
-    return sum(late_ms > DEADLINE_MS for late_ms in lateness_ms(caller, since))
+def late_frames(caller: Caller, since: float, until: float = math.inf, usual_until: float | None = None) -> int:
+    """Those that came more than a frame later: a player that holds one frame runs dry."""
+    return sum(late_ms > DEADLINE_MS for late_ms in lateness_ms(caller, since, until, usual_until))
 
 
 @contextlib.asynccontextmanager
@@ -79,13 +79,16 @@ async def talking(target: str, calls: int) -> AsyncIterator[list[Caller]]:
 
 
 def told(people: list[Caller], since: float) -> dict[str, Any]:
-    """What became of the calls."""
+    """What became of the calls; `frames_late_before` is of as long a time before it, which a busy machine needs to be
+    compared with.
+    """
     gaps = [person.gap_ms(since) for person in people]
     late = [late_frames(person, since) for person in people]
+    before = sum(late_frames(person, 2 * since - person.stopped_at, since, since) for person in people)
     return {"calls": len(people), "calls_lost": sum(bool(person.error) for person in people),
             "errors": sorted({person.error for person in people if person.error}),
             "frames_lost": sum(person.frames_lost for person in people),
-            "frames_late": sum(late), "frames_late_of_one_call": max(late),
+            "frames_late": sum(late), "frames_late_of_one_call": max(late), "frames_late_before": before,
             "gap_p50_ms": round(statistics.median(gaps)),
             "gap_p95_ms": round(float(np.percentile(gaps, 95))), "gap_max_ms": round(max(gaps))}
 

@@ -22,14 +22,15 @@ def write(found: Mapping[str, Any], path: Path = PAGE) -> None:
     """Put these figures into the page, in place of those before; what was not measured, or failed, has no row."""
     lines = ["Written by `make fleet-check` from `out/fleet.json`: the pods of the `dev` overlay as processes of one "
              "machine, all under live calls.", "",
-             "| what happens | calls | lost | frames lost | late, of one call at most | gap p50 / p95 / max ms |",
+             "| what happens | calls | lost | frames lost | late, of one call at most, before | gap p50 / p95 / max ms |",
              "|---|---|---|---|---|---|"]
     for what, part, within in _CALLS:
         row = found.get(part)
         row = row.get(within) if within is not None and isinstance(row, Mapping) else row
         if isinstance(row, Mapping):
             lines.append(f"| {what} | {row['calls']} | {row['calls_lost']} | {row['frames_lost']} | "
-                         f"{row['frames_late']}, {row.get('frames_late_of_one_call', '-')} | "
+                         f"{row['frames_late']}, {row.get('frames_late_of_one_call', '-')}, "
+                         f"{row.get('frames_late_before', '-')} | "
                          f"{row['gap_p50_ms']} / {row['gap_p95_ms']} / {row['gap_max_ms']} |")
     killed = [f"{service} {found[name]}" for service in ("codec", "gateway")
               if isinstance(found.get(name := f"{service}_kill_gap_p95_ms"), int)]
