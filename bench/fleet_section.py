@@ -22,7 +22,7 @@ def write(found: Mapping[str, Any], path: Path = PAGE) -> None:
     """Put these figures into the page, in place of those before; what was not measured, or failed, has no row."""
     lines = ["Written by `make fleet-check` from `out/fleet.json`: the pods of the `dev` overlay as processes of one "
              "machine, all under live calls.", "",
-             "| what happens | calls | lost | frames lost | late, of one call at most, before | gap p50 / p95 / max ms |",
+             "| what happens | calls | lost | frames lost | late, most of one call, before | gap p50 / p95 / max ms |",
              "|---|---|---|---|---|---|"]
     for what, part, within in _CALLS:
         row = found.get(part)

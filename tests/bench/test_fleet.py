@@ -34,8 +34,8 @@ def test_lateness_of_a_time_is_beside_the_pace_before() -> None:
 def test_the_section_holds_what_was_measured_and_keeps_the_rest(tmp_path: Path) -> None:
     page = tmp_path / "reliability.md"
     page.write_text(f"before\n{fleet_section.BEGIN}\nold\n{fleet_section.END}\nafter\n")
-    row = {"calls": 8, "calls_lost": 0, "frames_lost": 2, "frames_late": 3, "frames_late_of_one_call": 1, "frames_late_before": 0,
-           "gap_p50_ms": 4, "gap_p95_ms": 5, "gap_max_ms": 6}
+    row = {"calls": 8, "calls_lost": 0, "frames_lost": 2, "frames_late": 3, "frames_late_of_one_call": 1,
+           "frames_late_before": 0, "gap_p50_ms": 4, "gap_p95_ms": 5, "gap_max_ms": 6}
     link = {"latency_ms": 10.0, "loss": 0.01, "frames": 700, "frames_skipped": 0, "frames_late": 7, "later_p50_ms": 40,
             "later_p99_ms": 250, "calls_lost": 0}
     found = {"rolling": row, "drain_frames_late": {"gateway": row}, "scale_down": "failed: MeshDown", "links": [link],
