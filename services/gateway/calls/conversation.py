@@ -126,11 +126,16 @@ class Conversation:
         for session, _ in self._speaking:
             await session.flushed()
 
+    def skip_none(self) -> None:
+        """Skip no frame for some seconds: calls move, this one or others, so the engines have more to step."""
+        for _, pipeline in self._speaking:
+            pipeline.skip_none()
+
     def go_away(self, time_left_s: float) -> None:
         """Ask the caller to reconnect to another gateway, which can read the session from the store."""
         self._leaving.append(GoAway(time_left_s))
+        self.skip_none()
         for _, pipeline in self._speaking:
-            pipeline.skip_none()
             pipeline.tell(self._leaving[-1])
 
     def leave(self, replica: Replica) -> bool:

@@ -27,6 +27,9 @@ class Leaves(Protocol):
     def speaks(self) -> bool:
         """Whether it is open: else it waits in line, and there is nothing to be moved."""
 
+    def skip_none(self) -> None:
+        """Skip no frame for some seconds."""
+
     async def written(self) -> None:
         """Wait until another gateway can read what was said so far."""
 
@@ -41,6 +44,8 @@ async def ask_to_leave(calls: Collection[Leaves], time_left_s: float) -> None:
     waiting, speaking = [call for call in calls if not call.speaks], [call for call in calls if call.speaks]
     for call in waiting:
         call.go_away(time_left_s)
+    for call in speaking:  # a frame that is late until its call has moved is better than none
+        call.skip_none()
     left_s = time_left_s
     for number, call in enumerate(speaking, 1):
         if call.over.is_set():

@@ -241,7 +241,7 @@ class Pipeline:
         self._out.put_nowait(notice)
 
     def skip_none(self) -> None:
-        """Skip no frame for a while, see Ingest.catch_up: the call moves, and its next rows step beside these."""
+        """Skip no frame for a while, see Ingest.catch_up."""
         self._ingest.catch_up()
 
     def leave(self, replica: Replica) -> bool:
