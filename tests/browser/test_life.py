@@ -222,9 +222,11 @@ async def test_a_page_moves_to_another_gateway_beside_its_old_call(context: Any,
             return len(await tab.page.evaluate("told")) > moved + 25
         await until(talks_on)
         told = await tab.page.evaluate("told")
-        assert told == list(range(told[0], told[0] + len(told)))
+        skipped = (await tab.figures_of(len(await tab.figures()) + 1))[-1]["skipped"]  # by the mesh, when it is busy
+        assert told == sorted(set(told)) and told[-1] + 1 - told[0] - len(told) <= skipped
         assert await tab.page.evaluate("states") == []
-        assert consecutive(await tab.words())
+        words = await tab.words()
+        assert words == sorted(set(words))
         await tab.end()
         await until(lambda: another.leaks == 0)
         assert tab.complaints == []
