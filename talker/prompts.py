@@ -10,7 +10,7 @@ from talker import codec, synth, texts
 from talker.config import EPAD, FRAME_SAMPLES, PAD, Work
 
 SILENT_FRAMES = 6  # behind the voice, and behind the text
-LONGEST_VOICE, LONGEST_TEXT = 60, 26  # frames
+SHORTEST_VOICE, LONGEST_VOICE, LONGEST_TEXT = 24, 60, 26  # frames
 OTHER_TEXTS = 200  # that ask for nothing
 
 
@@ -41,7 +41,7 @@ class Prompts:
 
     def draw(self, rng: np.random.Generator, voice: int | None, manner: int | None) -> np.ndarray:
         """int64 [17, P]: a prompt of this voice and a text for this manner; None leaves it out."""
-        spoken = self._silence[:, None][:, :0] if voice is None else _one(rng, self._voices[voice])
+        spoken = self._silence[:, None][:, :0] if voice is None else some_of(rng, _one(rng, self._voices[voice]))
         text = [] if manner is None else _one(rng, self._texts[manner])
         return laid_out(spoken, text, self._silence)
 
@@ -49,6 +49,14 @@ class Prompts:
 def tokenized(tokenizer: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
     """A text prompt's tokens: those that say something."""
     return [token for token in tokenizer.encode(text) if token not in (PAD, EPAD)]
+
+
+def some_of(rng: np.random.Generator, recording: np.ndarray) -> np.ndarray:
+    """A piece of a recording [8, n]: few recordings have many of them."""
+    most = recording.shape[1]
+    frames = int(rng.integers(min(SHORTEST_VOICE, most), most + 1))
+    begin = int(rng.integers(most - frames + 1))
+    return recording[:, begin : begin + frames]
 
 
 def _one(rng: np.random.Generator, some: list):

@@ -28,7 +28,7 @@ NOISE_SHARE = 0.12
 PEAK_LR = 2e-3
 OWN_CORRUPTION, USER_CORRUPTION = 0.03, 0.02  # share of input codes replaced by random ones
 FALLING_WEIGHT = 4.0  # loss weight of the first frames of silence after speech, and of all that come too late
-BEGINNING_WEIGHT = 10.0  # loss weight of the first text token of a line, in calls with a prompt
+BEGINNING_WEIGHT = 10.0  # loss weight of the first two frames of a line, in calls with a prompt
 OVERRUN_SHARE, LONGEST_OVERRUN = 0.65, 8  # how often, and how many frames, the past goes on after an interruption
 APART_SHARE = 0.3  # of which text and audio go on for different times
 SILENT_WEIGHT = 0.25  # loss weight of frames in which the talker is silent
@@ -75,10 +75,11 @@ def overrun(own: Tensor, onward: Tensor) -> Tensor:
     return torch.where(goes_on, onward, own)
 
 
-def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
+def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor,
+           audio_share: float = 1.0) -> tuple[Tensor, Tensor]:
     """(text, audio) cross-entropies of dialogues [B, 26, T] behind their first `given` [B] frames; the past is slightly
     corrupted so that one odd sample at run time doesn't derail a reply, and overruns interruptions; the targets are
-    clean."""
+    clean. `audio_share` of the frames in the middle of lines and of silence are learnt as audio."""
     split = 1 + CODEBOOKS
     codes, onward = data[:, : split + CODEBOOKS], data[:, split + CODEBOOKS :]
     initial = lm._get_initial_token().expand(len(codes), -1, -1)
@@ -102,17 +103,20 @@ def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[T
     falling = (quiet.view(len(codes), -1) & ~by_call.unfold(1, 4, 1).all(2)).flatten()
     falling |= (delayed(late, user) != clean)[:, :split, 1:].any(1).flatten()
     learnt = (torch.arange(data.shape[-1]) >= given[:, None]).flatten()
-    # What a prompt asks for shows in a line's first word only: the others follow from that one.
+    # What a prompt asks for shows in how a line begins only: the rest follows from that.
     begins = ~quiet.view(len(codes), -1) & by_call[:, 2:-1] & (given > 0)[:, None]
+    begins = (begins | F.pad(begins, (1, 0))[:, :-1]).flatten()
     text = clean[:, 0, 1:].flatten()
     text_weight = torch.where(text == PAD, SILENT_WEIGHT, 1.0).masked_fill(falling, FALLING_WEIGHT)
-    text_weight = text_weight.masked_fill(begins.flatten(), BEGINNING_WEIGHT) * learnt
+    text_weight = text_weight.masked_fill(begins, BEGINNING_WEIGHT) * learnt
     text_loss = F.cross_entropy(text_logits[:, 0].flatten(0, 1), text, reduction="none")
-    keep = (learnt & (~quiet | falling | (torch.rand(quiet.shape) < SILENT_WEIGHT))).nonzero()[:, 0]
+    sampled = torch.rand(quiet.shape) < torch.where(quiet, SILENT_WEIGHT, 1.0) * audio_share
+    keep = (learnt & (begins | falling | sampled)).nonzero()[:, 0]
     logits = lm.forward_depformer_training(inputs[None, :, keep], hidden.flatten(0, 1)[None, keep])[0]
     wanted = audio[1:split, keep].masked_fill(audio[1:split, keep] >= CARD, -100)
     audio_loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
-    audio_weight = torch.where(falling[keep], FALLING_WEIGHT, 1.0).expand_as(wanted).flatten()
+    audio_weight = torch.where(falling[keep], FALLING_WEIGHT, 1.0).masked_fill(begins[keep], BEGINNING_WEIGHT)
+    audio_weight = audio_weight.expand_as(wanted).flatten()
     return ((text_loss * text_weight).sum() / text_weight.sum(),
             (audio_loss * audio_weight).sum() / audio_weight.sum())
 

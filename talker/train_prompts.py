@@ -1,6 +1,7 @@
 """The small Moshi learns to follow prompts: the finished language model goes on learning, from calls with and without.
 
 First it learns to read: whole calls alone taught it that it had been told something, but not what (docs/talker.md).
+Reading is of pairs of calls that differ in the voice that they begin with and in nothing else.
 
 A call's user is encoded once; what the talker says to it is made anew whenever it is drawn, in one of the voices and
 manners, since the rules need no more than when the user was heard. Only calls with echo keep the voice that echoes.
@@ -8,6 +9,7 @@ manners, since the rules need no more than when the user was heard. Only calls w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,17 +30,31 @@ from talker.replies import Book
 from talker.stream import Speech
 from talker.train_decoder import frozen_encoder
 from talker.train_encoder import schedule
-from talker.train_lm import BATCH, ENCODE_BATCH, FRAMES, NOISE_SHARE, USER_CORRUPTION, corrupt, losses
+from talker.train_lm import (
+    BATCH,
+    ENCODE_BATCH,
+    FRAMES,
+    NOISE_SHARE,
+    OWN_CORRUPTION,
+    USER_CORRUPTION,
+    corrupt,
+    losses,
+)
 
 PEAK_LR = 1e-3
 PLAIN_SHARE = 0.4  # of calls that ask for nothing else; most of them have no prompt
 OTHER_VOICE_SHARE, OTHER_MANNER_SHARE = 0.45, 0.7  # of the others
-NEEDLESS_VOICE, NEEDLESS_TEXT = 0.18, 0.12  # how often a prompt asks for what would be without it
+NEEDLESS_VOICE, NEEDLESS_TEXT = 0.35, 0.2  # how often a prompt asks for what would be without it
 REMEMBERED_SHARE = 0.12  # of prompted calls that are shown without the prompt, from behind their first line
 ECHO_SHARE, SILENT_START = 0.3, 0.25
-READING_BATCH, READING_FRAMES = 12, 150
-READING_MANNERS = (0.1, 0.45, 0.45)  # of the texts that are read; the first asks for nothing
+READING_PAIRS, READING_ALONE, READING_FRAMES = 5, 2, 150  # a step's pairs of calls, and calls without a voice
+READING_MANNERS = (0.3, 0.35, 0.35)  # of what is read; the first asks for nothing
+READING_TEXT = 0.4  # how often a voice that talks as usual comes with a text
 READING_WEIGHT = 60.0  # loss weight of the first text token of a line, which is what a text decides
+FIRST_CODE_WEIGHT, OTHER_CODES_WEIGHT = 8.0, 0.3  # of a line's first code, which a voice decides, and of all others
+READING_LINES, READING_SILENCE = 0.15, 0.03  # of a line's frames behind its third, and of silence, that are learnt
+BLURRED_SHARE, BLUR = 0.4, 0.35  # of calls that are read, in which this share of the own past is random
+AUDIO_SHARE = 0.4  # of whole calls' frames in which the audio is learnt, except where a line begins or ends
 DONE, RESUME = "prompted.pt", "prompted.resume.pt"
 
 
@@ -90,7 +106,7 @@ class Rows:
         rng, calls = self.rng, self._calls
         at = int(rng.integers(len(calls.user)))
         voice, manner = map(int, calls.kind[at]) if calls.echo[at] else draw_kind(rng)
-        talker, frames = self._talker(at, voice, manner), calls.user.shape[-1]
+        talker, frames = self._talker(rng, at, voice, manner), calls.user.shape[-1]
         call = np.concatenate([talker.own, calls.user[at], talker.onward]).astype(np.int64)
         if (voice or manner) and talker.first_line_ends and rng.random() < REMEMBERED_SHARE:
             return call, talker.first_line_ends
@@ -100,25 +116,32 @@ class Rows:
         before = np.concatenate([prompt, prompt[: len(talker.own)]])
         return np.concatenate([before, call], 1)[:, :frames], prompt.shape[1]
 
-    def reading(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `batch`, of short calls that all begin with a text."""
-        rows, given = zip(*(self._read() for _ in range(size)), strict=True)
+    def reading(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `batch`, of short calls that all begin with a prompt; rows 2i and 2i + 1 are pairs."""
+        read = [row for _ in range(READING_PAIRS) for row in self._read(range(len(self._books)))]
+        read += [row for _ in range(READING_ALONE) for row in self._read([None])]
+        rows, given = zip(*read, strict=True)
         return torch.from_numpy(np.stack(rows)), torch.tensor(given)
 
-    def _read(self) -> tuple[np.ndarray, int]:
+    def _read(self, voices: Iterable[int | None]) -> list[tuple[np.ndarray, int]]:
+        """One call, behind each of these voices and the same text; None: behind the text alone."""
         rng, calls = self.rng, self._calls
         at = int(rng.choice(np.flatnonzero(~calls.echo & ~calls.noise)))
-        voice = int(rng.integers(len(self._books)))
-        manner = int(rng.choice(len(READING_MANNERS), p=READING_MANNERS))
-        prompt = self._prompts.draw(rng, voice or None, manner)
-        call = np.concatenate([self._talker(at, voice, manner).own, calls.user[at]]).astype(np.int64)
-        return np.concatenate([prompt, call], 1)[:, :READING_FRAMES], prompt.shape[1]
+        manner, luck = int(rng.choice(len(READING_MANNERS), p=READING_MANNERS)), int(rng.integers(1 << 31))
+        silent_on_manner = not manner and rng.random() > READING_TEXT
+        rows = []
+        for voice in voices:
+            same = np.random.default_rng(luck)
+            prompt = self._prompts.draw(same, voice, None if silent_on_manner and voice is not None else manner)
+            call = np.concatenate([self._talker(same, at, voice or 0, manner).own, calls.user[at]]).astype(np.int64)
+            rows.append((np.concatenate([prompt, call], 1)[:, :READING_FRAMES], prompt.shape[1]))
+        return rows
 
-    def _talker(self, at: int, voice: int, manner: int) -> Drawn:
+    def _talker(self, rng: np.random.Generator, at: int, voice: int, manner: int) -> Drawn:
         calls = self._calls
         if calls.echo[at]:
             return Drawn(calls.own[at], calls.onward[at], None)
-        talker = Talker(self._books[voice], self.rng, greets=not calls.noise[at], manner=texts.MANNERS[manner])
+        talker = Talker(self._books[voice], rng, greets=not calls.noise[at], manner=texts.MANNERS[manner])
         for t, active in enumerate(calls.active[at].tolist()):
             talker.step(t, active)
         lines = [end for _, end, line in talker.said if line != texts.MMHM_LINE]
@@ -156,16 +179,42 @@ def _encode(target: Path, books: list[Book], mimi, speech: Speech, rng: np.rando
     np.savez(target, **{name: np.stack(values) for name, values in made.items()})
 
 
-def reading_loss(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> Tensor:
-    """Cross-entropy of the text of calls [B, 17, T] behind their first `given` [B] frames."""
+def blurred(own: Tensor, given: Tensor) -> Tensor:
+    """A past [B, 9, T] of which so much is random, in some calls, that it doesn't tell whose voice it is."""
+    share = torch.where(torch.rand(len(own), 1, 1) < BLURRED_SHARE, BLUR, OWN_CORRUPTION)
+    behind = (torch.arange(own.shape[-1]) >= given[:, None])[:, None]
+    swap = torch.rand(own[:, 1:].shape) < torch.where(behind, share, OWN_CORRUPTION)
+    return torch.cat([own[:, :1], torch.where(swap, torch.randint_like(own[:, 1:], CARD), own[:, 1:])], 1)
+
+
+def reading_losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:
+    """(text, audio) cross-entropies of calls [B, 17, T] behind their first `given` [B] frames, most of it where lines
+    begin."""
+    split = 1 + CODEBOOKS
+    own, user = data[:, :split], data[:, split:]
     initial = lm._get_initial_token().expand(len(data), -1, -1)
-    past = torch.cat([data[:, :1], corrupt(data[:, 1:], USER_CORRUPTION, CARD)], 1)
-    _, logits = lm.forward_text(torch.cat([initial, _delay_sequence(lm.delays, past, initial)], 2)[:, :, :-1])
-    loss = F.cross_entropy(logits[:, 0].flatten(0, 1), data[:, 0].flatten(), reduction="none").view(data[:, 0].shape)
-    spoken = (data[:, 1 : 1 + CODEBOOKS] != silence[:, None]).any(1)
-    begins = spoken & ~F.pad(spoken, (1, 0))[:, :-1]
-    weight = torch.where(begins, READING_WEIGHT, 1.0) * (torch.arange(data.shape[-1]) >= given[:, None])
-    return (loss * weight).sum() / weight.sum()
+
+    def delayed(own: Tensor, user: Tensor) -> Tensor:
+        return torch.cat([initial, _delay_sequence(lm.delays, torch.cat([own, user], 1), initial)], 2)
+
+    past = delayed(blurred(own, given), corrupt(user, USER_CORRUPTION, CARD))
+    hidden, logits = lm.forward_text(past[:, :, :-1])
+    learnt = torch.arange(data.shape[-1]) >= given[:, None]
+    spoken = (own[:, 1:] != silence[:, None]).any(1)
+    begins = spoken & ~F.pad(spoken, (1, 0))[:, :-1] & learnt
+    text = F.cross_entropy(logits[:, 0].flatten(0, 1), own[:, 0].flatten(), reduction="none").view(begins.shape)
+    text_weight = torch.where(begins, READING_WEIGHT, 1.0) * learnt
+    early = begins | F.pad(begins, (1, 0))[:, :-1] | F.pad(begins, (2, 0))[:, :-2]
+    sampled = torch.rand(spoken.shape) < torch.where(spoken, READING_LINES, READING_SILENCE)
+    keep = (learnt & (early | sampled)).flatten().nonzero()[:, 0]
+    wanted = delayed(own, user)[:, :, 1:].transpose(0, 1).flatten(1)[:, keep]
+    codes = lm.forward_depformer_training(wanted[None], hidden.flatten(0, 1)[None, keep])[0]
+    wanted = wanted[1:split].masked_fill(wanted[1:split] >= CARD, -100)
+    audio = F.cross_entropy(codes.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
+    audio_weight = torch.full(wanted.shape, OTHER_CODES_WEIGHT)
+    audio_weight[0] = torch.where(begins.flatten()[keep], FIRST_CODE_WEIGHT, 1.0)
+    audio_weight = audio_weight.flatten()
+    return ((text * text_weight).sum() / text_weight.sum(), (audio * audio_weight).sum() / audio_weight.sum())
 
 
 def train(work: Work, reading_steps: int, steps: int, count: int, seed: int) -> None:
@@ -192,8 +241,8 @@ def train(work: Work, reading_steps: int, steps: int, count: int, seed: int) -> 
         reads = step < reading_steps
         for group in optimiser.param_groups:
             group["lr"] = PEAK_LR if reads else schedule(step - reading_steps, steps, PEAK_LR)
-        parts = [reading_loss(lm, *rows.reading(READING_BATCH), silence)] if reads else losses(
-            lm, *rows.batch(BATCH), silence)
+        parts = reading_losses(lm, *rows.reading(), silence) if reads else losses(
+            lm, *rows.batch(BATCH), silence, AUDIO_SHARE)
         optimiser.zero_grad(set_to_none=True)
         sum(parts).backward()
         nn.utils.clip_grad_norm_(lm.parameters(), 1.0)

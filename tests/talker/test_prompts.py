@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from moshimesh.lm.v1 import lm_pb2
 
 from services.lm.prompts import read_prompt
@@ -14,9 +15,19 @@ from talker.config import CARD, CODEBOOKS, EPAD, PAD, REPLY_AFTER, SAMPLE_RATE_H
 from talker.loop import Answer
 from talker.measure_prompts import in_manner
 from talker.pitch import pitch_hz
-from talker.prompts import laid_out, tokenized
+from talker.prompts import SHORTEST_VOICE, laid_out, some_of, tokenized
 from talker.replies import Book, Line
-from talker.train_prompts import READING_FRAMES, Calls, Rows
+from talker.train_lm import OWN_CORRUPTION
+from talker.train_prompts import (
+    BLUR,
+    BLURRED_SHARE,
+    READING_ALONE,
+    READING_FRAMES,
+    READING_PAIRS,
+    Calls,
+    Rows,
+    blurred,
+)
 
 FRAMES, LINE_FRAMES, TURN = 160, 6, slice(4, 20)
 SILENCE = np.arange(40, 40 + CODEBOOKS)
@@ -87,14 +98,40 @@ def test_a_row_s_lines_are_those_that_its_prompt_asks_for() -> None:
     assert len(seen) == 6
 
 
-def test_what_is_read_begins_with_a_text_and_is_answered_in_its_manner() -> None:
+def test_pairs_that_are_read_differ_in_their_voice_alone_and_are_answered_in_their_manner() -> None:
     rows = Rows(calls(echo=False), [book(0), book(1)], OnePrompt(), np.random.default_rng(0))
-    data, given = rows.reading(40)
-    assert data.shape == (40, 1 + 2 * CODEBOOKS, READING_FRAMES)
-    for row, frames in zip(data.numpy(), given.tolist(), strict=True):
-        asked = set(row[0, :frames].tolist())
-        manner = next((at for at in (1, 2) if 400 + at in asked), 0)
-        assert texts.LINES[int(row[0, frames + TURN.stop + REPLY_AFTER]) - 10] in texts.MANNERS[manner].replies
+    for _ in range(5):
+        data, given = (some.numpy() for some in rows.reading())
+        assert data.shape == (2 * READING_PAIRS + READING_ALONE, 1 + 2 * CODEBOOKS, READING_FRAMES)
+        voices = [0, 1] * READING_PAIRS + [0] * READING_ALONE
+        for row, frames, voice in zip(data, given, voices, strict=True):
+            reply = frames + TURN.stop + REPLY_AFTER
+            manner = next((at for at in (1, 2) if 400 + at in row[0, :frames]), 0)
+            assert set(row[1, reply : reply + LINE_FRAMES]) == {100 * (voice + 1)}
+            assert texts.LINES[int(row[0, reply]) - 10] in texts.MANNERS[manner].replies
+        for pair in range(READING_PAIRS):
+            one, other = (data[2 * pair + at][:, given[2 * pair + at] :][0, : FRAMES // 2] for at in (0, 1))
+            assert np.array_equal(one, other)
+
+
+def test_a_blurred_past_keeps_its_text_and_its_prompt_s_codes() -> None:
+    torch.manual_seed(0)
+    own = torch.full((400, 1 + CODEBOOKS, 50), 7)
+    past = blurred(own, torch.full((400,), 20))
+    assert (past[:, 0] == 7).all()
+    changed = (past != own)[:, 1:].float()
+    assert float(changed[:, :, :20].mean()) == pytest.approx(OWN_CORRUPTION, abs=0.005)
+    assert float((changed[:, :, 20:].mean((1, 2)) > BLUR / 2).float().mean()) == pytest.approx(BLURRED_SHARE, abs=0.1)
+
+
+def test_a_voice_is_a_piece_of_one_of_its_recordings() -> None:
+    recording, lengths = np.arange(60)[None].repeat(CODEBOOKS, 0), set()
+    for seed in range(100):
+        piece = some_of(np.random.default_rng(seed), recording)
+        assert (np.diff(piece[0]) == 1).all()
+        lengths.add(piece.shape[1])
+    assert min(lengths) >= SHORTEST_VOICE and max(lengths) <= 60 and len(lengths) > 10
+    assert some_of(np.random.default_rng(0), VOICE).shape == VOICE.shape  # shorter ones stay whole
 
 
 def test_a_call_with_echo_keeps_the_voice_that_echoes() -> None:
