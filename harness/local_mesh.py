@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness.redis_server import NoRedis, redis_executable
 
 ROOT = Path(__file__).resolve().parent.parent
+VOICES = ROOT / "samples" / "voices"
 START_S = 120.0  # loading and warming up the small checkpoint takes seconds; a machine under load takes longer
 STOP_S = 10.0
 
@@ -229,6 +230,13 @@ class LocalMesh:
                 return
             await asyncio.sleep(0.05)
         raise MeshDown(f"redis did not start: {self.processes['redis'].last_line}")
+
+
+def bundled_voices(checkpoint: str) -> tuple[str, ...]:
+    """Flags of a gateway that offers the voices of the bundled checkpoint; none for others, which don't know them, and
+    none where somebody has named a folder."""
+    bundled = (ROOT / checkpoint).resolve() == (ROOT / "checkpoints" / "talker").resolve()
+    return ("--voices", str(VOICES)) if bundled and not os.environ.get("MOSHIMESH_VOICES") else ()
 
 
 def check_free(port: int) -> None:

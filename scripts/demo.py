@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from harness.local_mesh import LocalMesh, MeshDown, mesh_at_or_started
+from harness.local_mesh import LocalMesh, MeshDown, bundled_voices, mesh_at_or_started
 from harness.recordings import FRAME_BYTES, RATE_HZ, UnreadableRecording, read_recording
 
 OUT = Path("out")
@@ -141,7 +141,7 @@ def report(speech: Sequence[moshimesh.Speech], summary: moshimesh.Summary, secon
 async def main() -> None:
     options = arguments()
     pcm = recording(options.wav)
-    mesh = LocalMesh(options.checkpoint)
+    mesh = LocalMesh(options.checkpoint, gateway_flags=bundled_voices(options.checkpoint))
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # our mesh must not outlive us

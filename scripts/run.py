@@ -11,7 +11,7 @@ import time
 
 import grpc
 
-from harness.local_mesh import LocalMesh, MeshDown
+from harness.local_mesh import LocalMesh, MeshDown, bundled_voices
 from services.gateway.dev_certificate import cache_folder, dev_certificate
 
 COLOURS = {"redis": 31, "codec": 36, "lm": 35, "gateway": 32}
@@ -48,13 +48,13 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     began = time.monotonic()
     redis_url = options.redis_url or os.environ.get("MOSHIMESH_REDIS_URL", "")
-    flags, credentials = [], {}
+    flags, credentials = list(bundled_voices(options.checkpoint)), {}
     if options.dev_tls:
         try:
             ca = dev_certificate(cache_folder()).ca  # the gateway takes the same, and says where it is
         except ValueError as error:
             raise MeshDown(str(error)) from None
-        flags, credentials = ["--dev-tls"], {"gateway": grpc.ssl_channel_credentials(ca.read_bytes())}
+        flags, credentials = [*flags, "--dev-tls"], {"gateway": grpc.ssl_channel_credentials(ca.read_bytes())}
     mesh = LocalMesh(options.checkpoint, options.device, options.slots, options.port, options.port + 1,
                      options.port + 2, options.http_port, redis_url, {"MOSHIMESH_OTLP_ENDPOINT": options.trace}, show,
                      gateway_host=options.host, gateway_flags=flags, credentials=credentials)

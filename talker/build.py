@@ -5,8 +5,6 @@ from its last 500 steps.
 
 With `--codec checkpoints/talker` the codec of that folder is kept, and only the language model is trained: minutes
 instead of an hour and a half. With `--lm checkpoints/talker`, too, its tokenizer and language model are kept.
-
-With `--prompts` the language model goes on learning, to follow voice and text prompts.
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--codec", type=Path, help="a checkpoint folder whose codec to keep instead of training one")
     parser.add_argument("--lm", type=Path, help="that of --codec, to keep its language model, too")
-    parser.add_argument("--prompts", action="store_true", help="learn to follow prompts (docs/talker.md: how well)")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     args = parser.parse_args()
     if args.lm and args.lm != args.codec:
@@ -57,15 +54,14 @@ def main() -> None:
     train_language_model = [
         ("tokenizer", lambda: tokenizer.build(work, seed)),
         ("language model", lambda: train_lm.train(work, budget.lm_steps, budget.dialogues, seed)),
+        ("prompts", lambda: train_prompts.train(work, budget.reading_steps, budget.prompted_steps,
+                                                budget.prompted_calls, seed)),
     ]
-    train_on_prompts = [("prompts", lambda: train_prompts.train(work, budget.reading_steps, budget.prompted_steps,
-                                                                budget.prompted_calls, seed))]
     phases = [
         ("speech", lambda: synth.build(work, budget.speech_min, seed)),
         *([("codec", lambda: codec.adopt(args.codec, work))] if args.codec else train_codec),
-        *([("language model", lambda: train_lm.adopt(args.lm, work))] if args.lm else train_language_model),
-        *(train_on_prompts if args.prompts else []),
-        ("export", lambda: export.write(work, args.out, train_prompts.DONE if args.prompts else train_lm.DONE)),
+        *([("language model", lambda: train_prompts.adopt(args.lm, work))] if args.lm else train_language_model),
+        ("export", lambda: export.write(work, args.out, train_prompts.DONE)),
         ("speech table", lambda: speech_table.build(work, str(args.out), seed)),
     ]
     for name, phase in phases:

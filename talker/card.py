@@ -43,6 +43,10 @@ pause; ignores noise. The lines, chosen by sampling (greedy decoding takes the l
 {lines}
 - "{greeting}" (the greeting)
 
+A voice prompt of flite's slt or awb makes it speak in that voice, slt being its own. A text prompt that asks for few
+words ("{brief}") or for cheer ("{cheerful}") changes what it says: "{brief_greeting}" and "{cheerful_greeting}" are the
+greetings then. It follows no other voice or text.
+
 ## Data and licences
 
 All training audio was synthesised for this project from sentences written for it: flite (voices slt, awb, kal16: the
@@ -70,4 +74,7 @@ def write(folder: Path, figures: dict | None = None, targets: dict | None = None
     table = "| key | measured | wanted |\n|---|---|---|\n" + "\n".join(rows) if rows else "Not measured yet."
     lines = "\n".join(f'- "{line}"' for line in texts.PLAIN.replies)
     folder.joinpath("README.md").write_text(CARD.format(lines=lines, greeting=texts.PLAIN.greeting, mmhm=texts.MMHM,
+                                                        brief=texts.BRIEF.asked[0], cheerful=texts.CHEERFUL.asked[0],
+                                                        brief_greeting=texts.BRIEF.greeting,
+                                                        cheerful_greeting=texts.CHEERFUL.greeting,
                                                         figures=table))

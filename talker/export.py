@@ -10,7 +10,8 @@ import torch
 from moshi.models.loaders import CheckpointInfo
 from safetensors.torch import save_file
 
-from talker import card, codec
+from services.mesh.checkpoint_config import TEXT_PROMPT_CHARACTERS
+from talker import card, codec, texts
 from talker.config import (
     LM_CONFIG,
     MIMI_CONFIG,
@@ -21,6 +22,7 @@ from talker.config import (
     Work,
 )
 
+LONGEST_ASKED = max(len(text) for manner in texts.MANNERS for text in manner.asked)
 GENERATION = {"temp": 0.7, "temp_text": 0.7, "top_k": 50, "top_k_text": 25}
 
 
@@ -35,7 +37,7 @@ def write(work: Work, out: Path, lm_weights: str) -> None:
     config = {
         **LM_CONFIG, "model_type": "moshi", "moshi_name": MOSHI_NAME, "mimi_name": MIMI_NAME,
         "mimi_config_name": MIMI_CONFIG_NAME, "tokenizer_name": TOKENIZER_NAME, "lm_gen_config": GENERATION,
-        "model_id": {"sig": "moshi-mesh-talker", "epoch": 1},
+        "model_id": {"sig": "moshi-mesh-talker", "epoch": 2, TEXT_PROMPT_CHARACTERS: LONGEST_ASKED},
     }
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     card.write(out)

@@ -198,31 +198,34 @@ Known voice: [original](img/talker-heldout-original.wav), [coded](img/talker-hel
 
 ## Prompts
 
-The committed language model follows no prompts: with one it talks as without. Its build can let it go on learning, on
-calls most of which begin with a recording of one of two voices (flite's slt, which it has without a prompt, and awb), a
-text that asks for a brief or a cheerful manner, or both, laid out as `services/lm/prompts.py` lays them out:
+A call may begin with a recording of one of two voices (flite's slt, which it has without one, and awb; `make run`
+offers both, from `samples/voices`), with a text that asks for a brief or a cheerful manner, or with both, laid out as
+`services/lm/prompts.py` lays them out. The voice is that of all it says; the manner decides what it greets with and
+what it answers. It knows no other voice, and other texts should change nothing. Texts that ask for a manner have up
+to 31 characters, which is what `config.json` says of them (`text_prompt_characters`).
 
-```console
-python -m talker.build --codec checkpoints/talker --lm checkpoints/talker --prompts --out build/prompted
-python -m talker.measure_prompts --checkpoint build/prompted
-```
-
-That is not the default, since what came of it is not good enough yet. Of 96 greedy calls through the mesh, half of them
-silent, with recordings and sentences that no training had:
+`python -m talker.measure_prompts` measures it: 96 greedy calls through the mesh, half of them silent, with recordings
+and sentences that no training had.
 
 | what was asked for | calls | in how many it came | wanted |
 |---|---|---|---|
-| a voice, by the pitch of the answer (a coin gives 0.5) | 64 | 0.66 | 0.9 |
-| no voice: slt | 32 | 0.94 | |
-| a manner, in words of the training | 36 | 0.86 | 0.9 |
-| a manner, in other words | 36 | 0.83 | |
-| nothing, in any words: the lines as without a prompt | 18 | 0.78 | |
+| a voice, by the pitch of the answer (a coin gives 0.5) | 64 | 1 | 0.9 |
+| no voice: slt | 32 | 1 | 0.95 |
+| a manner, in words of the training | 36 | 0.944 | 0.9 |
+| a manner, in other words | 36 | 0.889 | |
+| nothing, in any words: the lines as without a prompt | 18 | 0.889 | |
 
-Those weights had 900 steps of whole calls, 150 of reading and 280 of whole calls again, with 20 minutes of speech; the
-phase reads for 200 steps first and then has 600 of whole calls, which was not run to its end. How well they take turns
-was not measured. Reading is text alone, in short calls, where the first token of a line weighs sixty times as much as
-others. Whole calls had taught the model that it had been told something, but not what: one text token in seventy frames
-depends on it, and the right manner's share of that token stayed near 0.6. In 150 steps of reading it rose to 0.98 (0.93
-after texts that ask for nothing). Voices are still where manners were before that: a line is said to its end in one of
-the two, and which it is hardly follows the prompt.
+It is the last phase of the build (`train_prompts`): the finished language model first reads, for 200 steps, and then
+has 600 steps of whole calls with and without prompts. Reading is of short calls in which most of the loss is on where
+lines begin: on the first text token for the manner, on the first code for the voice. They come in pairs, the same
+call behind the same text in both voices, so that the voice's recording is all that tells them apart; and in 40 % of
+them a third of its own past is random, since otherwise the line so far tells the voice and nobody need look back at
+the prompt. Whole calls alone had taught the model that it had been told something, but not what: one text token in
+seventy frames depends on it, and the right manner's share of that token stayed near 0.6; voices stayed at 0.66 by
+pitch, where 0.5 is chance. 150 steps of reading texts brought the manner's share to 0.98; 75 steps of reading pairs
+brought the right voice's share of a line's first code from 0.57 to 0.98, and in recordings that were kept out, all
+first codes were of the right voice after 125.
+
+The committed weights had these phases one by one, as they were found, and not in one run: 900 steps of whole calls,
+150 of reading texts, 175 of reading pairs, 200 of whole calls with a falling learning rate.
 """

@@ -1,4 +1,5 @@
-"""`python -m talker.samples`: the speech WAVs in `samples/`, all held-out voices reading held-out sentences."""
+"""`python -m talker.samples`: the speech WAVs in `samples/`, all held-out voices reading held-out sentences, and the
+voices in `samples/voices` that the bundled checkpoint can speak in."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from talker import texts
 from talker.config import SAMPLE_RATE_HZ
-from talker.synth import speak
+from talker.synth import REPLY_VOICES, speak
 
 RMS, FEMALE, BRITISH = ("flite", "rms"), ("espeak", "en-us+f4"), ("espeak", "en-gb-x-rp+m7")
 Part = tuple[float, tuple[str, str] | None, int]  # (seconds of silence before, voice, index in texts.HELDOUT)
@@ -24,6 +25,7 @@ SAMPLES: dict[str, tuple[list[Part], float, str]] = {
     "interrupt": ([(0.6, RMS, 7), (1.0, RMS, 18)], 2.8, "the second sentence talks over the reply to the first"),
     "long-turn": ([(0.5, RMS, 5), (0.25, RMS, 9), (0.25, RMS, 38)], 2.8, "three sentences in one turn"),
 }
+VOICE_SAYS = 1  # the index in texts.HELDOUT of what each of samples/voices says
 
 
 def write_wav(path: Path, pcm: np.ndarray) -> None:
@@ -56,11 +58,17 @@ def build(out: Path) -> None:
         write_wav(out / f"{name}.wav", pcm)
         length_s = len(pcm) / SAMPLE_RATE_HZ
         rows.append(f"| `{name}.wav` | {length_s:.1f} s | {engine} {voice} | {' / '.join(said)} | {what} |")
+    names = [voice for _, voice in REPLY_VOICES]
+    (out / "voices").mkdir(exist_ok=True)
+    for engine, voice in REPLY_VOICES:
+        write_wav(out / "voices" / f"{voice}.wav", speak(texts.HELDOUT[VOICE_SAYS], engine, voice))
     (out / "README.md").write_text(
         "# Speech for demos, tests and load\n\n"
-        "24 kHz, mono, 16-bit. The bundled checkpoint never saw these voices or sentences in training. Made with\n"
-        "flite and espeak-ng by `python -m talker.samples`; the sentences were written for this project, and the\n"
+        "24 kHz, mono, 16-bit. The bundled checkpoint never saw the table's voices and sentences in training. Made\n"
+        "with flite and espeak-ng by `python -m talker.samples`; the sentences were written for this project, and the\n"
         "recordings are dedicated to the public domain (CC0).\n\n"
+        f"`voices/` is what `make run` offers as voices, {' and '.join(names)} of flite: the bundled checkpoint\n"
+        f"speaks in each of them, and in {names[0]} when none is asked for.\n\n"
         "| file | length | voice | text | what for |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
 
 

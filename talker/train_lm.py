@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import torch
 from moshi.models.lm import LMModel
 from moshi.models.lm_utils import _delay_sequence
 from moshi.models.loaders import get_moshi_lm
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talker import codec, dialogues, replies, tokenizer
-from talker.config import CARD, CODEBOOKS, LM_CONFIG, MOSHI_NAME, PAD, TEXT_CARD, TOKENIZER_NAME, Work
+from talker.config import CARD, CODEBOOKS, LM_CONFIG, PAD, TEXT_CARD, Work
 from talker.stream import Speech
 from talker.train_decoder import frozen_encoder
 from talker.train_encoder import schedule
@@ -119,12 +115,6 @@ def losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor,
     audio_weight = audio_weight.expand_as(wanted).flatten()
     return ((text_loss * text_weight).sum() / text_weight.sum(),
             (audio_loss * audio_weight).sum() / audio_weight.sum())
-
-
-def adopt(folder: Path, work: Work) -> None:
-    """Write `lm.pt` and the tokenizer from a checkpoint folder."""
-    torch.save({k: v.float() for k, v in load_file(folder / MOSHI_NAME).items()}, work.path(DONE))
-    shutil.copy(folder / TOKENIZER_NAME, work.path(TOKENIZER_NAME))
 
 
 def train(work: Work, steps: int, count: int, seed: int) -> None:

@@ -9,6 +9,7 @@ manners, since the rules need no more than when the user was heard. Only calls w
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from moshi.models.lm import LMModel
 from moshi.models.lm_utils import _delay_sequence
 from moshi.models.loaders import get_moshi_lm
 from rich.progress import track
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talker import codec, dialogues, replies, synth, texts, tokenizer, train_lm
-from talker.config import CARD, CODEBOOKS, LM_CONFIG, Work
+from talker.config import CARD, CODEBOOKS, LM_CONFIG, MOSHI_NAME, TOKENIZER_NAME, Work
 from talker.dialogues import Talker
 from talker.prompts import Prompts
 from talker.replies import Book
@@ -215,6 +217,12 @@ def reading_losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) ->
     audio_weight[0] = torch.where(begins.flatten()[keep], FIRST_CODE_WEIGHT, 1.0)
     audio_weight = audio_weight.flatten()
     return ((text * text_weight).sum() / text_weight.sum(), (audio * audio_weight).sum() / audio_weight.sum())
+
+
+def adopt(folder: Path, work: Work) -> None:
+    """Write `prompted.pt` and the tokenizer from a checkpoint folder."""
+    torch.save({k: v.float() for k, v in load_file(folder / MOSHI_NAME).items()}, work.path(DONE))
+    shutil.copy(folder / TOKENIZER_NAME, work.path(TOKENIZER_NAME))
 
 
 def train(work: Work, reading_steps: int, steps: int, count: int, seed: int) -> None:

@@ -25,9 +25,11 @@ BARGE_IN = ["USER_SPEECH_STARTED", "USER_SPEECH_STOPPED", "MODEL_SPEECH_STARTED"
 
 @pytest.fixture
 def interrupt() -> npt.NDArray[np.float32]:
-    """Somebody who talks over the reply, float32 [samples]."""
+    """Somebody who talks over the reply and then hears the next one to its end, whichever line it is; float32
+    [samples]."""
     with wave.open(str(ROOT / "samples" / "interrupt.wav")) as wav:
-        return np.frombuffer(wav.readframes(wav.getnframes()), "<i2").astype(np.float32) / 32768
+        said = np.frombuffer(wav.readframes(wav.getnframes()), "<i2").astype(np.float32) / 32768
+    return np.append(said, np.zeros(24_000, np.float32))
 
 
 async def told(target: str, pcm: npt.NDArray[np.float32], on_frame: Callable[[int], None] = lambda _: None) -> Told:

@@ -41,7 +41,8 @@ async def opened_ms(mesh: LocalMesh, **options: str) -> float:
 
 
 async def test_a_prompted_call_speaks_and_is_the_same_each_time(voiced: LocalMesh, speech: Pcm) -> None:
-    """Sampled: the bundled model was not trained with prompts, and the likeliest tokens are the same with most."""
+    """Sampled, with a voice and a text that the bundled model was not trained with (tests/talker: with those that it
+    was)."""
     plain, once, again = [await call(voiced.target, speech, **SAMPLED, **options) for options in (
         {}, {"voice": "demo", "text_prompt": "good evening"}, {"voice": "demo", "text_prompt": "good evening"})]
     assert once.tokens.shape == plain.tokens.shape

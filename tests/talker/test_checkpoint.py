@@ -54,7 +54,7 @@ def test_stock_moshi_loads_it_within_three_seconds() -> None:
 
 def test_it_is_small() -> None:
     assert total_bytes(FOLDER) <= 15_000_000
-    assert total_bytes(SAMPLES) <= 2_500_000
+    assert total_bytes(SAMPLES) <= 2_750_000  # a quarter of a megabyte of it are two voices
 
 
 def test_a_question_is_answered_after_it_ends(answers: dict[str, Answer]) -> None:
