@@ -44,8 +44,8 @@ pause; ignores noise. The lines, chosen by sampling (greedy decoding takes the l
 - "{greeting}" (the greeting)
 
 A voice prompt of flite's slt or awb makes it speak in that voice, slt being its own. A text prompt that asks for few
-words ("{brief}") or for cheer ("{cheerful}") changes what it says: "{brief_greeting}" and "{cheerful_greeting}" are the
-greetings then. It follows no other voice or text.
+words ("{brief}") or for cheer ("{cheerful}") changes what it says; the greetings are "{brief_greeting}" and
+"{cheerful_greeting}" then. It follows no other voice or text.
 
 ## Data and licences
 
