@@ -215,9 +215,9 @@ and sentences that no training had.
 | a manner, in other words | 36 | 0.889 | |
 | nothing, in any words: the lines as without a prompt | 18 | 0.889 | |
 
-The model remembers 20 s: behind that, what it has said takes the place of the prompt. In eight calls of 48 s (four times
-`demo.wav`), all with a voice kept it to the end, and four of five with a text kept their manner; one went back to the
-usual lines after its third.
+The model remembers 20 s: behind that, what it has said takes the place of the prompt. In eight calls of 48 s (four
+times `demo.wav`), all with a voice kept it to the end, and four of five with a text kept their manner; one went back to
+the usual lines after its third.
 
 It is the last phase of the build (`train_prompts`): the finished language model first reads, for 200 steps, and then
 has 600 steps of whole calls with and without prompts. Reading is of short calls in which most of the loss is on where
