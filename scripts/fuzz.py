@@ -3,7 +3,8 @@
     python -m scripts.fuzz [--inputs 100000] [--only NAME] [--keep]
 
 Each parser has a process of its own, as many at a time as there are cores. They begin with the corpus in
-tests/fuzz/corpus; --keep puts there what reaches something new, as few and as short inputs as do that.
+tests/fuzz/corpus; --keep puts there what reaches something new, as few and as short inputs as do that. The figures of
+each parser are written when it ends, so that a run that is stopped has those of the parsers before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +38,7 @@ async def fuzzed(name: str, inputs: int, keeping: bool, progress: Progress) -> d
         corpus.mkdir()
         for number, one in enumerate(kept(name)):
             (corpus / str(number)).write_bytes(one)
-        facts = dict(FAILED, inputs=0)
+        facts, began = dict(FAILED, inputs=0), time.monotonic()
         with (OUT.parent / "fuzz" / f"{slug(name)}.log").open("wb") as log:
             fuzzer = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.fuzz.guided", name, str(corpus), "--runs", str(inputs),
@@ -47,6 +49,7 @@ async def fuzzed(name: str, inputs: int, keeping: bool, progress: Progress) -> d
                 facts = json.loads(line)
                 progress.update(task, completed=facts["inputs"])
         await fuzzer.wait()
+        facts["took_s"] = round(time.monotonic() - began, 1)
         if not facts.pop("done", False):  # killed, by libFuzzer's own alarm (70) or for its memory
             facts["hangs" if fuzzer.returncode == 70 else "crashes"] += 1
         if keeping and not any(facts[kind] for kind in FAILED):
@@ -55,16 +58,18 @@ async def fuzzed(name: str, inputs: int, keeping: bool, progress: Progress) -> d
 
 
 async def all_of(names: list[str], inputs: int, keeping: bool, jobs: int) -> dict[str, dict[str, Any]]:
-    """Each parser's facts."""
-    room, found = asyncio.Semaphore(jobs), {}
+    """Each parser's facts, which are in OUT as soon as it has ended."""
+    room = asyncio.Semaphore(jobs)
+    found: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         async def one(name: str) -> None:
             async with room:
                 found[name] = await fuzzed(name, inputs, keeping, progress)
+                OUT.write_text(json.dumps(found, indent=1) + "\n")
 
         await asyncio.gather(*map(one, names))
-    return {name: found[name] for name in names}
+    return found
 
 
 def main() -> None:
@@ -77,11 +82,10 @@ def main() -> None:
     (OUT.parent / "fuzz").mkdir(parents=True, exist_ok=True)
     found = asyncio.run(all_of([options.only] if options.only else list(PARSERS), options.inputs, options.keep,
                                options.jobs))
-    OUT.write_text(json.dumps(found, indent=1) + "\n")
-    table = Table("parser", *(kind for kind in ("inputs", *FAILED)), "slowest s", "MB grown", "files left")
+    table = Table("parser", *(kind for kind in ("inputs", *FAILED)), "s", "slowest s", "MB grown", "files left")
     for name, facts in found.items():
         table.add_row(name, *(str(facts.get(key, "?")) for key in (
-            "inputs", *FAILED, "slowest_s", "grown_mb", "grown_fds")))
+            "inputs", *FAILED, "took_s", "slowest_s", "grown_mb", "grown_fds")))
     Console().print(table)
     if bad := [name for name, facts in found.items() if any(facts[kind] for kind in FAILED)]:
         raise SystemExit(f"failed: {', '.join(bad)}; their inputs are in {OUT.parent / 'fuzz'}")
