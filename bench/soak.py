@@ -3,9 +3,10 @@
     python -m bench.soak [--callers 2] [--duration 60m | --quick]
 
 Callers at every door come, speak and go beside some that talk the whole time, and replicas are killed and started again
-(harness/comings.py). Counted of each process: memory, files, sockets and threads; of the mesh: slots, Redis keys, and
-what its invariants say. What counts is the growth after the first tenth of the time: by then every buffer has its full
-size. A replica that is killed begins anew, so the growth of codec and lm is that of the first ones, which are not.
+(harness/comings.py). Counted of each process: memory, files, sockets, threads and the tasks of its event loop; of the
+mesh: slots, Redis keys, and what its invariants say. What counts is the growth in the second half of the time: by then
+every buffer and pool has its full size. A replica that is killed begins anew, so the growth of codec and lm is that of
+the first ones, which are not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -34,6 +35,7 @@ from harness.comings import Comings
 from harness.load import PIECE_S, Figures, load, read_speech
 from harness.local_mesh import LocalMesh
 from harness.recordings import read_recording
+from tests.e2e.metrics import scrape, value
 
 OUT = Path("out/soak.json")
 SPEECH = np.frombuffer(read_recording(Path("samples/demo.wav")), np.int16)[:72_000] / np.float32(32768)
@@ -41,34 +43,47 @@ DOORS = 5  # each has a caller who comes and goes
 SAMPLES = 300  # of what each process holds
 QUICK_S = 600.0
 QUIET_S = 8.0  # until all that calls have held must be back
-SETTLED = 0.1  # share of the time after which nothing should grow any more
+SETTLED = 0.5  # share of the time after which nothing should grow any more
+COUNTS = ("files", "sockets", "threads", "tasks")
+WATCHED = ("gateway", "codec", "lm", "redis")
 
 
-@dataclass
 class Watched:
-    """What the mesh's processes hold: before the calls, and at moments (s) during them."""
+    """What a mesh's processes hold: before the calls, and at moments (s) during them."""
 
-    at_s: list[float] = field(default_factory=list)
-    held: dict[str, list[tuple[float, int, int, int]]] = field(default_factory=dict)
-    """By process: MB, files, sockets, threads."""
+    def __init__(self, mesh: LocalMesh) -> None:
+        self._mesh, self._began = mesh, time.monotonic()
+        self._processes = {name: psutil.Process(mesh.processes[name].child.pid)  # type: ignore[union-attr]
+                           for name in WATCHED}
+        self.at_s: list[float] = []
+        self.held: dict[str, list[tuple[float, int, int, int, int]]] = {name: [] for name in WATCHED}
+        """By process: MB, and COUNTS."""
 
-    def look(self, processes: dict[str, psutil.Process], at_s: float) -> None:
+    async def look(self) -> None:
         """Count now."""
-        self.at_s.append(at_s)
-        for name, process in processes.items():
+        tasks = {name: await _tasks(self._mesh, name) for name in WATCHED}
+        self.at_s.append(time.monotonic() - self._began)
+        for name, process in self._processes.items():
             with process.oneshot():
-                self.held.setdefault(name, []).append((
-                    process.memory_info().rss / 1e6, process.num_fds(), len(process.net_connections()),
-                    process.num_threads()))
+                self.held[name].append((process.memory_info().rss / 1e6, process.num_fds(),
+                                        len(process.net_connections()), process.num_threads(), tasks[name]))
 
     def facts(self, name: str) -> dict[str, float]:
-        """What became of one process."""
+        """What became of one process; growth is the slope of its memory once settled."""
         settled, held = int(len(self.at_s) * SETTLED), np.array(self.held[name])
         per_hour = float(np.polyfit(self.at_s[settled:], held[settled:, 0], 1)[0] * 3600)
-        facts = {"settled_mb": float(held[settled, 0]), "end_mb": float(held[-1, 0]), "mb_per_hour": per_hour}
-        for column, what in enumerate(("files", "sockets", "threads"), 1):
-            facts |= {f"{what}_before": int(held[0, column]), f"{what}_end": int(held[-1, column])}
+        middle = float(np.median(held[settled:, 0]))
+        facts = {"begin_mb": float(held[0, 0]), "settled_mb": float(held[settled, 0]), "end_mb": float(held[-1, 0]),
+                 "mb_per_hour": per_hour, "percent_per_hour": 100 * per_hour / middle}
+        for column, what in enumerate(COUNTS, 1):
+            facts |= {f"{what}_before": int(held[0, column]), f"{what}_most_settled": int(held[settled:, column].max()),
+                      f"{what}_end": int(held[-1, column])}
         return facts
+
+
+async def _tasks(mesh: LocalMesh, name: str) -> int:
+    """Of a process's event loop; 0 for one that has none."""
+    return int(value(await scrape(mesh, name), "moshimesh_process_tasks")) if name in mesh.metrics_ports else 0
 
 
 @dataclass
@@ -97,21 +112,19 @@ async def soak(options: argparse.Namespace, progress: Progress | None = None) ->
         if "is violated" in line:
             lines.append(line)
 
-    async with LocalMesh(options.checkpoint, options.device, slots=options.callers + DOORS, replicas=2,
+    async with LocalMesh(options.checkpoint, options.device, slots=options.callers + DOORS, replicas=2, metrics=True,
                          gateway_flags=["--grace-s", "1"], on_line=hear) as mesh:
-        processes = {name: psutil.Process(mesh.processes[name].child.pid)  # type: ignore[union-attr]
-                     for name in ("gateway", "codec", "lm", "redis")}
         figures: Figures | None = None
-        watched, over, began = Watched(), asyncio.Event(), time.monotonic()
+        watched, over = Watched(mesh), asyncio.Event()
         comings = Comings(mesh, SPEECH)
         with redis.Redis.from_url(mesh.redis_url) as store:
             keys_before = sum(store.ttl(key) < 0 for key in store.scan_iter())
-            watched.look(processes, 0.0)
+            await watched.look()
 
             async def watch() -> None:
                 while True:
                     await asyncio.sleep(options.duration / SAMPLES)
-                    watched.look(processes, time.monotonic() - began)
+                    await watched.look()
 
             watching, coming = asyncio.create_task(watch()), asyncio.create_task(comings.until(over))
             try:
@@ -127,7 +140,7 @@ async def soak(options: argparse.Namespace, progress: Progress | None = None) ->
                 coming.cancel()
             taken = await _slots_taken(mesh)
             await asyncio.sleep(QUIET_S)  # what has expired is gone, and sockets have been closed
-            watched.look(processes, time.monotonic() - began)
+            await watched.look()
             keys_end = sum(store.ttl(key) < 0 for key in store.scan_iter())
     return Soaked(figures, watched, dict(comings.calls), dict(comings.failures), comings.kills, taken, keys_before,
                   keys_end, len(lines))
@@ -157,16 +170,17 @@ def main() -> None:
     console = Console()
     with Progress(console=console) as progress:
         found = asyncio.run(soak(options, progress))
-    processes = {name: found.watched.facts(name) for name in found.watched.held}
+    processes = {name: {**found.watched.facts(name), "mb": [round(held[0], 1) for held in found.watched.held[name]]}
+                 for name in WATCHED}
     OUT.parent.mkdir(exist_ok=True)
     facts = {key: value for key, value in vars(found).items() if key not in ("figures", "watched")}
     OUT.write_text(json.dumps({"callers": options.callers, "duration_s": options.duration,
                                "figures": found.figures and vars(found.figures), **facts, "processes": processes},
                               indent=1) + "\n")
-    table = Table("process", "MB settled", "at the end", "MB per hour", "files", "sockets", "threads")
+    table = Table("process", "MB begin", "settled", "at the end", "% per hour", *COUNTS)
     for name, held in processes.items():
-        table.add_row(name, *(f"{held[key]:.1f}" for key in ("settled_mb", "end_mb", "mb_per_hour")), *(
-            f"{held[f'{what}_before']} to {held[f'{what}_end']}" for what in ("files", "sockets", "threads")))
+        table.add_row(name, *(f"{held[key]:.1f}" for key in ("begin_mb", "settled_mb", "end_mb", "percent_per_hour")),
+                      *(f"{held[f'{what}_before']} to {held[f'{what}_end']}" for what in COUNTS))
         plt.plot(np.array(found.watched.at_s) / 60, np.array(found.watched.held[name])[:, 0] - held["settled_mb"],
                  label=name)
     plt.xlabel("minutes")

@@ -9,6 +9,8 @@ all metrics.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -304,3 +306,7 @@ def _watch_process(metrics: Metrics) -> None:
 
     metrics.amount("process.memory.usage", "By", "Physical memory of the process.", memory)
     metrics.total("process.cpu.time", "s", "CPU time of the process.", cpu)
+    with contextlib.suppress(RuntimeError):  # no loop runs where metrics are made by themselves
+        loop = asyncio.get_running_loop()
+        metrics.amount("moshimesh.process.tasks", "{task}", "Tasks of the process's event loop that have not ended.",
+                       lambda: [({}, len(asyncio.all_tasks(loop)))])
