@@ -66,10 +66,15 @@ async def all_of(names: list[str], inputs: int, keeping: bool, jobs: int) -> dic
         async def one(name: str) -> None:
             async with room:
                 found[name] = await fuzzed(name, inputs, keeping, progress)
-                OUT.write_text(json.dumps(found, indent=1) + "\n")
+                write(found)
 
         await asyncio.gather(*map(one, names))
     return found
+
+
+def write(found: dict[str, dict[str, Any]]) -> None:
+    """The figures of the parsers that have ended."""
+    OUT.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:

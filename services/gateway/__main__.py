@@ -11,6 +11,7 @@ from services.gateway.calls.callers import CallerLimits
 from services.gateway.calls.defragmentation import Defragmentation
 from services.gateway.calls.desk import INVARIANTS, Desk
 from services.gateway.calls.limits import Limits
+from services.gateway.calls.overload import Watch
 from services.gateway.calls.resources import Resources
 from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
@@ -74,13 +75,16 @@ async def main(config: GatewayConfig) -> None:
     resources = Resources(fleet, sessions, WaitingLine(store, config.most_waiting),
                           longest_call_s=config.longest_call_s, idle_s=config.idle_s, stall_s=config.stall_s,
                           voices=voices)
-    watch(metrics, (codec, lm), sessions, resources.line)
+    overload = resources.overload
+    watch(metrics, (codec, lm), resources)
     tracer = FrameTracer.export_to(config.otlp_endpoint, "gateway")
     per_address = CallerLimits(config.calls_per_address, config.calls_per_minute_per_address,
                                config.audio_s_per_hour_per_address)
     desk = Desk(resources, Limits(store, per_address),
-                watcher(tracer, GatewayMetrics(metrics), recent, config.trace_one_in), drain_s=config.drain_s)
-    defragmentation = Defragmentation(fleet, lambda: desk.conversations) if config.defragment else None
+                watcher(tracer, GatewayMetrics(metrics), recent, overload, config.trace_one_in), drain_s=config.drain_s)
+    overloading = Watch(overload)
+    defragmentation = Defragmentation(
+        fleet, lambda: [] if overload.spares_prefill else desk.conversations) if config.defragment else None
     sockets = Sockets(config.stall_s)
 
     def ready() -> bool:
@@ -105,6 +109,7 @@ async def main(config: GatewayConfig) -> None:
     if defragmentation is not None:
         await defragmentation.close()
     await invariants.close()
+    await overloading.close()
     await gate.close()
     await registry.close()
     await store.close()

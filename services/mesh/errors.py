@@ -15,6 +15,7 @@
     +-- IdleCaller          the caller holds slots without sending audio
     +-- CallTooLong         the call has lasted as long as a call may
     +-- LineFull            every slot is taken, and every place in the line, too
+    +-- Overloaded          the calls that there are come late already, so no new one is taken
     +-- TooManyCalls        the caller's key or address has as many calls as it may have
     +-- AudioQuotaUsed      the caller has sent as much audio as it may in an hour
     +-- TooManyResumes      a conversation is resumed again and again
@@ -181,6 +182,13 @@ class LineFull(MeshError):
     """Every slot of the mesh is taken, and so is every place in the line."""
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "LINE_FULL"
+    retry_after_s = 5.0
+
+
+class Overloaded(MeshError):
+    """Nearly all frames are late, so that one more call would only make it worse."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"
     retry_after_s = 5.0
 
 

@@ -85,7 +85,7 @@ class Gateway:
             resources = Resources(fleet, sessions, WaitingLine(store, self._most_waiting), longest_call_s=600.0,
                                   idle_s=60.0, stall_s=5.0, voices=self._voices)
             recent, gate = RecentFrames(), self._gate(Tickets(store))
-            watch = watcher(self._tracer, GatewayMetrics(Metrics()), recent, 1)
+            watch = watcher(self._tracer, GatewayMetrics(Metrics()), recent, resources.overload, 1)
             self.desk = Desk(resources, Limits(store), watch, drain_s=5.0)
             opened.push_async_callback(self.desk.close)
             self.sockets = Sockets(5.0)

@@ -24,11 +24,14 @@ from services.gateway.peers.replicas import Replicas, codec_facts, lm_facts
 from services.gateway.sessions.sessions import Sessions
 from services.gateway.store import Store
 from services.gateway.trust.gate import OpenGate
+from services.gateway.watching.metering import GatewayMetrics
+from services.gateway.watching.recent import RecentFrames
+from services.gateway.watching.watcher import watcher
 from services.lm.sampling import Sampling
 from services.lm.server import LmServer
 from services.mesh.errors import from_rpc_error
+from services.mesh.metrics import Metrics
 from services.mesh.telemetry import FrameTracer
-from tests.gateway.fake_observer import Heard
 from tests.gateway.redis_server import RedisServer
 from tests.served import Served
 
@@ -39,9 +42,9 @@ def codec(codec_id: str, slots: int) -> Served:
     return Served("codec", CodecServer(*engines, codec_id, FrameTracer(), 5.0), codec_pb2_grpc.CodecServiceStub)
 
 
-def lm(model_id: str, codec_id: str, slots: int) -> Served:
-    """A language model that computes nothing."""
-    engine: Any = NullEngine(slots, np.zeros(9, np.int64), 1)
+def lm(model_id: str, codec_id: str, slots: int, engine: Any = None) -> Served:
+    """A language model that computes nothing, unless it has an engine of its own."""
+    engine = engine or NullEngine(slots, np.zeros(9, np.int64), 1)
     return Served("lm", LmServer(engine, NullTokenizer(), Sampling(), model_id, codec_id, FrameTracer(), 5.0),
                   lm_pb2_grpc.LmServiceStub)
 
@@ -66,7 +69,9 @@ class Gateway:
             await pool.refresh()
         resources = Resources(self.fleet, Sessions(self._store, "here", 60.0), WaitingLine(self._store, 5),
                               longest_call_s=60.0, idle_s=60.0, stall_s=5.0)
-        self.desk = Desk(resources, Limits(self._store), lambda call_id, caller, opening: Heard(), drain_s=1.0)
+        self.overload = resources.overload
+        watch = watcher(FrameTracer(), GatewayMetrics(Metrics()), RecentFrames(), self.overload, 100)
+        self.desk = Desk(resources, Limits(self._store), watch, drain_s=1.0)
         self._door = Served("gateway", GrpcEdge(self.desk, OpenGate(), 5.0),
                             conversation_pb2_grpc.ConversationServiceStub)
         await self._door.__aenter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
@@ -22,16 +23,18 @@ async def rows_in_turn(resources: Resources, origin: Origin, call_id: str, first
     `check` raises when it will not be here that the caller gets a slot. `begin` is gone through before each try to take
     one: it tells the caller, and learns how the call begins. Raises MeshError.
     """
-    line, fleet, model = resources.line, resources.fleet, origin.model
+    line, fleet, model, overload = resources.line, resources.fleet, origin.model, resources.overload
 
     def free() -> int:
         check()
-        return fleet.slots_free(model)
+        return 0 if overload.refuses and not origin.ahead else fleet.slots_free(model)
 
     async def take() -> AsyncIterator[HasRoom | Rows]:
         if begin is not None:
             async for has_room in begin():
                 yield has_room
+        if past or origin.history.steps or origin.history.prompt is not None:
+            await asyncio.sleep(overload.opening_waits_s())
         try:
             yield await Rows.open(fleet, model, origin.session_id, origin.sampling, origin.history, first_sequence,
                                   past)

@@ -92,6 +92,8 @@ class Desk:
         logs.bind(call_id, opening.traceparent, caller.key_id)
         observer = self._watch(call_id, caller, opening)
         with reported(observer.ended):
+            if not isinstance(opening.origin, Resumed):
+                self._resources.overload.check()
             handle = self._handle(caller, opening)
             conversation = Conversation(self._resources, opening, handle, call_id, caller.key_id, observer)
             self._conversations.add(conversation)
@@ -119,6 +121,7 @@ class Desk:
         """Step a recording again, after its past. Counts as a call of the caller's. Raises MeshError."""
         if self._draining:
             raise Draining(GATEWAY_STOPS)
+        self._resources.overload.check()
         model = await self._resources.fleet.model(model_id)
         lm = self._resources.fleet.lm.info(model.model_id)
         history = History(lm.user_codebooks, lm.own_codebooks, lm.delay_frames, lm.context_frames)

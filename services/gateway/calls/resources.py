@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from services.gateway.calls.overload import Overload
 from services.gateway.calls.voices import Voices
 from services.gateway.calls.waiting import WaitingLine
 from services.gateway.peers.fleet import Fleet
@@ -22,4 +23,5 @@ class Resources:
     """A caller that sends too little audio for this long loses its slots."""
     stall_s: float
     """So does one that reads the answers this much too late."""
+    overload: Overload = field(default_factory=Overload)
     voices: Voices = field(default_factory=lambda: Voices(""))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.gateway.calls.waiting import WaitingLine
+from services.gateway.calls.resources import Resources
 from services.gateway.peers.replicas import Replicas
-from services.gateway.sessions.sessions import Sessions
 from services.mesh.metrics import Metrics, Reading
 
 REDIS_BOUNDS_S = (.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1., 2.)
 
 
-def watch(metrics: Metrics, pools: Sequence[Replicas], sessions: Sessions, line: WaitingLine) -> None:
+def watch(metrics: Metrics, pools: Sequence[Replicas], resources: Resources) -> None:
     """Register all of them."""
+    sessions, line, overload = resources.sessions, resources.line, resources.overload
     store = sessions.store
     metrics.amount("moshimesh.line.waiting", "{call}", "Callers of this gateway that wait for a slot.",
                    lambda: [({}, line.waiting)])
+    metrics.gauge("moshimesh.overload.level", "", "What is spared while frames are late: 0 nothing, 1 traces, 2 and "
+                  "prefill, 3 and new calls.", lambda: [({}, overload.level)])
     metrics.gauge("moshimesh.journal.lag", "s", "How old the last write of a session is that has something new; the "
                   "oldest one's.", lambda: [({}, sessions.lag_s)])
     metrics.gauge("moshimesh.redis.available", "", "Whether Redis answers: 1 or 0.",

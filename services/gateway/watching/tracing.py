@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 from opentelemetry.trace import SpanContext, SpanKind
 
+from services.gateway.calls.overload import SPARED_ONE_IN
 from services.gateway.path.observer import Change
 from services.gateway.peers.replicas import Replica
 from services.gateway.peers.tunnel import Stream
@@ -58,8 +60,12 @@ class Server(NamedTuple):
 class CallTrace:
     """Decides about one call's frames. Does nothing when traces go nowhere."""
 
-    def __init__(self, tracer: FrameTracer, session_id: str, traceparent: str, one_in: int, key_id: str = "") -> None:
-        """`traceparent` is the caller's, to which the session's span belongs; `key_id` names its key."""
+    def __init__(self, tracer: FrameTracer, session_id: str, traceparent: str, one_in: int, key_id: str = "",
+                 sparing: Callable[[], bool] = lambda: False) -> None:
+        """`traceparent` is the caller's, to which the session's span belongs; `key_id` names its key. While it is
+        `sparing`, of the frames that would be kept for what happened to them one in SPARED_ONE_IN is.
+        """
+        self._sparing = sparing
         self._tracer, self._enabled = tracer, tracer.enabled
         self._one_in, self._phase = one_in, random.randrange(one_in)  # not the first frame of every call
         self._session_id, self._model_id, self._key_id = session_id, "", key_id
@@ -116,6 +122,8 @@ class CallTrace:
         elif (sequence + self._phase) % self._one_in == 0:
             because = "sampled"
         else:
+            because = ""
+        if not because or (because != "sampled" and self._sparing() and (sequence + self._phase) % SPARED_ONE_IN):
             self._recent.append(context)
             return None
         self._recent.append(None)
@@ -124,7 +132,7 @@ class CallTrace:
     def event(self, name: str, attributes: Attributes | None = None) -> None:
         """Something has happened to the session: keep the frames before, those in the mesh, and the next ones."""
         self._note(name, attributes or {})
-        if self._deadline_nanos is not None:
+        if self._deadline_nanos is not None and not self._sparing():
             self._around = (0, self._begun + AROUND_FRAMES)
             self._recent_wanted = True
 

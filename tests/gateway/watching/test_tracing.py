@@ -11,6 +11,7 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 from moshimesh.tunnel.v1 import tunnel_pb2
 
+from services.gateway.calls.overload import SPARED_ONE_IN
 from services.gateway.peers.clocks import PeerClock
 from services.gateway.watching.tracing import AROUND_FRAMES, CallTrace
 from services.mesh.recorder import GAP_NANOS
@@ -64,9 +65,10 @@ class FakeReplica:
 class Caller:
     """A call whose frames the test times."""
 
-    def __init__(self, one_in: int = NEVER, live: bool = True, enabled: bool = True) -> None:
+    def __init__(self, one_in: int = NEVER, live: bool = True, enabled: bool = True, sparing: bool = False) -> None:
         self.out = Spans()
-        self.trace = CallTrace(FrameTracer(self.out if enabled else None), "a session", "", one_in, "acme")
+        self.trace = CallTrace(FrameTracer(self.out if enabled else None), "a session", "", one_in, "acme",
+                               lambda: sparing)
         self.trace.opened("a session", "a model", FRAME if live else None)
         self.replicas: list[Any] = [FakeReplica(), FakeReplica(), FakeReplica()]
         for hop, replica in zip(REMOTE, self.replicas, strict=True):
@@ -316,3 +318,12 @@ def test_without_an_endpoint_nothing_is_done() -> None:
     caller.trace.event("failover")
     caller.trace.close()
     assert caller.out.spans == [] and not any(replica.asked for replica in caller.replicas)
+
+
+def test_of_an_overloaded_gateway_one_late_frame_in_so_many_is_kept() -> None:
+    caller = Caller(sparing=True)
+    caller.talk(range(10 * SPARED_ONE_IN), took_ms=200)
+    caller.trace.event("skipped")
+    caller.talk(range(10 * SPARED_ONE_IN, 11 * SPARED_ONE_IN))
+    frames = [span for span in caller.out.spans if span.name == "frame"]
+    assert len(frames) == 10 and {span.attributes["moshimesh.kept_because"] for span in frames} == {"deadline"}

@@ -8,6 +8,7 @@ import pytest
 from moshimesh.audio.v1 import audio_pb2
 
 from services.gateway.calls.callers import Caller, New, Opening, Resumed
+from services.gateway.calls.overload import Overload
 from services.gateway.path.observer import Change
 from services.gateway.watching.metering import GatewayMetrics
 from services.gateway.watching.recent import RecentFrames
@@ -30,8 +31,8 @@ class Watched:
         self.spans, self.metrics = Spans(), Metrics()
         self.metrics.enabled = True
         self.gateway = GatewayMetrics(self.metrics)
-        self.recent = RecentFrames()
-        self.watch = watcher(FrameTracer(self.spans), self.gateway, self.recent, trace_one_in=1)
+        self.recent, self.overload = RecentFrames(), Overload()
+        self.watch = watcher(FrameTracer(self.spans), self.gateway, self.recent, self.overload, trace_one_in=1)
 
     def call(self, opening: Opening = LIVE) -> Any:
         observer = self.watch("a call", CALLER, opening)

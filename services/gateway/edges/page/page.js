@@ -15,8 +15,8 @@ const ui = Object.fromEntries(['status', 'advice', 'start', 'start-text', 'probl
 
 const RUNNING = new Set(['starting', 'connecting', 'queued', 'live', 'resuming', 'ending']);
 const PROBLEM_KEYS = new Set(['NotAllowedError', 'NotFoundError', 'NotReadableError', 'OverconstrainedError', 'UNREACHABLE',
-  'REFUSED', 'NO_KEY', 'NO_TICKET', 'LINE_FULL', 'NO_FREE_SLOT', 'TOO_MANY_CALLS', 'AUDIO_QUOTA_USED', 'SESSION_MOVED',
-  'UNKNOWN_SESSION', 'CALL_TOO_LONG', 'IDLE_CALLER', 'PEER_LOST', 'DRAINING', 'UNKNOWN_MODEL']);
+  'REFUSED', 'NO_KEY', 'NO_TICKET', 'LINE_FULL', 'NO_FREE_SLOT', 'OVERLOADED', 'TOO_MANY_CALLS', 'AUDIO_QUOTA_USED',
+  'SESSION_MOVED', 'UNKNOWN_SESSION', 'CALL_TOO_LONG', 'IDLE_CALLER', 'PEER_LOST', 'DRAINING', 'UNKNOWN_MODEL']);
 
 /** For the console, and the tests. */
 export const page = globalThis.moshimesh = {call: null};

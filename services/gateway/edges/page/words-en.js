@@ -40,6 +40,7 @@ export default {
     REFUSED: ['The mesh runs, but has not let this call in.', 'Too many calls come from here, or a proxy on the way knows no WebSockets. Try again in a minute.'],
     NO_KEY: ['This mesh asks who calls.', 'Enter your API key below, and try again.'],
     NO_TICKET: ['The mesh has not accepted this API key.', 'Check it, or ask whoever runs the mesh for another one.'],
+    OVERLOADED: ['Too much is going on here.', 'Try again in a minute.'],
     LINE_FULL: ['Every place is taken, and so is the line.', 'Try again in a minute.'],
     NO_FREE_SLOT: ['Every place is taken.', 'Try again in a minute.'],
     TOO_MANY_CALLS: ['This API key has as many calls as it may have.', 'End another one, or try again later.'],

@@ -40,6 +40,7 @@ export default {
     REFUSED: ['Le serveur fonctionne, mais n\'a pas pris cet appel.', 'Trop d\'appels viennent d\'ici, ou un proxy en chemin ne connaît pas les WebSockets. Réessayez dans une minute.'],
     NO_KEY: ['Ce serveur demande qui appelle.', 'Entrez votre clé d\'API ci-dessous, puis réessayez.'],
     NO_TICKET: ['Le serveur n\'a pas accepté cette clé d\'API.', 'Vérifiez-la, ou demandez-en une autre à qui gère le serveur.'],
+    OVERLOADED: ['Le serveur est surchargé.', 'Réessayez dans une minute.'],
     LINE_FULL: ['Toutes les places sont prises, et la file est pleine.', 'Réessayez dans une minute.'],
     NO_FREE_SLOT: ['Toutes les places sont prises.', 'Réessayez dans une minute.'],
     TOO_MANY_CALLS: ['Cette clé d\'API a déjà autant d\'appels que permis.', 'Terminez-en un, ou réessayez plus tard.'],
