@@ -12,7 +12,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from harness.chat_clients import hold
+from harness.chat_clients import Ear, hold
 from services.gateway.edges.web import socket as sockets_module
 from services.gateway.edges.web.chat.edge import ChatEdge
 from services.gateway.edges.web.connection import READ_AHEAD_BYTES, Connections
@@ -175,23 +175,42 @@ async def test_in_the_line_there_is_no_message_until_there_is_a_slot(door: WebDo
         holders = [await held.enter_async_context(door.connect("/api/chat")) for _ in range(SLOTS)]
         for holder in holders:
             assert await holder.receive_bytes() == b"\x00"
-        async with door.connect("/api/chat") as gone:  # its place is given back, too
-            await gone.send_bytes(pages(speech(RATE, 0.08))[0])
-            with pytest.raises(asyncio.TimeoutError):
-                await gone.receive(0.3)
-        async with door.connect("/api/chat") as waiting:
-            said = pages(speech(RATE, 4.0))
-            for message in said[:30]:  # all but the last of it is old when there is a slot
-                await waiting.send_bytes(message)
-            with pytest.raises(asyncio.TimeoutError):
-                await waiting.receive(0.3)
+        said, line = pages(speech(RATE, 4.0)), gateway.desk._resources.line
+        async with door.connect("/api/chat", autoping=False) as gone:
+            await all_read(gone, said[:3])
+            await until(lambda: line.waiting)
+        await until(lambda: not line.waiting)  # its place is given back, too
+        async with door.connect("/api/chat", autoping=False) as waiting:
+            await all_read(waiting, said[:30])  # all but the last of it is old when there is a slot
+            await until(lambda: line.waiting)
             await holders[0].close()
-            assert await waiting.receive_bytes() == b"\x00"
+            assert (await told(waiting)) == b"\x00"
             for message in said[30:40]:
                 await waiting.send_bytes(message)
                 await asyncio.sleep(0.08)
+            ear = Ear("python")
+            ear.open = True
             with pytest.raises(asyncio.TimeoutError):
-                await heard(waiting, 12 * FRAME, open=True)  # 2 of those in the line, and one is in the delay line
+                while True:
+                    ear.hear(await told(waiting))
+            assert ear.samples < 12 * FRAME  # 2 of those in the line, and one is in the delay line
+
+
+async def all_read(socket: aiohttp.ClientWebSocketResponse, messages: list[bytes]) -> None:
+    """Send all of it, and wait until the door has read it and has said nothing."""
+    for message in messages:
+        await socket.send_bytes(message)
+    await socket.ping(b"read?")
+    answer = await socket.receive(20.0)
+    assert answer.type is aiohttp.WSMsgType.PONG
+
+
+async def told(socket: aiohttp.ClientWebSocketResponse) -> bytes:
+    """The next message, on a socket that answers no pings by itself. Raises asyncio.TimeoutError."""
+    while (message := await socket.receive(5.0)).type is aiohttp.WSMsgType.PING:
+        await socket.pong(message.data)
+    assert message.type is aiohttp.WSMsgType.BINARY, message
+    return bytes(message.data)
 
 
 async def test_garbage_in_the_line_is_an_error_at_once(door: WebDoor) -> None:
