@@ -198,7 +198,7 @@ $(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
 fuzz: $(VENV)/.fuzz ## try FUZZ_INPUTS hostile inputs (100000) on each parser, a fiftieth at each door; writes out/fuzz.json
 	@FUZZ_INPUTS=$(call quoted,$(FUZZ_INPUTS)) $(PY) -m scripts.trust --only fuzz "fuzz over sockets"
 
-trust: $(VENV)/.fuzz ## attack the mesh: fuzz, isolation, overload, leaks, privacy; writes out/trust.json (QUICK=1)
+trust: $(VENV)/.fuzz ## attack the mesh: fuzz, isolation, overload, soak, privacy; writes out/trust.json (QUICK=1)
 	@$(PY) -m scripts.trust $(if $(QUICK),--quick)
 
 stubs: dev ## generate the Python stubs from the protos

@@ -35,13 +35,14 @@ from harness.comings import Comings
 from harness.load import PIECE_S, Figures, load, read_speech
 from harness.local_mesh import LocalMesh
 from harness.recordings import read_recording
-from tests.e2e.metrics import scrape, value
+from harness.scraping import scrape, value
 
 OUT = Path("out/soak.json")
 SPEECH = np.frombuffer(read_recording(Path("samples/demo.wav")), np.int16)[:72_000] / np.float32(32768)
 DOORS = 5  # each has a caller who comes and goes
 SAMPLES = 300  # of what each process holds
 QUICK_S = 600.0
+FLAT_PERCENT, FLAT_S = 1.0, 3600.0  # of a process's memory an hour; below an hour its slope is noise
 QUIET_S = 8.0  # until all that calls have held must be back
 SETTLED = 0.5  # share of the time after which nothing should grow any more
 COUNTS = ("files", "sockets", "threads", "tasks")
@@ -102,6 +103,17 @@ class Soaked:
     """Of those that do not expire by themselves."""
     redis_keys_end: int
     violations: int
+
+
+def problems(found: Soaked, duration_s: float) -> list[str]:
+    """What is not as it should be."""
+    grown = [f"{name} grows by {percent:.1f} % of its memory an hour" for name in WATCHED
+             if duration_s >= FLAT_S and (percent := found.watched.facts(name)["percent_per_hour"]) > FLAT_PERCENT]
+    said = {f"{found.slots_taken} slots are taken": found.slots_taken,
+            f"Redis has {found.redis_keys_end} lasting keys, {found.redis_keys_before} before":
+                found.redis_keys_end > found.redis_keys_before,
+            f"{found.violations} invariants were violated": found.violations}
+    return [*grown, *(text for text, wrong in said.items() if wrong)]
 
 
 async def soak(options: argparse.Namespace, progress: Progress | None = None) -> Soaked:
@@ -192,6 +204,8 @@ def main() -> None:
                   f"{found.failures or ''}; {found.kills} replicas were killed; at the end {found.slots_taken} slots "
                   f"were taken, Redis had {found.redis_keys_end} lasting keys ({found.redis_keys_before} before), "
                   f"{found.violations} invariants were violated; figures in {OUT}, chart in {OUT.with_suffix('.png')}")
+    if wrong := problems(found, options.duration):
+        raise SystemExit("; ".join(wrong))
 
 
 if __name__ == "__main__":

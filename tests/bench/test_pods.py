@@ -15,13 +15,13 @@ from bench.chaos import FRAME_BYTES, Caller
 from bench.pods import ROOT, Cluster, Pod
 from harness.certificates import Authority
 from harness.load import read_speech
+from harness.scraping import samples_at
 from scripts.check_compose import documents
 from scripts.check_manifests import K8S, render
 from services.gateway.trust import make_key
 from services.gateway.trust.keys import KeyRecord, hash_of, new_key
 from tests.deploy.observability import autoscaler_metrics
 from tests.deploy.rendering import rendered
-from tests.e2e.metrics import samples_at
 from tests.until import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

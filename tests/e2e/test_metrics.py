@@ -28,10 +28,10 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from harness.load import Caller, Figures, load, read_speech
 from harness.local_mesh import free_port
 from harness.null_mesh import NullMesh
+from harness.scraping import Samples, scrape, value
 from services.mesh.metrics import FRAME_BOUNDS_S
 from tests.deploy.observability import NAME, OBSERVABILITY, documented_names, names_used, queries
 from tests.e2e.calls import pieces
-from tests.e2e.metrics import Samples, scrape, value
 from tests.until import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -16,8 +16,8 @@ import pytest
 from moshimesh.gateway.v1 import conversation_pb2, conversation_pb2_grpc
 
 from harness.local_mesh import LocalMesh
+from harness.scraping import scrape, value
 from tests.e2e.calls import GREEDY, SAMPLED, call, ending, pieces, slots_are_free
-from tests.e2e.metrics import scrape, value
 from tests.until import until
 
 Pcm = npt.NDArray[np.float32]
