@@ -5,6 +5,7 @@
     +-- Unauthenticated     the caller has not shown who it is
     +-- PermissionDenied    the mesh knows the caller, and does not let it do this
     +-- TooManyRefused      an address shows one credential after the other that does not hold
+    +-- TooManyTickets      an address asks for more tickets than it can use
     +-- TicketsUnavailable  tickets can't be checked or made now
     +-- IssuerUnavailable   the keys of who signs tokens can't be fetched
     +-- UnknownSession      there is no such session (any more)
@@ -118,6 +119,12 @@ class TooManyRefused(_Wait):
     """An address shows one credential after the other that does not hold."""
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REFUSED"
+
+
+class TooManyTickets(_Wait):
+    """An address asks for one ticket after the other."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TICKETS"
 
 
 class TicketsUnavailable(MeshError):

@@ -32,6 +32,7 @@ from services.gateway.edges.messages import conversation_event, format_of, speec
 from services.gateway.edges.own_rate import hold_at
 from services.gateway.edges.pcm import Format, Pieces
 from services.gateway.edges.web.credentials import key_or_token
+from services.gateway.trust.addresses import counted_as
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest
 from services.mesh.incoming import Incoming, Sender, read_config_message
@@ -135,9 +136,11 @@ class GrpcEdge:
 
 
 def host_of(peer: str) -> str:
-    """The host in what gRPC calls a peer: ipv4:127.0.0.1:50050, ipv6:%5B::1%5D:50050, unix:/a/path."""
+    """The host, as limits count it, in what gRPC calls a peer: ipv4:127.0.0.1:50050, ipv6:%5B::1%5D:50050,
+    unix:/a/path.
+    """
     kind, _, rest = unquote(peer).partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else rest
+    return counted_as(rest.rpartition(":")[0].strip("[]")) if kind in ("ipv4", "ipv6") else rest
 
 
 def _opening(config: conversation_pb2.ConverseConfig) -> Opening:

@@ -29,7 +29,7 @@ class Gate(Protocol):
         """A ticket with which others call in this caller's name, and when it expires, in seconds since the Unix epoch.
         Those callers have the note (Caller.ticket_note).
 
-        Raises PermissionDenied, TicketsUnavailable.
+        Raises PermissionDenied, TicketsUnavailable, TooManyTickets.
         """
 
     async def close(self) -> None:

@@ -15,14 +15,17 @@ import time
 from dataclasses import dataclass
 
 from services.gateway.calls.callers import Caller, CallerLimits
+from services.gateway.calls.rates import Rate
 from services.gateway.sessions.sealing import Handle
 from services.gateway.store import Request, Store, StoreError
 from services.gateway.trust.keys import hash_of
-from services.mesh.errors import TicketsUnavailable, Unauthenticated
+from services.mesh.errors import TicketsUnavailable, TooManyTickets, Unauthenticated
 
 PREFIX = "ek_"  # OpenAI's clients look for it in browsers
 LIVES_S = 60.0
 LONGEST_S = 7200.0  # of a ticket that may be used again and again
+# For one address: at once, and per second. Redis keeps each until it expires, with up to 24 kB of settings.
+ISSUED = (256, 4.0)
 
 # The note has a key of its own: gateways of an older version don't look for it.
 _ISSUE = """
@@ -54,7 +57,7 @@ class Tickets:
     """The tickets of a mesh."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._issued = store, Rate(*ISSUED)
 
     @staticmethod
     def probes(tag: str) -> list[Request]:
@@ -66,8 +69,10 @@ class Tickets:
                     ) -> tuple[str, float]:
         """A ticket for callers that count as this one, and when it expires, in seconds since the Unix epoch.
 
-        Raises TicketsUnavailable.
+        Raises TicketsUnavailable, TooManyTickets.
         """
+        if wait_s := self._issued.take(caller.address):
+            raise TooManyTickets("this address asks for too many tickets; wait", wait_s)
         lives_s = min(max(lives_s, 1.0), LONGEST_S)
         ticket = PREFIX + secrets.token_urlsafe(32)
         known = f"{int(single_use)}{json.dumps([caller.key_id, caller.key_hash, *vars(caller.limits).values()])}"

@@ -17,9 +17,16 @@ from services.gateway.calls.limits import Limits
 from services.gateway.store import Store
 from services.gateway.trust.guard import REFUSED, Guard
 from services.gateway.trust.keys import LOOK_S, KeyFile, hash_of, new_key
-from services.gateway.trust.tickets import Tickets
+from services.gateway.trust.tickets import ISSUED, Tickets
 from services.gateway.trust.tokens import FRESH_S, KeySet, Tokens
-from services.mesh.errors import AudioQuotaUsed, IssuerUnavailable, MeshError, TooManyRefused, Unauthenticated
+from services.mesh.errors import (
+    AudioQuotaUsed,
+    IssuerUnavailable,
+    MeshError,
+    TooManyRefused,
+    TooManyTickets,
+    Unauthenticated,
+)
 from tests.gateway.fake_codec import FakeCodec
 from tests.gateway.fake_lm import FakeLm
 from tests.gateway.house import OPENING, House, frame
@@ -55,6 +62,16 @@ async def test_a_stranger_behind_the_same_proxy_keeps_nobody_with_a_key_out(tmp_
     assert (await guard.caller(key, HERE, "grpc")).key_id == "shop"
     with pytest.raises(TooManyRefused):  # each costs Redis a look
         await guard.caller("ek_guessed", HERE, "grpc")
+
+
+async def test_an_address_can_t_fill_redis_with_tickets_and_others_still_get_some(stores: list[Store]) -> None:
+    tickets = Tickets(stores[0])
+    greedy, other = (Caller.with_key("", address, "realtime") for address in (HERE, "10.0.0.2"))
+    with pytest.raises(TooManyTickets) as refused:
+        for _ in range(4 * ISSUED[0]):  # a machine so slow that it gets more in that time is not hurt by them
+            await tickets.issue(greedy, 7200.0, single_use=False, note="x" * 1000)
+    assert refused.value.retry_after_s
+    assert (await tickets.redeem((await tickets.issue(other))[0])).name == other.key_id
 
 
 async def test_a_key_that_leaked_and_is_replaced_under_its_name_ends_with_its_calls_and_tickets(

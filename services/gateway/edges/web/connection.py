@@ -11,6 +11,8 @@ from collections import Counter
 
 from aiohttp import web
 
+from services.gateway.trust.addresses import counted_as
+
 MOST_PER_ADDRESS = 1024  # connections: a proxy's plain requests, besides the WebSockets that it may have
 # A plain request must be whole, and its answer taken, so long after the connection was made or the last answer began.
 REQUEST_S = 10.0
@@ -66,7 +68,7 @@ class Connection(asyncio.Protocol):
         """See asyncio.Protocol."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        self._address = counted_as(str((transport.get_extra_info("peername") or ("",))[0]))
         self._all.by_address[self._address] += 1
         if self._all.by_address[self._address] > self._all.most_per_address:
             transport.abort()

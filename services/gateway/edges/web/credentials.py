@@ -1,9 +1,12 @@
-"""Where a request carries its credential: a key, a JWT or a ticket."""
+"""Who sends a request: where it comes from, and the key, JWT or ticket that it carries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from aiohttp import web
+
+from services.gateway.trust.addresses import counted_as
 from services.mesh.errors import InvalidRequest
 
 TICKET_PROTOCOL = "moshimesh.ticket."
@@ -28,6 +31,11 @@ def credential_of(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
             if offered.strip().startswith(prefix):
                 return offered.strip().removeprefix(prefix)
     return ""
+
+
+def address_of(request: web.BaseRequest) -> str:
+    """Where it comes from, as limits count it."""
+    return counted_as(request.remote or "")
 
 
 def key_or_token(headers: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from services.gateway.calls.desk import Desk
 from services.gateway.edges.web.answers import NO_STORE, refusal
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
 
@@ -23,7 +23,7 @@ def routes(desk: Desk, gate: Gate) -> Sequence[web.RouteDef]:
         try:
             credential = credential_of(request.headers, request.query)
             if credential or not gate.closed:  # who has no key where one is asked for learns only that
-                await gate.caller(credential, request.remote or "", "entry")
+                await gate.caller(credential, address_of(request), "entry")
                 served = await desk.models()
                 models = [model.model_id for model in served]
                 told = {model.model_id: model.text_prompt_characters for model in served

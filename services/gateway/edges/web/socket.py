@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from services.gateway.edges.web.connection import Connection
+from services.gateway.edges.web.credentials import address_of
 from services.mesh.errors import InvalidRequest, MeshError, SlowCaller
 
 if sys.version_info >= (3, 11):
@@ -167,7 +168,7 @@ class Sockets:
 
         Raises web.HTTPTooManyRequests when the address has too many open, web.HTTPBadRequest for no handshake.
         """
-        address = request.remote or ""
+        address = address_of(request)
         if self._by_address[address] >= self._most_per_address:
             raise web.HTTPTooManyRequests(text=f"{self._most_per_address} connections come from this address already\n",
                                           headers={"Retry-After": "5"})

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from services.gateway.edges.web.answers import NO_STORE, refusal
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError, PermissionDenied
 
@@ -18,7 +18,7 @@ def routes(status: Callable[[], Awaitable[Mapping[str, Any]]], gate: Gate) -> Se
 
     async def answer(request: web.Request) -> web.Response:
         try:
-            caller = await gate.caller(credential_of(request.headers, request.query), request.remote or "", "status")
+            caller = await gate.caller(credential_of(request.headers, request.query), address_of(request), "status")
             if caller.from_ticket:  # a ticket is for a browser's call, not for who runs the mesh
                 raise PermissionDenied("KEY_NEEDED", "the status is shown for a key, not for a ticket")
         except MeshError as error:

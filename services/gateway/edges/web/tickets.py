@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from services.gateway.edges.web.answers import NO_STORE, refusal
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import MeshError
 
@@ -18,7 +18,7 @@ def routes(gate: Gate) -> Sequence[web.RouteDef]:
     async def issue(request: web.Request) -> web.Response:
         try:
             credential = credential_of(request.headers, request.query)
-            caller = await gate.caller(credential, request.remote or "", "tickets")
+            caller = await gate.caller(credential, address_of(request), "tickets")
             ticket, expires_at = await gate.issue(caller)
         except MeshError as error:
             return refusal(error)

@@ -16,7 +16,7 @@ from services.gateway.edges.web.answers import refusal
 from services.gateway.edges.web.chat import messages
 from services.gateway.edges.web.chat.hearing import Hearing
 from services.gateway.edges.web.chat.query import Asked, read_query, read_resumed
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.edges.web.socket import Closed, Socket, Sockets
 from services.gateway.trust.gate import Gate
 from services.mesh.errors import InvalidRequest, MeshError
@@ -42,7 +42,7 @@ class ChatEdge:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         try:
             credential = credential_of(request.headers, request.query)
-            caller = await self._gate.caller(credential, request.remote or "", EDGE)
+            caller = await self._gate.caller(credential, address_of(request), EDGE)
         except MeshError as error:
             return refusal(error)
         async with self._sockets.open(request) as socket:

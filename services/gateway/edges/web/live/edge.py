@@ -12,7 +12,7 @@ from aiohttp import web
 from services.gateway.calls.callers import Caller, Opening
 from services.gateway.calls.desk import Desk
 from services.gateway.edges.web.answers import refusal
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.edges.web.live.reading import read_start
 from services.gateway.edges.web.live.session import Session, refused
 from services.gateway.edges.web.realtime.edge import MOST_MESSAGE_BYTES
@@ -40,7 +40,7 @@ class LiveEdge:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         try:
-            caller = await self._gate.caller(credential_of(request.headers, request.query), request.remote or "", EDGE)
+            caller = await self._gate.caller(credential_of(request.headers, request.query), address_of(request), EDGE)
         except MeshError as error:
             return refusal(error)
         async with self._sockets.open(request, (), MOST_MESSAGE_BYTES) as socket:

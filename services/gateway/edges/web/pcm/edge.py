@@ -13,7 +13,7 @@ from services.gateway.calls.desk import Desk
 from services.gateway.calls.events import Queued, Ready, Speech
 from services.gateway.edges.own_rate import hold_at
 from services.gateway.edges.web.answers import refusal
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.edges.web.pcm import writing
 from services.gateway.edges.web.pcm.reading import End, Open, Ping, read_open, read_query, read_told
 from services.gateway.edges.web.pcm.sound import Sound, sound_of
@@ -42,7 +42,7 @@ class PcmEdge:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         try:
-            caller = await self._gate.caller(credential_of(request.headers, request.query), request.remote or "", EDGE)
+            caller = await self._gate.caller(credential_of(request.headers, request.query), address_of(request), EDGE)
         except MeshError as error:
             return refusal(error)
         async with self._sockets.open(request, (SUBPROTOCOL,)) as socket:

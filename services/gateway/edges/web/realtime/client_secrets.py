@@ -13,7 +13,7 @@ from aiohttp import web
 
 from services.gateway.calls.desk import Desk
 from services.gateway.edges.web.answers import NO_STORE
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.edges.web.realtime import faults
 from services.gateway.edges.web.realtime.dialects import Beta, Dialect, Ga
 from services.gateway.edges.web.realtime.ids import Ids
@@ -60,7 +60,7 @@ class ClientSecrets:
         member of the body, or the body. Raises MeshError.
         """
         credential = credential_of(request.headers, request.query)
-        caller = await self._gate.caller(credential, request.remote or "", self._edge)
+        caller = await self._gate.caller(credential, address_of(request), self._edge)
         body = await _body(request)
         asked = read_session(body.get(member) or {} if member else body, [voice.name for voice in self._desk.voices])
         served = {model.model_id: model for model in await self._desk.models()}

@@ -12,7 +12,7 @@ from aiohttp import web
 from services.gateway.calls.callers import New, Opening
 from services.gateway.calls.desk import Desk, ModelInfo
 from services.gateway.calls.events import Event
-from services.gateway.edges.web.credentials import credential_of
+from services.gateway.edges.web.credentials import address_of, credential_of
 from services.gateway.edges.web.realtime import faults
 from services.gateway.edges.web.realtime.beginning import Beginning
 from services.gateway.edges.web.realtime.client_secrets import ClientSecrets
@@ -61,7 +61,7 @@ class RealtimeEdge:
     async def _call(self, request: web.Request, offered: list[str]) -> web.StreamResponse:
         """Hold a call. Raises MeshError when it can't be opened."""
         credential = credential_of(request.headers, request.query)
-        caller = await self._gate.caller(credential, request.remote or "", EDGE)
+        caller = await self._gate.caller(credential, address_of(request), EDGE)
         asked = json.loads(caller.ticket_note or "{}")  # by who gave the client its secret
         model = await self._model(request.query.get("model", ""), asked.get("model", ""))
         ids = Ids()
