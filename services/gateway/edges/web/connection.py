@@ -1,7 +1,7 @@
 """What stands between a TCP connection of the HTTP port and aiohttp: bounds that aiohttp does not have.
 
 Some versions of aiohttp look at a message's length when all of it is in memory, and all wait without end for a
-request's last byte.
+request's last byte, and keep as many requests for later as come before an answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ REQUEST_S = 10.0
 # What may come of a WebSocket before the first message of it is read, besides the longest message: what aiohttp reads
 # ahead, and the pieces in which the kernel hands out bytes.
 READ_AHEAD_BYTES = 1 << 20
+# What may come of plain requests until an answer begins: a body and its headers, several times. Also of a WebSocket
+# until it is one; peers wait for that.
+PLAIN_BYTES = 1 << 18
+# Requests that may wait for the answers to those before them. Browsers send none ahead, some scripts a few; each takes
+# 1 kB here for 20 bytes there.
+PIPELINED = 32
+_PIECE_BYTES = 1 << 13  # handed on before the requests are counted again
 
 
 class Connections:
@@ -38,8 +45,8 @@ class Connection(asyncio.Protocol):
         self.flooded = False
         """Whether a message was too long: nothing more is read, and the call ends."""
         self._unread_bytes = 0
-        self._most_unread_bytes: int | None = None  # None: no WebSocket yet
-        self._call: asyncio.Task[object] | None = None
+        self._most_unread_bytes = PLAIN_BYTES
+        self._call: asyncio.Task[object] | None = None  # None: no WebSocket yet
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -50,13 +57,14 @@ class Connection(asyncio.Protocol):
 
     def answered(self) -> None:
         """The answer to a plain request begins."""
+        self._unread_bytes = 0
         self._wait(self._all.request_s)
 
     def upgraded(self, most_bytes: int) -> None:
         """It is a WebSocket now, with messages of so many bytes at the most; this task holds its call."""
         self._stop_waiting()
         self._call = asyncio.current_task()
-        self._most_unread_bytes = most_bytes + READ_AHEAD_BYTES
+        self._unread_bytes, self._most_unread_bytes = 0, most_bytes + READ_AHEAD_BYTES
 
     def read(self) -> None:
         """A message of the WebSocket has been read."""
@@ -81,14 +89,26 @@ class Connection(asyncio.Protocol):
         """See asyncio.Protocol."""
         if not self._handles or self.flooded:
             return
-        if self._most_unread_bytes is not None:
-            self._unread_bytes += len(data)
-            if self._unread_bytes > self._most_unread_bytes:
-                self.flooded = True
-                assert self._call is not None
+        self._unread_bytes += len(data)
+        if self._unread_bytes > self._most_unread_bytes:
+            self.flooded = True
+            if self._call is None:
+                self._transport.abort()
+            else:
                 self._call.cancel()
+        elif self._call is not None:
+            self._handler.data_received(data)
+        else:
+            self._hand_on(data)
+
+    def _hand_on(self, data: bytes) -> None:
+        """Plain requests, as long as not too many of them wait."""
+        for at in range(0, len(data), _PIECE_BYTES):
+            self._handler.data_received(data[at:at + _PIECE_BYTES])
+            if len(self._handler._messages) > PIPELINED:  # type: ignore[attr-defined]  # aiohttp has no word for it
+                self.flooded = True
+                self._transport.abort()
                 return
-        self._handler.data_received(data)
 
     def eof_received(self) -> bool | None:
         """See asyncio.Protocol."""

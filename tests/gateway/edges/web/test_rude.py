@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator
 import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 
 from harness.chat_clients import Ear, hold
 from services.gateway.edges.web import socket as sockets_module
 from services.gateway.edges.web.chat.edge import ChatEdge
-from services.gateway.edges.web.connection import READ_AHEAD_BYTES, Connections
+from services.gateway.edges.web.connection import PLAIN_BYTES, READ_AHEAD_BYTES, Connections
 from services.gateway.edges.web.socket import MOST_MESSAGE_BYTES
 from tests.gateway.door import Gateway, codec, lm
 from tests.gateway.edges.sounds import speech
@@ -256,6 +257,37 @@ async def test_requests_that_never_end_are_cut_off(gateway: Gateway, dripped: by
         with contextlib.suppress(ConnectionError):
             assert b"101" not in await asyncio.wait_for(raw.reader.read(-1), 5)
         await until(lambda: not connections.by_address)
+
+
+async def test_requests_that_are_sent_ahead_are_answered_if_they_are_few_and_not_kept_if_they_are_many(
+        door: WebDoor) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"
+    async with Raw(door) as raw:
+        raw.writer.write(8 * request)
+        for _ in range(8):
+            assert b"200" in await raw.reader.readuntil(b"\r\n\r\nok\n")
+    for ahead in (request, b"POST /api/tickets HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n"):
+        async with Raw(door) as raw:
+            answered = b""
+            with contextlib.suppress(ConnectionError):
+                raw.writer.write(10_000 * ahead)
+                answered = await asyncio.wait_for(raw.reader.read(-1), 20.0)
+            assert answered.count(b"HTTP/1.1") < 5000
+
+
+async def test_what_comes_before_a_request_is_answered_is_bounded(gateway: Gateway) -> None:
+    answering = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await answering.wait()
+        return web.Response()
+
+    async with WebDoor(lambda sockets: [web.get("/slow", slow)]) as door, Raw(door) as raw:
+        raw.writer.write(b"GET /slow HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            raw.writer.write(bytes(4 * PLAIN_BYTES))
+            assert await asyncio.wait_for(raw.reader.read(-1), 20.0) == b""
+        answering.set()
 
 
 async def test_a_call_lasts_longer_than_a_request_may(gateway: Gateway) -> None:
