@@ -121,6 +121,7 @@ def main() -> None:
     logging.getLogger().addHandler(logging.NullHandler())  # else Python prints each warning
     with instrumented():
         from tests.fuzz.parsers import PARSERS
+        PARSERS[asked.parser](b"")  # some import more when they are called first
     FAILED.mkdir(parents=True, exist_ok=True)
     watch = Watch(PARSERS[asked.parser], asked.runs, FAILED / f"{asked.corpus.name}.input")
     if atheris is None:

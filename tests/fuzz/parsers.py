@@ -44,7 +44,6 @@ from services.gateway.trust.gate import OpenGate
 from services.gateway.trust.keys import read_keys
 from services.gateway.trust.tokens import SharedSecret, Tokens, read_key_set
 from services.mesh import logs
-from services.mesh.checkpoint import CheckpointError, _read_json
 from services.mesh.checkpoint_config import ConfigRefused, check_generation, check_lm, check_mimi
 from services.mesh.errors import InvalidRequest, MeshError, ResumeIncompatible, UnknownSession
 from services.mesh.fingerprint import safetensors_digest
@@ -277,6 +276,8 @@ def history_chunks(data: bytes) -> None:
 
 def checkpoint_json(data: bytes) -> None:
     """A checkpoint's config.json."""
+    from services.mesh.checkpoint import CheckpointError, _read_json  # torch takes 3 s, and the others need none of it
+
     try:
         config = _from_file("config.json", data, _read_json)
     except CheckpointError:
