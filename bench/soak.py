@@ -46,7 +46,8 @@ FLAT_PERCENT, FLAT_S = 1.0, 3600.0  # of a process's memory an hour; below an ho
 QUIET_S = 8.0  # until all that calls have held must be back
 SETTLED = 0.5  # share of the time after which nothing should grow any more
 COUNTS = ("files", "sockets", "threads", "tasks")
-WATCHED = ("gateway", "codec", "lm", "redis")
+OURS = ("gateway", "codec", "lm")
+WATCHED = (*OURS, "redis")
 
 
 class Watched:
@@ -107,7 +108,7 @@ class Soaked:
 
 def problems(found: Soaked, duration_s: float) -> list[str]:
     """What is not as it should be."""
-    grown = [f"{name} grows by {percent:.1f} % of its memory an hour" for name in WATCHED
+    grown = [f"{name} grows by {percent:.1f} % of its memory an hour" for name in OURS
              if duration_s >= FLAT_S and (percent := found.watched.facts(name)["percent_per_hour"]) > FLAT_PERCENT]
     said = {f"{found.slots_taken} slots are taken": found.slots_taken,
             f"Redis has {found.redis_keys_end} lasting keys, {found.redis_keys_before} before":
