@@ -38,7 +38,7 @@ async def fuzzed(name: str, inputs: int, keeping: bool, progress: Progress) -> d
         corpus.mkdir()
         for number, one in enumerate(kept(name)):
             (corpus / str(number)).write_bytes(one)
-        facts, began = dict(FAILED, inputs=0), time.monotonic()
+        began, facts = time.monotonic(), dict[str, Any](FAILED, inputs=0)
         with (OUT.parent / "fuzz" / f"{slug(name)}.log").open("wb") as log:
             fuzzer = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.fuzz.guided", name, str(corpus), "--runs", str(inputs),
