@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,7 @@ SETTLED = 0.5  # share of the time after which nothing should grow any more
 COUNTS = ("files", "sockets", "threads", "tasks")
 OURS = ("gateway", "codec", "lm")
 WATCHED = (*OURS, "redis")
+VIOLATED, OVERLOADED = "is violated", "overload level 3"  # in lines of the log
 
 
 class Watched:
@@ -104,6 +106,8 @@ class Soaked:
     """Of those that do not expire by themselves."""
     redis_keys_end: int
     violations: int
+    overloads: int
+    """How often the gateway began to refuse new calls, since nearly all frames were late: a call may fail of that."""
 
 
 def problems(found: Soaked, duration_s: float) -> list[str]:
@@ -119,11 +123,10 @@ def problems(found: Soaked, duration_s: float) -> list[str]:
 
 async def soak(options: argparse.Namespace, progress: Progress | None = None) -> Soaked:
     """The calls, and what is held meanwhile."""
-    lines: list[str] = []
+    heard: Counter[str] = Counter()
 
     def hear(name: str, line: str) -> None:
-        if "is violated" in line:
-            lines.append(line)
+        heard.update(what for what in (VIOLATED, OVERLOADED) if what in line)
 
     async with LocalMesh(options.checkpoint, options.device, slots=options.callers + DOORS, replicas=2, metrics=True,
                          gateway_flags=["--grace-s", "1"], on_line=hear) as mesh:
@@ -156,7 +159,7 @@ async def soak(options: argparse.Namespace, progress: Progress | None = None) ->
             await watched.look()
             keys_end = sum(store.ttl(key) < 0 for key in store.scan_iter())
     return Soaked(figures, watched, dict(comings.calls), dict(comings.failures), comings.kills, taken, keys_before,
-                  keys_end, len(lines))
+                  keys_end, heard[VIOLATED], heard[OVERLOADED])
 
 
 async def _slots_taken(mesh: LocalMesh) -> int:
