@@ -6,7 +6,7 @@ import torch
 
 from services.lm.directing import Directed
 from services.lm.engine import LmEngine
-from services.lm.graphed import GraphedNetwork, Replay, bucket
+from services.lm.graphed import GraphedNetwork, bucket
 from services.lm.sampling import Sampling
 from tests.lm.small_lm import Ints, random_codes, random_lm
 from tests.lm.test_selfcheck import right

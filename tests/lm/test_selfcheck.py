@@ -10,7 +10,7 @@ from torch import Tensor
 
 from services.lm.attention import attend_filled, places
 from services.lm.engine import LmEngine
-from services.lm.graphed import GraphedNetwork, Replay, uncaptured
+from services.lm.graphed import GraphedNetwork, uncaptured
 from services.lm.linear import EightBitLinear, Packing, Precision, Product, unpacked_product
 from services.lm.network import Network
 from services.lm.selfcheck import choose, choose_products
