@@ -166,8 +166,8 @@ def _attend_part(heads, ring, positions, rotation, sums, marks, slots, kv_heads,
     # sums [n, kv_heads, GROUPS, PARTS, DIM]; marks [2, n, kv_heads, GROUPS, PARTS]: the largest score and the weight
     index = ((row * kv_heads + kv_head) * GROUPS + group) * PARTS + part
     there = group < GROUPS
-    if PARTS == 1:
-        summed = (summed / tl.maximum(weight, 1.0e-38)[:, None]).to(sums.dtype.element_ty)
+    if PARTS == 1:  # below 2^-126, Triton would take a constant for a double
+        summed = (summed / tl.maximum(weight, 1.0e-37)[:, None]).to(sums.dtype.element_ty)
     else:
         tl.store(marks + index, largest, mask=there)
         tl.store(marks + tl.num_programs(0).to(tl.int64) * kv_heads * GROUPS * PARTS + index, weight, mask=there)
@@ -183,7 +183,7 @@ def _put_together(sums, marks, answer, entries, PARTS: tl.constexpr, DIM: tl.con
     weight = tl.load(marks + entries + head * PARTS + part)
     # Where nothing is filled all are -inf, and -inf less itself is no number.
     share = tl.exp(largest - tl.maximum(tl.max(largest, 0), -3.0e38))
-    total = tl.maximum(tl.sum(weight * share, 0), 1.0e-38)
+    total = tl.maximum(tl.sum(weight * share, 0), 1.0e-37)
     within = column < DIM
     parts = tl.load(sums + (head * PARTS + part[:, None]) * DIM + column[None, :], mask=within[None, :], other=0.0)
     attended = tl.sum(parts * share[:, None], 0) / total

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from services.lm.directing import Directed
 from services.lm.engine import LmEngine
 from services.lm.graphed import GraphedNetwork, bucket
+from services.lm.network import Bends, Draws, Shapes
 from services.lm.sampling import Sampling
+from services.mesh.cuda_graphs import Replay
 from tests.lm.small_lm import Ints, random_codes, random_lm
 from tests.lm.test_selfcheck import right
 
@@ -84,6 +87,23 @@ def test_attention_that_reads_lengths_on_the_device_needs_a_graph_for_rows_alone
     buckets = {active for active, *_ in shaped._generate._graphs}
     assert buckets == {1, 4, 5}
     assert len({shapes.filled for _, shapes, _ in shaped._generate._graphs}) == 1
+
+
+def test_a_step_that_reads_lengths_and_top_k_on_the_device_needs_a_graph_for_rows_alone() -> None:
+    lm = random_lm(num_layers=2, context=300)
+    exact, shaped = LmEngine(lm, slots=5), LmEngine(lm, slots=5)
+    network, rings = shaped._network, torch.zeros_like(exact._rings)
+
+    def fused(tokens: Tensor, rings: Tensor, positions: Tensor, draws: Draws, bends: Bends | None) -> Tensor:
+        rows = torch.arange(len(tokens))
+        found: Tensor = network(tokens, rings, rows, positions, draws, Shapes(300, network.cardinalities), bends, right)
+        return found
+
+    shaped._generate = GraphedNetwork(network, rings, Recorder(), fused=fused)
+    assert np.array_equal(tokens_of(shaped), tokens_of(exact))
+    shaped._generate.prepare((25, 250))
+    assert {active for active, *_ in shaped._generate._graphs} == {1, 4, 5}
+    assert len({shapes for _, shapes, _ in shaped._generate._graphs}) == 1
 
 
 @pytest.mark.parametrize(("size", "rounded"), [(1, 4), (4, 4), (5, 8), (64, 64), (65, 100), (100, 100)])
