@@ -88,8 +88,8 @@ def _turned(at, column, cosine, sine, mask):
 
 @triton.jit
 def _attend_part(heads, ring, positions, rotation, sums, marks, slots, kv_heads, context, TURN: tl.constexpr,
-                 PARTS: tl.constexpr, GROUPS: tl.constexpr, GROUPS_UP: tl.constexpr, DIM: tl.constexpr, DIM_UP: tl.constexpr,
-                 WIDTH: tl.constexpr, INT8: tl.constexpr, BLOCK: tl.constexpr):
+                 PARTS: tl.constexpr, GROUPS: tl.constexpr, GROUPS_UP: tl.constexpr, DIM: tl.constexpr,
+                 DIM_UP: tl.constexpr, WIDTH: tl.constexpr, INT8: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     part = tl.program_id(2)

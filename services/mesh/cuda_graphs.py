@@ -16,7 +16,7 @@ FIRST_RUNS = 3
 class CudaCapture:
     """Records what a function launches on a CUDA device; what it answers replays that on the same tensors.
 
-    Graphs run one after the other, so they share one pool of memory: with the largest captured first, the others fit in.
+    Graphs run one after the other, so they share one pool of memory: if the largest is captured first, all others fit.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,5 +1,5 @@
-"""`python -m tests.lm.compiled_kernels`: compiles the GPU's kernels for GPUs that are not here, as a step of the 7 B model
-in bfloat16 needs them.
+"""`python -m tests.lm.compiled_kernels`: compiles the GPU's kernels for GPUs that are not here, as a step of the 7 B
+model in bfloat16 needs them.
 
 Prints one JSON line: of each compute capability and kernel the size of what came out.
 """

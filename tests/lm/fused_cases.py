@@ -108,8 +108,8 @@ def draws_differ() -> int:
 
 def step(precision: Precision, kv_precision: KvPrecision, positions: list[int], bent: bool) -> tuple[float, float]:
     """The share of tokens that are not the network's, and how far new keys and values are off."""
-    lm = random_lm(dim=64, num_heads=2, num_layers=2, context=CONTEXT, card=256, depformer_dim=64, depformer_num_heads=2,
-                   depformer_dim_feedforward=264)
+    lm = random_lm(dim=64, num_heads=2, num_layers=2, context=CONTEXT, card=256, depformer_dim=64,
+                   depformer_num_heads=2, depformer_dim_feedforward=264)
     device, n = torch.device(DEVICE), len(positions)
     network = Network(lm, Packing(device, precision)).eval()
     rings = new_rings(lm, n + 1, device, kv_precision)
