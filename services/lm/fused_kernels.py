@@ -22,7 +22,8 @@ from services.lm.sampler import _GAMMA, _MIX_1, _MIX_2, WINDOWS
 
 def _warps(columns: int) -> int:
     """Of a program: some 8 columns a thread, and no more warps than a program can have."""
-    return min(max(triton.next_power_of_2(columns) // 256, 1), 32)
+    wide: int = triton.next_power_of_2(columns)
+    return min(max(wide // 256, 1), 32)
 
 
 def embed(tokens: Tensor, offsets: Tensor, table: Tensor, floor: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:

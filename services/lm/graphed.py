@@ -1,6 +1,6 @@
 """The network's step on a GPU: CUDA graphs, one for each of a few shapes.
 
-A step is some six hundred kernels of a few microseconds each, so launching them one by one would take longer than
+A step is many hundred kernels of a few microseconds each, so launching them one by one would take longer than
 running them. A graph replays them with one call, but its shapes are fixed: rows are rounded up to a bucket. Rows are
 not gathered (that would copy their keys and values): a step runs rows 0..n, and the ones that do not take part compute
 something that is thrown away.
@@ -8,7 +8,7 @@ something that is thrown away.
 With torch's attention the filled part of the ring is rounded up to a bucket, too, and a row that does not take part
 writes a key and a value to the slot of its next position, which its own next step overwrites before it looks at it.
 With `decode_attention` the device reads how much each row has filled, one graph serves every length, and rows that do
-not take part cost next to nothing, so that fewer buckets of rows are enough.
+not take part cost next to nothing, so that fewer buckets of rows are enough. So does `fused`, with fewer kernels.
 
 A step's inputs are one copy from pinned memory and its answer is one copy back, which is all that it waits for.
 """

@@ -19,6 +19,7 @@ from torch.nn import functional
 from services.lm import fused_kernels as kernels
 from services.lm import sampler
 from services.lm.attention import kept, recalled
+from services.lm.decode_attention import attend_decode
 from services.lm.fused import FusedNetwork
 from services.lm.linear import Packing, Precision
 from services.lm.network import Bends, Draws, Network, Shapes
@@ -87,6 +88,19 @@ def depth_errors(n: int, heads: int, dim: int, kind: torch.dtype) -> Iterator[fl
         yield off(found, right.flatten(1))
 
 
+def turned_error() -> float:
+    """Of heads that are turned on the way in, over a history in several parts, beside heads that were turned before."""
+    heads, ring = noise(2, 4, 32), noise(2, 2, 1, 700, 32)
+    positions = torch.tensor([650, 1500], device=DEVICE)
+    angle = positions[:, None] * torch.linspace(0, 1, 16, device=DEVICE)
+    rotation = torch.polar(torch.ones_like(angle), angle)
+    turned = torch.view_as_real(torch.view_as_complex(heads.view(2, 4, 16, 2)) * rotation[:, None]).flatten(2)
+    turned[:, -1] = heads[:, -1]
+    found, right = (attend_decode(given, ring.clone(), positions, turns)
+                    for given, turns in ((heads, torch.view_as_real(rotation)), (turned, None)))
+    return off(found, right)
+
+
 def draws_differ() -> int:
     """How many tokens are not the ones that the sampler draws, from logits that have ties."""
     differ = 0
@@ -143,7 +157,8 @@ def main() -> None:
     rounded = [step(precision, "bf16", POSITIONS[2], False) for precision in ("bf16", "int8")]
     found = {str(kind).removeprefix("torch."): list(errors(kind)) for kind in KINDS}
     json.dump({"cases": {name: len(values) for name, values in found.items()},
-               "max_error": {name: max(values) for name, values in found.items()}, "draws_that_differ": draws_differ(),
+               "max_error": {name: max(values) for name, values in found.items()}, "turned_error": turned_error(),
+               "draws_that_differ": draws_differ(),
                "steps": len(steps), "tokens_that_differ": max(share for share, _ in steps),
                "max_new_error": max(new for _, new in steps),
                "rounded_tokens_that_differ": sum(share for share, _ in rounded) / len(rounded),
