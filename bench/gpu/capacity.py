@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -155,13 +156,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--callers", type=int, default=84)
     parser.add_argument("--seconds", type=float, default=15.0, help="how long all of them talk")
-    parser.add_argument("--ramp", type=float, default=0.4, help="seconds from one caller to the next")
+    parser.add_argument("--ramp", type=float, default=0.6, help="seconds from one caller to the next")
     parser.add_argument("--precision", default="int8", help="of the weights: with bf16, 84 and the codec fill 80 GB")
     parser.add_argument("--kv-precision", default="int8")
     parser.add_argument("--codec", default="fp32", help="the codec's precision")
     parser.add_argument("--out", type=Path, default=Path("out/gpu/capacity.json"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    # Out of time is like Ctrl-C: the services end, too, and give the device back.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     asyncio.run(measure(options))
     found = json.loads(options.out.read_text())
     print(json.dumps(found["loads"], indent=1))

@@ -31,15 +31,18 @@ from services.lm.engine import LmEngine
 from services.lm.gpus import gpu_named
 from services.lm.linear import Precision, Unavailable
 from services.lm.sampling import Sampling
+from services.lm.selfcheck import ways
 from services.lm.sizing import KvPrecision, size_of
 
 ROWS = (1, 8, 32, 64, 84)
 # The most important first: time may run out.
 KINDS: tuple[tuple[Precision, KvPrecision], ...] = (
-    ("bf16", "int8"), ("int8", "int8"), ("bf16", "bf16"), ("fp8", "int8"), ("int4", "int8"))
+    ("bf16", "int8"), ("int8", "int8"), ("fp8", "int8"), ("int4", "int8"), ("bf16", "bf16"))
 MIMI_KINDS: tuple[CodecPrecision, ...] = ("fp32", "tf32", "bf16")
 GREEDY = Sampling(text_temperature=0, audio_temperature=0)
 FRAMES = 30
+ROOMY_BYTES = 120e9
+"""Of a GPU that has room for the model as it was loaded beside an engine with its rings: copies across take seconds."""
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -56,10 +59,11 @@ def free(device: str) -> None:
 
 def moshis_tokens(lm: LMModel, heard: Ints, device: str) -> Ints:
     """What moshi's own loop draws greedily for one caller: [frames, 9]."""
+    home = next(lm.parameters()).device
     generator = LMGen(lm.to(device), use_sampling=False)
     with torch.no_grad(), no_compile(), generator.streaming(1):
         found = [generator.step(torch.from_numpy(frame).to(device)[:, :, None]) for frame in heard]
-    lm.to("cpu")
+    lm.to(home)
     return np.array([[-2] * 9 if step is None else step[0, :, 0].tolist() for step in found])
 
 
@@ -108,9 +112,13 @@ def steps(lm: LMModel, device: str, rows: tuple[int, ...], write: Callable[[list
         except Unavailable as error:
             results.append({"precision": precision, "unavailable": str(error)})
         free(device)
-        if precision == KINDS[0][0] and kv_precision == KINDS[0][1]:
-            results.append({"lmgen_rows": 1, "step_ms": lmgen_ms(lm, device)})
         write(results)
+        if (precision, kv_precision) == KINDS[0]:
+            results += other_ways(lm, device, precision, kv_precision)
+            free(device)
+            results.append({"lmgen_rows": 1, "step_ms": lmgen_ms(lm, device)})
+            free(device)
+            write(results)
 
 
 def steps_of(lm: LMModel, device: str, rows: tuple[int, ...], precision: Precision, kv_precision: KvPrecision
@@ -127,13 +135,7 @@ def steps_of(lm: LMModel, device: str, rows: tuple[int, ...], precision: Precisi
     ready_s = time.monotonic() - began
     results = []
     for count in sorted({min(count, most) for count in rows}):
-        for row in range(count):
-            engine.open(row, Sampling(seed=row))
-        for heard in codes(engine.facts.delay_frames + 2, count, lm.card):  # from then on every stream has a token
-            engine.step(range(count), heard)
-        engine._line.positions[:] = lm.context + 100  # full windows, whatever is in them
-        heard = codes(1, count, lm.card)[0]
-        took = median_ms(lambda heard=heard: engine.step(range(len(heard)), heard))
+        took = step_ms(engine, count)
         result = {"precision": precision, "kv_precision": kv_precision, "rows": count, "step_ms": took,
                   "way": engine.way, "refused_ways": list(engine.refused_ways), "built_s": built_s, "ready_s": ready_s}
         if gpu is not None:
@@ -143,8 +145,35 @@ def steps_of(lm: LMModel, device: str, rows: tuple[int, ...], precision: Precisi
     return results
 
 
+def step_ms(engine: LmEngine, count: int) -> float:
+    """Of so many rows with full windows."""
+    for row in range(count):
+        engine.open(row, Sampling(seed=row))
+    for heard in codes(engine.facts.delay_frames + 2, count, engine.facts.cardinality):  # then all streams have tokens
+        engine.step(range(count), heard)
+    engine._line.positions[:] = engine.facts.context_frames + 100  # full windows, whatever is in them
+    heard = codes(1, count, engine.facts.cardinality)[0]
+    return median_ms(lambda: engine.step(range(count), heard))
+
+
+def other_ways(lm: LMModel, device: str, precision: Precision, kv_precision: KvPrecision) -> list[dict[str, Any]]:
+    """What the ways to step that were not chosen take, at few rows: there launches count."""
+    if device == "cpu":
+        return []
+    engine = LmEngine(lm, 8, device=device, precision=precision, kv_precision=kv_precision)
+    results: list[dict[str, Any]] = []
+    for name, build in ways(engine._network, engine._rings):
+        try:
+            engine._generate = build()
+            results += [{"way": name, "rows": rows, "step_ms": step_ms(engine, rows)} for rows in (1, 8)]
+        except Exception as error:  # whatever a compiler or a driver may raise: it was refused for that
+            results.append({"way": name, "failed": str(error)[:200]})
+    return results
+
+
 def lmgen_ms(lm: LMModel, device: str) -> float:
     """moshi's own loop for one caller, with its own graphs."""
+    home = next(lm.parameters()).device
     generator = LMGen(lm.to(device), use_sampling=True)
     heard = torch.zeros(1, 8, 1, dtype=torch.int64, device=device)
 
@@ -154,7 +183,7 @@ def lmgen_ms(lm: LMModel, device: str) -> float:
 
     with torch.no_grad(), generator.streaming(1):
         took = median_ms(step)
-    lm.to("cpu")
+    lm.to(home)
     return took
 
 
@@ -191,6 +220,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.device == "cpu":
         torch.set_num_threads(1)
+    began = time.monotonic()
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
 
     def write(part: str, result: object) -> None:
@@ -201,7 +231,10 @@ def main() -> None:
     rows = (1, 2) if options.small else ROWS
     parts = options.only.split(",")
     if "equal" in parts or "steps" in parts:
-        lm = random_lm(*((SMALL, torch.float32) if options.small else (SEVEN_B, torch.bfloat16)), options.device)
+        roomy = options.device != "cpu" and torch.cuda.mem_get_info(options.device)[1] > ROOMY_BYTES
+        lm = random_lm(*((SMALL, torch.float32) if options.small else (SEVEN_B, torch.bfloat16)), options.device,
+                       options.device if roomy else "cpu")
+        print(f"the model was made after {time.monotonic() - began:.1f} s", flush=True)
         free(options.device)
         if "equal" in parts:
             write("equal", equal(lm, options.device))

@@ -26,9 +26,9 @@ SMALL: dict[str, Any] = SEVEN_B | {
     "depformer_num_heads": 4, "depformer_num_layers": 1, "depformer_dim_feedforward": 264}
 
 
-def random_lm(config: dict[str, Any], dtype: torch.dtype, device: str) -> LMModel:
-    """On the CPU, so that a GPU has room for an engine."""
-    lm: LMModel = loaders.get_moshi_lm(None, dict(config), device="meta", dtype=dtype).to_empty(device="cpu")
+def random_lm(config: dict[str, Any], dtype: torch.dtype, device: str, home: str = "cpu") -> LMModel:
+    """Made on the device, and kept at home: on the CPU a GPU has more room for an engine."""
+    lm: LMModel = loaders.get_moshi_lm(None, dict(config), device="meta", dtype=dtype).to_empty(device=home)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, parameter in lm.named_parameters():

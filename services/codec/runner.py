@@ -16,6 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from services.mesh.cuda_graphs import CudaCapture
+
 log = logging.getLogger(__name__)
 
 FIRST_CALLS = 3  # the first two runs of a traced step still profile and optimise it
@@ -50,7 +52,7 @@ class Runner:
         """`frame` is an empty frame of one row, on the model's device."""
         self._half, self._spare, self._frame = half.eval(), slots, frame
         self._buckets = gpu_buckets(slots) if frame.is_cuda else row_buckets(min(slots, MOST_CPU_ROWS))
-        self._graphs = Graphs(frame.device) if frame.is_cuda else None
+        self._capture = CudaCapture(frame.device) if frame.is_cuda else None
         self._steps: dict[int, Step] = {}
         keep_freed_memory()
 
@@ -85,9 +87,9 @@ class Runner:
     def _record(self, size: int) -> Step:
         """The step of `size` rows. Recording it runs it, so it is done on the spare row."""
         example = self._padding(size)
-        if self._graphs is not None:
+        if self._capture is not None:
             try:
-                return self._graphs.record(self._half, *example)
+                return self._captured(self._capture, *example)
             except RuntimeError as error:  # a driver or a card that we have never met
                 log.warning("a step of %d rows is not captured, and is slower: %s", size,
                             (str(error).strip() or type(error).__name__).splitlines()[0])
@@ -100,6 +102,17 @@ class Runner:
             step(*example)
         return step
 
+    def _captured(self, capture: CudaCapture, rows: Tensor, frames: Tensor) -> Step:
+        """The step with these shapes as a CUDA graph, which reads and keeps inputs of its own."""
+        replay = capture(lambda: cast(Tensor, self._half(rows, frames)))
+
+        def step(new_rows: Tensor, new_frames: Tensor) -> Tensor:
+            rows.copy_(new_rows)
+            frames.copy_(new_frames)
+            return replay()
+
+        return step
+
 
 def keep_freed_memory() -> None:
     """Tells glibc to keep what a step frees for the next one, instead of handing it back to the kernel.
@@ -109,34 +122,3 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
-
-
-class Graphs:
-    """Steps as CUDA graphs, replayed on their own copies of their inputs. They run one after the other, so they share
-    one pool of memory.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def record(self, half: nn.Module, rows: Tensor, frames: Tensor) -> Step:
-        """The step with these shapes."""
-        with torch.cuda.device(self._device):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(FIRST_CALLS):
-                    half(rows, frames)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                answer: Tensor = half(rows, frames)
-
-        def replay(new_rows: Tensor, new_frames: Tensor) -> Tensor:
-            rows.copy_(new_rows)
-            frames.copy_(new_frames)
-            graph.replay()
-            return answer
-
-        return replay

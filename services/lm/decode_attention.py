@@ -5,6 +5,8 @@ history run side by side, and a second kernel puts them together). How much is f
 graph serves every length, and a short call reads no more than it has. Keys and values of 8 bits are unpacked in
 registers. The program whose part holds the new position's slot also writes it, and nobody reads it from memory.
 
+With a rotation, queries and keys come as their product made them and are turned on the way in (rotary positions).
+
 A row whose position is negative takes no part: nothing of its ring is read or written, and its answer is 0.
 
 See `attention` for the shapes and for how a ring keeps keys and values. Imports Triton, which a CPU's torch does not
@@ -31,22 +33,28 @@ def parts_for(rows: int, kv_heads: int, context: int) -> int:
     return max(1, min(1 << (wanted.bit_length() - 1), MOST_PARTS, longest))
 
 
-def attend_decode(heads: Tensor, ring: Tensor, positions: Tensor) -> Tensor:
-    """Rows 0..n, each over exactly what it has filled, after its new key and value were put into the ring."""
+def attend_decode(heads: Tensor, ring: Tensor, positions: Tensor, rotation: Tensor | None = None) -> Tensor:
+    """Rows 0..n, each over exactly what it has filled, after its new key and value were put into the ring.
+
+    `rotation` float32 [n, head_dim / 2, 2] is the cosine and sine that each (real, imaginary) pair of queries and keys
+    is turned by.
+    """
     n, all_heads, dim = heads.shape
     _, slots, kv_heads, context, width = ring.shape
     groups = all_heads // kv_heads - 2
     parts = parts_for(n, kv_heads, context)
-    sums = heads.new_empty(n, kv_heads, groups, parts, dim)
-    marks = heads.new_empty(2, n, kv_heads, groups, parts)
     answer = heads.new_empty(n, kv_heads * groups * dim)
+    # A history in one part needs nothing put together.
+    sums = answer if parts == 1 else answer.new_empty(n, kv_heads, groups, parts, dim, dtype=torch.float32)
+    marks = heads.new_empty(2, n, kv_heads, groups, parts, dtype=torch.float32)
     _attend_part[(n, kv_heads, parts)](
-        heads, ring, positions, sums, marks, slots, kv_heads, context, PARTS=parts, GROUPS=groups,
-        GROUPS_UP=triton.next_power_of_2(groups), DIM=dim, DIM_UP=triton.next_power_of_2(dim), WIDTH=width,
-        INT8=ring.dtype == torch.int8, BLOCK=BLOCK, num_warps=4)
-    _put_together[(n, kv_heads * groups)](
-        sums, marks, answer, n * kv_heads * groups * parts, PARTS=parts, DIM=dim, DIM_UP=triton.next_power_of_2(dim),
-        num_warps=1)
+        heads, ring, positions, heads if rotation is None else rotation, sums, marks, slots, kv_heads, context,
+        TURN=rotation is not None, PARTS=parts, GROUPS=groups, GROUPS_UP=triton.next_power_of_2(groups), DIM=dim,
+        DIM_UP=triton.next_power_of_2(dim), WIDTH=width, INT8=ring.dtype == torch.int8, BLOCK=BLOCK, num_warps=4)
+    if parts > 1:
+        _put_together[(n, kv_heads * groups)](
+            sums, marks, answer, n * kv_heads * groups * parts, PARTS=parts, DIM=dim,
+            DIM_UP=triton.next_power_of_2(dim), num_warps=1)
     return answer
 
 
@@ -71,9 +79,17 @@ def _as_bfloat16(new):
 
 
 @triton.jit
-def _attend_part(heads, ring, positions, sums, marks, slots, kv_heads, context, PARTS: tl.constexpr,
-                 GROUPS: tl.constexpr, GROUPS_UP: tl.constexpr, DIM: tl.constexpr, DIM_UP: tl.constexpr,
-                 WIDTH: tl.constexpr, INT8: tl.constexpr, BLOCK: tl.constexpr):
+def _turned(at, column, cosine, sine, mask):
+    """Queries or keys at a pointer to their first columns, float32, each pair turned: partners lie side by side."""
+    one = tl.load(at + column, mask=mask, other=0.0).to(tl.float32)
+    partner = tl.load(at + (column ^ 1), mask=mask, other=0.0).to(tl.float32)
+    return one * cosine + partner * sine
+
+
+@triton.jit
+def _attend_part(heads, ring, positions, rotation, sums, marks, slots, kv_heads, context, TURN: tl.constexpr,
+                 PARTS: tl.constexpr, GROUPS: tl.constexpr, GROUPS_UP: tl.constexpr, DIM: tl.constexpr,
+                 DIM_UP: tl.constexpr, WIDTH: tl.constexpr, INT8: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     part = tl.program_id(2)
@@ -89,10 +105,17 @@ def _attend_part(heads, ring, positions, sums, marks, slots, kv_heads, context, 
     end = tl.minimum(begin + length, filled)
 
     row_heads = heads + row * (GROUPS + 2) * kv_heads * DIM
-    queries = tl.load(row_heads + (kv_head * GROUPS + group[:, None]) * DIM + column[None, :],
-                      mask=(group[:, None] < GROUPS) & within[None, :], other=0.0)
-    new_key = tl.load(row_heads + (GROUPS * kv_heads + kv_head) * DIM + column, mask=within, other=0.0)
+    cosine = tl.full([DIM_UP], 1.0, tl.float32)
+    sine = tl.zeros([DIM_UP], tl.float32)
+    if TURN:
+        pair = rotation + row * DIM + column // 2 * 2
+        cosine = tl.load(pair, mask=within, other=0.0)
+        sine = tl.load(pair + 1, mask=within, other=0.0) * tl.where(column % 2 == 0, -1.0, 1.0)
+    queries = _turned(row_heads + (kv_head * GROUPS + group[:, None]) * DIM, column[None, :], cosine[None, :],
+                      sine[None, :], (group[:, None] < GROUPS) & within[None, :])
+    new_key = _turned(row_heads + (GROUPS * kv_heads + kv_head) * DIM, column, cosine, sine, within)
     new_value = tl.load(row_heads + ((GROUPS + 1) * kv_heads + kv_head) * DIM + column, mask=within, other=0.0)
+    new_value = new_value.to(tl.float32)
     key_ring = ring + (row * kv_heads + kv_head) * context * WIDTH
     value_ring = ring + ((slots + row) * kv_heads + kv_head) * context * WIDTH
 
@@ -143,9 +166,12 @@ def _attend_part(heads, ring, positions, sums, marks, slots, kv_heads, context, 
     # sums [n, kv_heads, GROUPS, PARTS, DIM]; marks [2, n, kv_heads, GROUPS, PARTS]: the largest score and the weight
     index = ((row * kv_heads + kv_head) * GROUPS + group) * PARTS + part
     there = group < GROUPS
+    if PARTS == 1:  # below 2^-126, Triton would take a constant for a double
+        summed = (summed / tl.maximum(weight, 1.0e-37)[:, None]).to(sums.dtype.element_ty)
+    else:
+        tl.store(marks + index, largest, mask=there)
+        tl.store(marks + tl.num_programs(0).to(tl.int64) * kv_heads * GROUPS * PARTS + index, weight, mask=there)
     tl.store(sums + index[:, None] * DIM + column[None, :], summed, mask=there[:, None] & within[None, :])
-    tl.store(marks + index, largest, mask=there)
-    tl.store(marks + tl.num_programs(0).to(tl.int64) * kv_heads * GROUPS * PARTS + index, weight, mask=there)
 
 
 @triton.jit
@@ -157,7 +183,8 @@ def _put_together(sums, marks, answer, entries, PARTS: tl.constexpr, DIM: tl.con
     weight = tl.load(marks + entries + head * PARTS + part)
     # Where nothing is filled all are -inf, and -inf less itself is no number.
     share = tl.exp(largest - tl.maximum(tl.max(largest, 0), -3.0e38))
-    total = tl.maximum(tl.sum(weight * share, 0), 1.0e-38)
+    total = tl.maximum(tl.sum(weight * share, 0), 1.0e-37)
     within = column < DIM
     parts = tl.load(sums + (head * PARTS + part[:, None]) * DIM + column[None, :], mask=within[None, :], other=0.0)
-    tl.store(answer + head * DIM + column, tl.sum(parts * share[:, None], 0) / total, mask=within)
+    attended = tl.sum(parts * share[:, None], 0) / total
+    tl.store(answer + head * DIM + column, attended.to(answer.dtype.element_ty), mask=within)

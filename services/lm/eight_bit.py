@@ -10,6 +10,7 @@ imported, it runs on a CPU, slowly: for tests. Block sizes are reckoned, and unm
 
 import os
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,7 +32,7 @@ def product(x: Tensor, weight: Tensor, scale: Tensor, residual: Tensor | None) -
     rows = min(max(triton.next_power_of_2(n), LEAST_ROWS), MOST_ROWS)
     block = next((size for size in (64, 32) if outputs >= size * PROGRAMS), 16)
     taken, stages = LOADS[rows]
-    answer = x.new_empty(n, outputs)
+    answer = x.new_empty(n, outputs, dtype=torch.float32)
     _product[(triton.cdiv(outputs, block), triton.cdiv(n, rows))](
         x.contiguous(), weight, scale, answer if residual is None else residual, answer, n, outputs, inputs,
         ADD=residual is not None, ROWS=rows, OUTPUTS=block, INPUTS=taken, KIND=KIND, num_warps=4, num_stages=stages)

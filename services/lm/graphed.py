@@ -1,6 +1,6 @@
 """The network's step on a GPU: CUDA graphs, one for each of a few shapes.
 
-A step is some six hundred kernels of a few microseconds each, so launching them one by one would take longer than
+A step is many hundred kernels of a few microseconds each, so launching them one by one would take longer than
 running them. A graph replays them with one call, but its shapes are fixed: rows are rounded up to a bucket. Rows are
 not gathered (that would copy their keys and values): a step runs rows 0..n, and the ones that do not take part compute
 something that is thrown away.
@@ -8,9 +8,8 @@ something that is thrown away.
 With torch's attention the filled part of the ring is rounded up to a bucket, too, and a row that does not take part
 writes a key and a value to the slot of its next position, which its own next step overwrites before it looks at it.
 With `decode_attention` the device reads how much each row has filled, one graph serves every length, and rows that do
-not take part cost next to nothing, so that fewer buckets of rows are enough.
+not take part cost next to nothing, so that fewer buckets of rows are enough. So does `fused`, with fewer kernels.
 
-Graphs run one after the other, so they share one pool of memory: the largest is captured first, and the others fit in.
 A step's inputs are one copy from pinned memory and its answer is one copy back, which is all that it waits for.
 """
 
@@ -26,38 +25,15 @@ from torch import Tensor
 from services.lm.delays import Ints
 from services.lm.network import Bends, Decode, Draws, Network, Shapes
 from services.lm.sampling import MOST_PENALISED
+from services.mesh.cuda_graphs import CudaCapture, Replay
 
 log = logging.getLogger(__name__)
 
-Replay = Callable[[], Tensor]
 SMALLEST_FILLED = 256
 """20 s of a call. Attention over less costs next to nothing, and every bucket is one more graph."""
 SMALLEST_TOP_K = 32
-
-
-class CudaCapture:
-    """Records what a function launches on the current CUDA device; what it answers replays that on the same tensors."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Replay) -> Replay:
-        """The answer replays what `run` launches."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):  # libraries allocate and Triton compiles on first use, which a graph must not record
-                run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            output = run()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return output
-
-        return replay
+Fused = Callable[[Tensor, Tensor, Tensor, Draws, Bends | None], Tensor]
+"""Tokens, rings, positions, draws and bends of rows 0..n, to the next tokens: see `fused`."""
 
 
 def uncaptured(run: Replay) -> Replay:
@@ -115,12 +91,14 @@ class GraphedNetwork:
     """The network with every shape captured when it is first met, or beforehand by `prepare`."""
 
     def __init__(self, network: Network, rings: Tensor, capture: Callable[[Replay], Replay] | None = None,
-                 decode: Decode | None = None) -> None:
+                 decode: Decode | None = None, fused: Fused | None = None) -> None:
         """`rings` [layers, 2, slots, kv_heads, context, width] also tells device, slots and context. `decode` is the
-        attention that reads on the device how much each row has filled; without it torch's is used.
+        attention that reads on the device how much each row has filled; without it torch's is used. `fused` is a whole
+        step that does so.
         """
-        self._network, self._rings, self._decode = network, rings, decode
-        self._capture = capture or CudaCapture()
+        self._network, self._rings, self._decode, self._fused = network, rings, decode, fused
+        self._reads_lengths = decode is not None or fused is not None
+        self._capture = capture or CudaCapture(rings.device)
         self._slots, self._context = rings.shape[2], rings.shape[4]
         self._rows = torch.arange(self._slots, device=rings.device)
         self._inputs = Inputs(network, self._slots, rings.device)
@@ -133,7 +111,7 @@ class GraphedNetwork:
         active = self._bucket(int(rows.max()) + 1)
         largest = [int(top_k) for top_k in draws.top_k.amax(dim=0)]
         filled = int(positions[rows].max()) + 1
-        if self._decode is not None:
+        if self._reads_lengths:
             taking_part = np.full_like(positions, -1)
             taking_part[rows] = positions[rows]
             positions = taking_part
@@ -163,7 +141,7 @@ class GraphedNetwork:
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
     def _bucket(self, rows: int) -> int:
-        if self._decode is None:
+        if not self._reads_lengths:
             return bucket(rows, 1, self._slots)
         # 1, 4, 16, 64: rows that do not take part read no keys, and weights are read once for all.
         return min(1 << 2 * math.ceil(math.log2(rows) / 2), self._slots)
@@ -171,7 +149,9 @@ class GraphedNetwork:
     def _shapes(self, filled: int, top_k: Sequence[int]) -> Shapes:
         text, audio = (bucket(k, SMALLEST_TOP_K, most)
                        for k, most in zip(top_k, self._network.cardinalities, strict=True))
-        return Shapes(bucket(filled, SMALLEST_FILLED, self._context) if self._decode is None else self._context,
+        if self._fused is not None:  # top-k is read on the device, too
+            return Shapes(self._context, self._network.cardinalities)
+        return Shapes(self._context if self._reads_lengths else bucket(filled, SMALLEST_FILLED, self._context),
                       (text, audio))
 
     def _graph(self, active: int, shapes: Shapes, bent: bool) -> Replay:
@@ -180,6 +160,13 @@ class GraphedNetwork:
             rows, tokens, positions = (values[:active] for values in (self._rows, inputs.tokens, inputs.positions))
             draws = Draws(*(values[:active] for values in inputs.draws))
             bends = Bends(*(values[:active] for values in inputs.bends)) if bent else None
-            self._graphs[active, shapes, bent] = self._capture(
-                lambda: self._network(tokens, self._rings, rows, positions, draws, shapes, bends, self._decode))
+
+            def run() -> Tensor:
+                if self._fused is not None:
+                    return self._fused(tokens, self._rings, positions, draws, bends)
+                found: Tensor = self._network(
+                    tokens, self._rings, rows, positions, draws, shapes, bends, self._decode)
+                return found
+
+            self._graphs[active, shapes, bent] = self._capture(run)
         return self._graphs[active, shapes, bent]

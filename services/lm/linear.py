@@ -37,6 +37,8 @@ class Float32Linear(nn.Module):
         """x [n, inputs] -> [n, outputs]."""
         return torch.mm(x, self.weight)
 
+    raw = forward
+
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + self(x)."""
         return torch.addmm(residual, x, self.weight)
@@ -53,11 +55,15 @@ class BFloat16Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, inputs] -> [n, outputs]."""
-        return functional.linear(x.bfloat16(), self.weight).float()
+        return self.raw(x).float()
+
+    def raw(self, x: Tensor) -> Tensor:
+        """As forward, in bfloat16."""
+        return functional.linear(x.bfloat16(), self.weight)
 
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + self(x)."""
-        return residual + functional.linear(x.bfloat16(), self.weight)
+        return residual + self.raw(x)
 
 
 class Int8Linear(nn.Module):
@@ -74,11 +80,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, inputs] -> [n, outputs]."""
-        return torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale).float()
+        return self.raw(x).float()
+
+    def raw(self, x: Tensor) -> Tensor:
+        """As forward, in bfloat16."""
+        return torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale)
 
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + self(x)."""
-        return residual + torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale)
+        return residual + self.raw(x)
 
 
 class EightBitLinear(nn.Module):
@@ -104,6 +114,8 @@ class EightBitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [n, inputs] -> [n, outputs]."""
         return self.product(x, self.weight, self.scale, None)
+
+    raw = forward
 
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + self(x)."""
@@ -160,17 +172,19 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, inputs] -> [n, outputs]."""
-        return self._product(x).float()
+        return self.raw(x).float()
 
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """residual + self(x)."""
-        return residual + self._product(x)
+        return residual + self.raw(x)
 
-    def _product(self, x: Tensor) -> Tensor:
+    def raw(self, x: Tensor) -> Tensor:
+        """As forward, in bfloat16."""
         product = torch._weight_int4pack_mm if self.on_cuda else torch._weight_int4pack_mm_for_cpu
         return product(x.bfloat16(), self.weight, self.GROUP, self.scale)
 
 
+# Each has `raw`, too: the product in the type that its kernel gives, for who reads it in that type.
 Linear = Float32Linear | BFloat16Linear | Int8Linear | EightBitLinear | Int4Linear
 
 

@@ -17,7 +17,7 @@ from services.gateway.sessions.sealing import Handle
 from services.mesh.checkpoint import load_lm, load_mimi, resolve
 from tests.conftest import ROOT
 
-PARTS = ("steps", "checkpoint", "capacity")
+PARTS = ("checkpoint", "steps", "capacity")
 
 
 @pytest.mark.slow

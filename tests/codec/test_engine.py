@@ -20,6 +20,7 @@ from services.codec.attention import attend_gathered, attend_row_by_row
 from services.codec.codes import MISSING
 from services.codec.engine import MOST_PRIMING_FRAMES, CodecFacts, DecodeEngine, EncodeEngine, build_engines
 from services.codec.runner import MOST_CPU_ROWS, row_buckets
+from services.mesh.cuda_graphs import Replay
 from services.mesh.finite import NotFinite
 
 SLOTS, CALLS, FRAMES = 8, 9, 24
@@ -316,12 +317,26 @@ def test_speech_gives_varied_codes(codes: list[Array]) -> None:
 
 def test_a_step_that_a_gpu_does_not_capture_runs_kernel_by_kernel(mimi: MimiModel, caplog: pytest.LogCaptureFixture
                                                                   ) -> None:
-    class Refusing:
-        def record(self, half: torch.nn.Module, rows: torch.Tensor, frames: torch.Tensor) -> None:
-            raise RuntimeError("operation not permitted when stream is capturing\nand ten pages more")
+    def refusing(run: Replay) -> Replay:
+        raise RuntimeError("operation not permitted when stream is capturing\nand ten pages more")
 
     encoder, recorded = (build_engines(mimi, 2)[0] for _ in range(2))
-    encoder._run._graphs = Refusing()  # type: ignore[assignment]
+    encoder._run._capture = refusing  # type: ignore[assignment]
     pcm = np.random.default_rng(0).normal(0, 0.1, (2, encoder.facts.samples_per_frame)).astype(np.float32)
     assert (encoder.step([0, 1], pcm) == recorded.step([0, 1], pcm)).all()
     assert "a step of 2 rows is not captured" in caplog.text and "ten pages" not in caplog.text
+
+
+def test_a_captured_step_replays_on_its_own_inputs(mimi: MimiModel) -> None:
+    captured = []
+
+    def capture(run: Replay) -> Replay:
+        captured.append(run())
+        return run
+
+    encoder, recorded = (build_engines(mimi, 2)[0] for _ in range(2))
+    encoder._run._capture = capture  # type: ignore[assignment]
+    pcm = np.random.default_rng(0).normal(0, 0.1, (3, 2, encoder.facts.samples_per_frame)).astype(np.float32)
+    for frame in pcm:
+        assert (encoder.step([1, 0], frame) == recorded.step([1, 0], frame)).all()
+    assert len(captured) == 1

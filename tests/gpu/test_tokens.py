@@ -51,7 +51,7 @@ def test_greedy_tokens_are_those_of_moshis_own_loop(device: str) -> None:
 def test_the_fast_way_is_the_one_that_is_served(device: str) -> None:
     engine = engine_on(device)
     assert engine.refused_ways == ()
-    assert engine.way == ("traced" if device == "cpu" else "graphs with Triton's attention")
+    assert engine.way == ("traced" if device == "cpu" else "graphs of Triton's kernels")
 
 
 def test_rows_that_come_and_go_get_what_they_would_have_got_alone(device: str) -> None:

@@ -1,4 +1,4 @@
-"""The GPU's attention and its products of 8 bits give what the CPU's give, and compile for the GPUs of the table.
+"""The GPU's kernels give what the CPU's operators give, and compile for the GPUs of the table.
 
 Triton decides at its import whether it interprets, so each runs in a process of its own.
 """
@@ -38,7 +38,27 @@ def test_products_of_8_bits_are_those_of_the_unpacked_weights() -> None:
 
 
 @pytest.mark.slow
+def test_a_step_of_fused_kernels_is_the_networks() -> None:
+    found = run("tests.lm.fused_cases")
+    assert found["cases"] == {"float32": 40, "bfloat16": 40}
+    assert found["max_error"]["float32"] < 2e-6
+    assert found["max_error"]["bfloat16"] < 0.01, "the interpreter cuts bfloat16's digits off"
+    assert found["turned_error"] < 2e-6
+    assert found["draws_that_differ"] == 0
+    assert found["steps"] == 8
+    assert found["tokens_that_differ"] == 0
+    assert found["max_new_error"] < 0.02, "int8 steps of keys may be rounded the other way"
+    assert found["rounded_tokens_that_differ"] < 0.5 and found["rounded_max_new_error"] < 0.1
+
+
+def test_the_7b_models_step_launches_a_third_of_what_torch_would() -> None:
+    found = run("bench.gpu.launches")
+    assert found["bf16"]["fused"]["all"] <= 705 < 2000 < found["bf16"]["torch's operators"]["all"]
+    assert found["int8"]["fused"]["all"] <= 705
+
+
+@pytest.mark.slow
 def test_they_compile_for_gpus_that_are_not_here() -> None:
     kernels = run("tests.lm.compiled_kernels")
-    assert len(kernels) == 10 + 32 and all(kernel["cubin_bytes"] for kernel in kernels)
+    assert len(kernels) == 10 + 32 + 30 and all(kernel["cubin_bytes"] for kernel in kernels)
     assert max(kernel["shared_bytes"] for kernel in kernels) <= 99 << 10, "an L4 has no more"

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from services.lm.directing import Directed
 from services.lm.engine import LmEngine
-from services.lm.graphed import GraphedNetwork, Replay, bucket
+from services.lm.graphed import GraphedNetwork, bucket
+from services.lm.network import Bends, Draws, Shapes
 from services.lm.sampling import Sampling
+from services.mesh.cuda_graphs import Replay
 from tests.lm.small_lm import Ints, random_codes, random_lm
 from tests.lm.test_selfcheck import right
 
@@ -23,15 +26,15 @@ class Recorder:
         return run
 
 
-def tokens_of(engine: LmEngine) -> Ints:
-    """Three sessions that start one after the other, 60 frames."""
+def tokens_of(engine: LmEngine, frames: int = 60) -> Ints:
+    """Three sessions that start one after the other, and half-way one is directed."""
     samplings = [Sampling(seed=3), Sampling(text_temperature=0, audio_temperature=0), Sampling(seed=4, audio_top_k=0)]
     for row, sampling in enumerate(samplings):
         engine.open(row, sampling)
     answers = []
-    for frame in range(60):
+    for frame in range(frames):
         rows = [row for row in (2, 0, 1) if frame >= 5 * row]
-        if frame == 30:
+        if frame == frames // 2:
             engine.direct(1, Directed(Sampling(seed=9, padding_bonus=2, repetition_penalty=1.5), np.full((7, 9), 5)))
         answers.append(engine.step(rows, np.stack([random_codes(60, row)[frame] for row in rows])))
     return np.concatenate(answers)
@@ -84,6 +87,23 @@ def test_attention_that_reads_lengths_on_the_device_needs_a_graph_for_rows_alone
     buckets = {active for active, *_ in shaped._generate._graphs}
     assert buckets == {1, 4, 5}
     assert len({shapes.filled for _, shapes, _ in shaped._generate._graphs}) == 1
+
+
+def test_a_step_that_reads_lengths_and_top_k_on_the_device_needs_a_graph_for_rows_alone() -> None:
+    lm = random_lm(num_layers=1, context=40)
+    exact, shaped = LmEngine(lm, slots=5), LmEngine(lm, slots=5)
+    network, rings = shaped._network, torch.zeros_like(exact._rings)
+
+    def fused(tokens: Tensor, rings: Tensor, positions: Tensor, draws: Draws, bends: Bends | None) -> Tensor:
+        rows = torch.arange(len(tokens))
+        found: Tensor = network(tokens, rings, rows, positions, draws, Shapes(40, network.cardinalities), bends, right)
+        return found
+
+    shaped._generate = GraphedNetwork(network, rings, Recorder(), fused=fused)
+    assert np.array_equal(tokens_of(shaped, 14), tokens_of(exact, 14))
+    shaped._generate.prepare((25, 250))
+    assert {active for active, *_ in shaped._generate._graphs} == {1, 4, 5}
+    assert len({shapes for _, shapes, _ in shaped._generate._graphs}) == 1
 
 
 @pytest.mark.parametrize(("size", "rounded"), [(1, 4), (4, 4), (5, 8), (64, 64), (65, 100), (100, 100)])

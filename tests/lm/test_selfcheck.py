@@ -10,11 +10,12 @@ from torch import Tensor
 
 from services.lm.attention import attend_filled, places
 from services.lm.engine import LmEngine
-from services.lm.graphed import GraphedNetwork, Replay, uncaptured
+from services.lm.graphed import GraphedNetwork, uncaptured
 from services.lm.linear import EightBitLinear, Packing, Precision, Product, unpacked_product
-from services.lm.network import Network
+from services.lm.network import Bends, Draws, Network, Shapes
 from services.lm.selfcheck import choose, choose_products
 from services.lm.sizing import KvPrecision
+from services.mesh.cuda_graphs import Replay
 from tests.lm.small_lm import random_lm
 
 Decode = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,6 +62,21 @@ def test_a_way_that_agrees_is_served(kv_precision: KvPrecision) -> None:
     engine = LmEngine(random_lm(num_layers=2, context=40), 5, kv_precision=kv_precision)
     assert pick(engine, right) == "fast"
     assert not engine._rings.any(), "the check leaves nothing behind"
+
+
+def test_a_way_that_draws_other_tokens_is_refused() -> None:
+    """Greedy ones alone would not show that temperature, top-k or noise are off."""
+    engine = LmEngine(random_lm(num_layers=2, context=40), 4)
+    network, rings = engine._network, engine._rings
+
+    def greedy(tokens: Tensor, rings: Tensor, positions: Tensor, draws: Draws, bends: Bends | None) -> Tensor:
+        found: Tensor = network(tokens, rings, torch.arange(len(tokens)), positions, draws._replace(
+            temperature=torch.zeros_like(draws.temperature)), Shapes(40, network.cardinalities), bends, right)
+        return found
+
+    chosen = choose([("fused", lambda: GraphedNetwork(network, rings, uncaptured, fused=greedy)),
+                     ("plain", lambda: GraphedNetwork(network, rings, uncaptured))], rings, 17, 512)
+    assert (chosen.name, chosen.refused) == ("plain", ("fused",))
 
 
 @pytest.mark.parametrize(("decode", "words"), [
