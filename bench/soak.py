@@ -129,7 +129,8 @@ async def soak(options: argparse.Namespace, progress: Progress | None = None) ->
         heard.update(what for what in (VIOLATED, OVERLOADED) if what in line)
 
     async with LocalMesh(options.checkpoint, options.device, slots=options.callers + DOORS, replicas=2, metrics=True,
-                         gateway_flags=["--grace-s", "1"], on_line=hear) as mesh:
+                         gateway_flags=["--grace-s", "1", "--longest-call-s", str(2 * options.duration)],
+                         on_line=hear) as mesh:
         figures: Figures | None = None
         watched, over = Watched(mesh), asyncio.Event()
         comings = Comings(mesh, SPEECH)
