@@ -96,10 +96,10 @@ def main() -> None:
     if args.only in (None, "turns"):
         loop = ThroughMesh if args.through_mesh else MoshiLoop
         with contextlib.ExitStack() as meshes:
-            listeners = [loop(folder, greedy=True), loop(folder, greedy=False, seed=1)]
+            greedily, sampled = loop(folder, greedy=True), loop(folder, greedy=False, seed=1)
             if args.through_mesh:
-                listeners = [meshes.enter_context(mesh) for mesh in listeners]
-            figures |= turns(*listeners, work, args.dialogues)[0]
+                greedily, sampled = meshes.enter_context(greedily), meshes.enter_context(sampled)
+            figures |= turns(greedily, sampled, work, args.dialogues)[0]
         figures["turns_through"] = "the mesh" if args.through_mesh else "moshi's own loop"
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(figures, indent=2) + "\n")

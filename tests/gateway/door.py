@@ -38,8 +38,9 @@ from tests.served import Served
 
 def codec(codec_id: str, slots: int) -> Served:
     """A codec that computes nothing."""
-    engines: Any = (NullEngine(slots, np.zeros(8, np.int64)), NullEngine(slots, np.zeros(1920, np.float32)))
-    return Served("codec", CodecServer(*engines, codec_id, FrameTracer(), 5.0), codec_pb2_grpc.CodecServiceStub)
+    encoder: Any = NullEngine(slots, np.zeros(8, np.int64))
+    decoder: Any = NullEngine(slots, np.zeros(1920, np.float32))
+    return Served("codec", CodecServer(encoder, decoder, codec_id, FrameTracer(), 5.0), codec_pb2_grpc.CodecServiceStub)
 
 
 def lm(model_id: str, codec_id: str, slots: int, engine: Any = None) -> Served:

@@ -26,7 +26,8 @@ class RedisServer:
         the default one; with a `certificate` (see `certificate_in`) it takes TLS only, and if it `asks`, only from who
         has a certificate of the same CA. `password` is its requirepass.
         """
-        self.port = next(port for port in iter(free_port, None) if port < 55_000)  # a cluster talks on port + 10000
+        # A cluster talks on port + 10000, which must not be one that the system gives to connections either.
+        self.port = next(port for port in iter(free_port, None) if port + 10_000 < 32_768)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._program, self._certificate, self._password = program or redis_executable(), certificate, password
         self._asks, self._flags = asks, flags

@@ -129,7 +129,7 @@ async def by_client(target: str, way: Way, opened: Opened) -> str:
     async with grpc.aio.insecure_channel(target, options=FRESH) as channel:
         events = Conversation([conversation_pb2_grpc.ConversationServiceStub(channel)], config, source,
                               Sent(source.pieces(), pcm_format), Director(), pcm_format.sample_bytes, (), resume_s=0,
-                              on_ready=lambda ready: opened(ready.resume_handle)).events()
+                              connect=lambda gateway: None, on_ready=lambda ready: opened(ready.resume_handle)).events()
         try:
             async for _ in events:
                 pass
