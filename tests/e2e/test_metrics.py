@@ -25,7 +25,7 @@ import yaml
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from harness.load import Caller, Figures, load, read_speech
+from harness.load import FRAME_S, Caller, Figures, load, read_speech
 from harness.local_mesh import free_port
 from harness.null_mesh import NullMesh
 from harness.scraping import Samples, scrape, value
@@ -189,8 +189,9 @@ async def test_the_histogram_agrees_with_the_timings_that_callers_get(run: Run) 
     queue_ms = [hop.queue_ms for hops in frames for hop in hops if hop.hop == "codec.encode"]
     count = value(samples, "moshimesh_hop_duration_seconds_count", hop="codec.encode", part="queue")
     assert count == len(queue_ms) + len(run.people)
-    assert value(samples, "moshimesh_hop_duration_seconds_sum", hop="codec.encode", part="queue") == pytest.approx(
-        sum(queue_ms) / 1000, rel=0.1)
+    seconds_more = value(samples, "moshimesh_hop_duration_seconds_sum", hop="codec.encode", part="queue") - sum(
+        queue_ms) / 1000
+    assert -0.001 <= seconds_more <= FRAME_S * len(run.people), seconds_more  # those last answers waited, too
 
 
 async def test_a_lost_replica_is_counted(run: Run) -> None:
