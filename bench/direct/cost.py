@@ -1,24 +1,27 @@
-"""What events cost the gateway: its CPU time per frame with and without them, over engines that compute nothing."""
+"""What events cost the gateway: its CPU time with and without them, over engines that compute nothing."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
-from bench.gateway import measure
+from harness.load import load, read_speech
 from harness.null_mesh import NullMesh
 from services.gateway.turns.detector import Detector
 from services.gateway.turns.table import SpeechTable
 
-CALLERS, SECONDS, PAIRS = 40, 10.0, 5
+CALLERS, TURN_S, PAIRS = 40, 3.0, 12
 CODEBOOKS, ENTRIES = 8, 2048  # Moshi's
 
 
-class SilentMesh(NullMesh):
-    """Its gateway computes no events."""
+class SwitchedMesh(NullMesh):
+    """Its gateway computes events or not (silent_gateway.py)."""
 
     async def start_process(self, name: str, command: Any) -> None:
         """With another main module for the gateway."""
@@ -39,16 +42,27 @@ def step_us(frames: int = 20_000) -> float:
 
 
 async def run(wav: Path) -> dict[str, Any]:
-    """Pairs of runs, one after the other, in turns; the machine may be busy, so the median of their quotients."""
-    pairs = []
-    for _ in range(PAIRS):
-        cpu_ms = []
-        for mesh_of in (NullMesh, SilentMesh):
-            _, figures = await measure(CALLERS, SECONDS, wav, mesh_of=mesh_of)
-            cpu_ms.append(figures["gateway"])
-        pairs.append(cpu_ms)
+    """Callers whose number stays the same, and the gateway's share of a core, with events and without in turns of
+    seconds: the machine changes its speed within minutes.
+    """
+    async with SwitchedMesh(slots=CALLERS + 8) as mesh:
+        child = mesh.processes["gateway"].child
+        assert child is not None
+        gateway = psutil.Process(child.pid)
+        calling = asyncio.create_task(load(
+            mesh.target, CALLERS, 1.0, TURN_S * (2 * PAIRS + 2), read_speech(wav)))
+        await asyncio.sleep(TURN_S)
+        shares: list[float] = []
+        for _ in range(2 * PAIRS):
+            began, used = time.monotonic(), sum(gateway.cpu_times()[:2])
+            await asyncio.sleep(TURN_S)
+            shares.append((sum(gateway.cpu_times()[:2]) - used) / (time.monotonic() - began))
+            gateway.send_signal(signal.SIGUSR2)
+        await calling
+    told, silent = np.array(shares[::2]), np.array(shares[1::2])
+    frame_ms = float(np.median(silent)) * 80 / CALLERS
     own_us = step_us()
-    return {"event_cpu_cost": round(float(np.median([told / silent - 1 for told, silent in pairs])), 4),
-            "event_step_us": round(own_us, 1),  # what a busy machine blurs less than the pairs
-            "event_step_share": round(own_us / 1000 / float(np.median([silent for _, silent in pairs])), 4),
-            "gateway_cpu_ms_per_frame": [[round(ms, 4) for ms in pair] for pair in pairs]}
+    return {"event_cpu_cost": round(float(np.median(told / silent)) - 1, 4),
+            "event_cpu_cost_spread": np.round(np.quantile(told / silent, (0.25, 0.75)) - 1, 4).tolist(),
+            "event_step_us": round(own_us, 1), "event_step_share": round(own_us / 1000 / frame_ms, 4),
+            "gateway_cpu_ms_per_frame": round(frame_ms, 4)}

@@ -104,10 +104,10 @@ class _Leg:
     async def _requests(self) -> AsyncIterator[conversation_pb2.ConverseRequest]:
         yield conversation_pb2.ConverseRequest(config=self._config)
         if self._position < self._past_end:
-            for piece in self._sent.stretches(self._position, self._past_end, self._frame_bytes):
+            for stretch in self._sent.stretches(self._position, self._past_end, self._frame_bytes):
                 if self._call.done():
                     return
-                yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=piece))
+                yield conversation_pb2.ConverseRequest(audio=conversation_pb2.AudioChunk(pcm=stretch))
             self._position = self._past_end
         await self._open.wait()  # audio that is taken earlier would grow old in the line
         next_control = 0

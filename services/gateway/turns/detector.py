@@ -59,6 +59,8 @@ class Detector:
             self._turn_of_user = user.speaking
             found.append(Happening(EventKind.MODEL_SPEECH_STARTED if model.speaking
                                    else EventKind.MODEL_SPEECH_STOPPED, model.since))
+        if not (model.speaking or self._overlap or self._aside is not None):  # nothing below can be: most frames
+            return found
         if self._yields_to_somebody():
             user.turn()
             found.append(Happening(EventKind.USER_SPEECH_STARTED, user.since))
