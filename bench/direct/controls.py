@@ -47,7 +47,7 @@ async def run(checkpoint: str) -> dict[str, Any]:
             return {"interrupt_exact": _passes("tests/e2e/test_directing.py", "interrupted_call"),
                     "control_survives_kill": _passes("tests/e2e/test_directing.py", "killed_right_behind"),
                     "fork_equal": await _fork_equal(mesh.target, speech),
-                    "voice_open_extra_ms": await _voice_open_extra_ms(mesh.target),
+                    "voice_open_extra_ms": round(await _voice_open_extra_ms(mesh.target), 1),
                     **await _late_because_of_prompt(mesh.target)}
 
 
