@@ -17,10 +17,10 @@ from harness.null_mesh import NullMesh
 CALLERS = 80  # about half of what one core is meant to carry, so that callers share messages as they would
 
 
-async def measure(callers: int, seconds: float, wav: Path, progress: Progress | None = None, piece_s: float = FRAME_S,
-                  mesh_of: type[NullMesh] = NullMesh) -> tuple[Figures, dict[str, float]]:
+async def measure(callers: int, seconds: float, wav: Path, progress: Progress | None = None, piece_s: float = FRAME_S
+                  ) -> tuple[Figures, dict[str, float]]:
     """Figures of the load, and CPU time in ms per caller's frame of gateway and null services."""
-    async with mesh_of(slots=callers) as mesh:
+    async with NullMesh(slots=callers) as mesh:
         processes = {name: psutil.Process(mesh.processes[name].child.pid)  # type: ignore[union-attr]
                      for name in ("gateway", "codec")}
         await load(mesh.target, 8, 0.5, 1.0, read_speech(wav))  # warm

@@ -49,7 +49,8 @@ def make_dialogues(work: Work, count: int, seed: int) -> np.ndarray:
     return out
 
 
-def corrupt(codes: Tensor, share: float, card: int) -> Tensor:
+def corrupt(codes: Tensor, share: float | Tensor, card: int) -> Tensor:
+    """Codes of which so many are random; `share` may be a tensor, for shares of their own."""
     swap = torch.rand(codes.shape) < share
     return torch.where(swap, torch.randint_like(codes, card), codes)
 

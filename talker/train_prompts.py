@@ -185,8 +185,7 @@ def blurred(own: Tensor, given: Tensor) -> Tensor:
     """A past [B, 9, T] of which so much is random, in some calls, that it doesn't tell whose voice it is."""
     share = torch.where(torch.rand(len(own), 1, 1) < BLURRED_SHARE, BLUR, OWN_CORRUPTION)
     behind = (torch.arange(own.shape[-1]) >= given[:, None])[:, None]
-    swap = torch.rand(own[:, 1:].shape) < torch.where(behind, share, OWN_CORRUPTION)
-    return torch.cat([own[:, :1], torch.where(swap, torch.randint_like(own[:, 1:], CARD), own[:, 1:])], 1)
+    return torch.cat([own[:, :1], corrupt(own[:, 1:], torch.where(behind, share, OWN_CORRUPTION), CARD)], 1)
 
 
 def reading_losses(lm: LMModel, data: Tensor, given: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from harness.load import load, read_speech
+from harness.load import FRAME_S, load, read_speech
 from harness.null_mesh import NullMesh
 from services.gateway.turns.detector import Detector
 from services.gateway.turns.table import SpeechTable
@@ -21,11 +21,11 @@ CODEBOOKS, ENTRIES = 8, 2048  # Moshi's
 
 
 class SwitchedMesh(NullMesh):
-    """Its gateway computes events or not (silent_gateway.py)."""
+    """Its gateway computes events or not (switched_gateway.py)."""
 
     async def start_process(self, name: str, command: Any) -> None:
         """With another main module for the gateway."""
-        await super().start_process(name, ["bench.direct.silent_gateway" if word == "services.gateway" else word
+        await super().start_process(name, ["bench.direct.switched_gateway" if word == "services.gateway" else word
                                            for word in command])
 
 
@@ -60,7 +60,7 @@ async def run(wav: Path) -> dict[str, Any]:
             gateway.send_signal(signal.SIGUSR2)
         await calling
     told, silent = np.array(shares[::2]), np.array(shares[1::2])
-    frame_ms = float(np.median(silent)) * 80 / CALLERS
+    frame_ms = float(np.median(silent)) * FRAME_S * 1000 / CALLERS
     own_us = step_us()
     return {"event_cpu_cost": round(float(np.median(told / silent)) - 1, 4),
             "event_cpu_cost_spread": np.round(np.quantile(told / silent, (0.25, 0.75)) - 1, 4).tolist(),
