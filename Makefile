@@ -24,6 +24,10 @@ URL ?= http://localhost:8000
 # In quotes for the shell, whatever is in it: a name of a file may have spaces.
 quoted = '$(subst ','\'',$(1))'
 PY := PYTHONPATH=.:protos/python $(VENV)/bin/python
+# A machine that is busy with something else makes a frame late now and then. What fails is tried once more, for three
+# tests of a run at most, and what failed is shown. What does not depend on the clock is never tried twice.
+PYTEST := $(PY) -m pytest --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks $(foreach path, \
+	tests/lm tests/codec/test_engine.py tests/e2e/test_same_tokens.py tests/fuzz,--rerun-exclude-path $(path))
 PIP := $(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 ifneq ($(words $(VENV)),1)
@@ -89,16 +93,16 @@ demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; re
 WITHOUT_MODELS := tests/gateway tests/fuzz tests/client tests/deploy tests/stubs
 
 test: dev ## run the tests, but for the slow ones
-	$(PY) -m pytest -m "not slow" $(WITHOUT_MODELS)
-	for file in tests/lm/test_*.py; do $(PY) -m pytest -m "not slow" $$file || exit 1; done
-	$(PY) -m pytest -m "not slow" $(foreach folder,tests/lm $(WITHOUT_MODELS),--ignore $(folder)) tests
+	$(PYTEST) -m "not slow" $(WITHOUT_MODELS)
+	for file in tests/lm/test_*.py; do $(PYTEST) -m "not slow" $$file || exit 1; done
+	$(PYTEST) -m "not slow" $(foreach folder,tests/lm $(WITHOUT_MODELS),--ignore $(folder)) tests
 
 # They wait for whole processes: three minutes are enough for each of them on a quiet machine only.
 test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)
-	$(PY) -m pytest -m slow --timeout 600 --ignore tests/browser
+	$(PYTEST) -m slow --timeout 600 --ignore tests/browser
 
 test-short: $(VENV)/.short redis ## run the gateway's and the client's tests alone, without torch (PYTHON, VENV)
-	$(PY) -m pytest -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
+	$(PYTEST) -m "not slow" tests/gateway tests/client tests/stubs/test_wheel.py tests/stubs/test_installed_wheel.py
 
 lint: dev ## ruff, mypy, protos, stubs, manifests, docs/configuration.md
 	$(VENV)/bin/ruff check .
@@ -139,7 +143,7 @@ doors: dev .venv-doors/.doors ## let every client that should be able to call do
 page-check: $(VENV)/.browser redis ## try the page in a real browser; writes out/page.json and into docs/benchmarks.md; needs node and chromium
 	@for tool in node chromium; do command -v $$tool >/dev/null || \
 		{ echo "$$tool is missing; on Debian: apt-get install nodejs chromium"; exit 1; }; done
-	MOSHIMESH_PAGE_JSON=out/page.json $(PY) -m pytest tests/browser
+	MOSHIMESH_PAGE_JSON=out/page.json $(PYTEST) tests/browser
 	$(PY) -m bench.sections page out/page.json
 
 direct-check: $(VENV)/.talker ## measure events of conversations beside silero-vad; writes out/direct.json and into docs/benchmarks.md; needs espeak-ng, flite and sox
