@@ -26,8 +26,9 @@ quoted = '$(subst ','\'',$(1))'
 PY := PYTHONPATH=.:protos/python $(VENV)/bin/python
 # A machine that is busy with something else makes a frame late now and then. What fails is tried once more, for three
 # tests of a run at most, and what failed is shown. What does not depend on the clock is never tried twice.
-PYTEST := $(PY) -m pytest --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks $(foreach path, \
-	tests/lm tests/codec/test_engine.py tests/e2e/test_same_tokens.py tests/fuzz,--rerun-exclude-path $(path))
+NEVER_TWICE := tests/lm tests/codec/test_engine.py tests/e2e/test_same_tokens.py tests/fuzz
+PYTEST := $(PY) -m pytest --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks \
+	$(addprefix --rerun-exclude-path ,$(NEVER_TWICE))
 PIP := $(VENV)/bin/python -m pip install $(if $(CI),--quiet) --disable-pip-version-check
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 ifneq ($(words $(VENV)),1)
@@ -93,9 +94,11 @@ demo: env ## talk to the mesh with a bundled WAV; starts a mesh if none runs; re
 WITHOUT_MODELS := tests/gateway tests/fuzz tests/client tests/deploy tests/stubs
 
 test: dev ## run the tests, but for the slow ones
-	$(PYTEST) -m "not slow" $(WITHOUT_MODELS)
-	for file in tests/lm/test_*.py; do $(PYTEST) -m "not slow" $$file || exit 1; done
-	$(PYTEST) -m "not slow" $(foreach folder,tests/lm $(WITHOUT_MODELS),--ignore $(folder)) tests
+	failed=0; \
+	$(PYTEST) -m "not slow" $(WITHOUT_MODELS) || failed=1; \
+	for file in tests/lm/test_*.py; do $(PYTEST) -m "not slow" $$file || failed=1; done; \
+	$(PYTEST) -m "not slow" $(foreach folder,tests/lm $(WITHOUT_MODELS),--ignore $(folder)) tests || failed=1; \
+	exit $$failed
 
 # They wait for whole processes: three minutes are enough for each of them on a quiet machine only.
 test-slow: dev ## run the slow tests: whole meshes, faults under load, installing (page-check has the browser's)

@@ -53,7 +53,8 @@ def test_a_value_reaches_its_command_as_it_is(target: str, variable: str, flag: 
 
 
 def test_every_variable_of_a_caller_is_quoted() -> None:
-    ours = {"VENV", "PY", "PIP", "TORCH_CPU", "MAKEFILE_LIST", "QUICK", "CI", "TORCH", "WITHOUT_MODELS"}
+    ours = {"VENV", "PY", "PIP", "TORCH_CPU", "MAKEFILE_LIST", "QUICK", "CI", "TORCH", "WITHOUT_MODELS",
+            "PYTEST", "NEVER_TWICE"}
     recipes = "\n".join(line for line in MAKEFILE.splitlines() if line.startswith("\t"))
     bare = re.sub(r"\$\(call quoted,\$\([A-Z_]+\)[a-z]?\)|\$\(if \$\([A-Z]+\),", "", recipes)
     assert set(re.findall(r"\$\(([A-Z_]+)\)", bare)) <= ours
