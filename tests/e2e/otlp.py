@@ -15,6 +15,7 @@ from tests import jaeger
 
 HOPS = {"gateway.ingest": "gateway", "codec.encode": "codec", "lm.step": "lm", "codec.decode": "codec",
         "gateway.emit": "gateway"}
+UNANSWERED = {"codec.decode", "gateway.emit"}  # the hops that a frame without an answer does not have
 REMOTE = ("codec.encode", "lm.step", "codec.decode")
 
 
@@ -39,6 +40,11 @@ class Frame:
     @property
     def hops(self) -> dict[str, Span]:
         return {span.name: span for span in self.children(self.root)}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every hop has come; those of a frame of the delay line, which has no answer, are fewer."""
+        return set(HOPS) - set(self.hops) in (set(), UNANSWERED)
 
     def part(self, hop: str, part: str) -> Span:
         (found,) = (span for span in self.children(self.hops[hop]) if span.name == f"{hop}.{part}")
