@@ -91,6 +91,8 @@ def loudspeaker(heard: list[Pcm]) -> type[Stream]:
 def main() -> None:
     """Run the client until its microphone has said all."""
     said_path, heard_path, *flags = sys.argv[1:]
+    # Shells start jobs in the background with SIGINT ignored, and a client that ignores it never hangs up.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     said: Pcm = np.load(said_path)
     heard: list[Pcm] = []
     device: Any = ModuleType("sounddevice")

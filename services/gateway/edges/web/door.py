@@ -58,7 +58,7 @@ class HttpDoor:
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         app.add_routes([web.get("/healthz", self._health), web.get("/readyz", self._readiness), *routes])
         app.router.resolve = _readable(app.router.resolve)  # type: ignore[assignment,method-assign]
-        app.on_response_prepare.append(_answered)  # type: ignore[arg-type]  # aiohttp's hint is a signal's
+        app.on_response_prepare.append(_answered)  # type: ignore[arg-type,unused-ignore]  # the hint of some aiohttps
         self._connections = connections or Connections()
         # A handler is cancelled when its peer hangs up, so that the slot is back at once.
         self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handler_cancellation=True,

@@ -130,7 +130,7 @@ async def test_a_message_that_is_a_bit_too_long_ends_the_call_with_its_reason(do
         assert held.close_code == 1009 and await slots_free(gateway, SLOTS) < BACK_S
 
 
-@pytest.mark.parametrize("how", ["in the middle of a frame", "with a close frame", "by a reset"])
+@pytest.mark.parametrize("how", ["in the middle of a frame", "with a close frame", "by a half-close", "by a reset"])
 async def test_a_caller_that_leaves_gives_its_slot_back(door: WebDoor, gateway: Gateway, how: str) -> None:
     async with neighbour(door, gateway), Raw(door) as raw:
         await raw.upgrade()
@@ -141,9 +141,24 @@ async def test_a_caller_that_leaves_gives_its_slot_back(door: WebDoor, gateway: 
             raw.writer.close()
         elif how == "with a close frame":
             raw.writer.write(b"\x88\x82" + bytes(4) + (1000).to_bytes(2, "big"))
+        elif how == "by a half-close":
+            raw.writer.write_eof()
         else:
             raw.writer.transport.abort()
         assert await slots_free(gateway, 1) < BACK_S
+        if how in ("with a close frame", "by a half-close"):
+            answered = await asyncio.wait_for(raw.reader.read(-1), BACK_S)  # moshi.client waits for this to end
+            assert answered.endswith(b"\x88\x02\x03\xe8") == (how == "with a close frame")
+
+
+async def test_a_caller_that_vanishes_is_noticed_by_its_silence_to_pings(
+        door: WebDoor, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets_module, "PING_S", 1.0)
+    async with Raw(door) as raw:
+        await raw.upgrade()  # and it never says anything again
+        with contextlib.suppress(ConnectionError):
+            assert b"\x89\x00" in await asyncio.wait_for(raw.reader.read(-1), 20)
+        assert await slots_free(gateway, SLOTS) < BACK_S
 
 
 async def test_who_reads_no_answers_is_told_so_and_loses_the_slot(
